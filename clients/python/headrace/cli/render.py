@@ -1,0 +1,112 @@
+"""Writes results to stdout: tables for people through rich, JSON for programs.
+
+JSON is exact: a number is written with all its digits, never through a float. JSON has no binary and no sets; binary
+becomes base64 text and a set a sorted list.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from base64 import b64encode
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+__all__ = ["json_text", "number_text", "print_fields", "print_json", "print_table"]
+
+# Wide enough that rich folds nothing when another program reads.
+PIPE_WIDTH = 1000
+
+
+def print_json(document: object) -> None:
+    """Write one JSON document on one line."""
+    click.echo(json_text(document))
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Write rows under headings; numbers are aligned to the right."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    rows = [tuple(row) for row in rows]
+    for position, column in enumerate(columns):
+        is_numeric = bool(rows) and all(isinstance(row[position], int | float | Decimal) for row in rows)
+        table.add_column(Text(column), justify="right" if is_numeric else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(_cell(value)) for value in row))
+    _console().print(table)
+
+
+def print_fields(fields: Mapping[str, object]) -> None:
+    """Write one thing as lines of name and value."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in fields.items():
+        table.add_row(Text(name), Text(_cell(value)))
+    _console().print(table)
+
+
+def json_text(value: Any) -> str:
+    """Turn plain Python values, as the client returns them, into JSON text."""
+    if isinstance(value, Mapping):
+        members = (
+            f"{json.dumps(str(name), ensure_ascii=False)}: {json_text(member)}" for name, member in value.items()
+        )
+        return "{" + ", ".join(members) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(json_text, value)) + "]"
+    if isinstance(value, set | frozenset):
+        return "[" + ", ".join(map(json_text, sorted(value))) + "]"
+    if isinstance(value, Decimal):
+        return number_text(value)
+    if isinstance(value, bytes):
+        return json.dumps(b64encode(value).decode("ascii"))
+    if isinstance(value, datetime):
+        return json.dumps(_time_text(value))
+    return json.dumps(value, ensure_ascii=False)
+
+
+def number_text(number: Decimal | float) -> str:
+    """Write a number with all its digits, without exponent and without needless zeros."""
+    text = format(number, "f") if isinstance(number, Decimal) else repr(number)
+    if isinstance(number, Decimal) and "." in text:
+        text = text.rstrip("0").rstrip(".")
+    return "0" if text == "-0" else text
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, str):
+        return value
+    if isinstance(value, datetime):
+        return _time_text(value)
+    if isinstance(value, int | float | Decimal):
+        return number_text(value)
+    return json_text(value)
+
+
+def _time_text(time: datetime) -> str:
+    return time.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    is_terminal = sys.stdout.isatty()
+    return Console(file=sys.stdout, highlight=False, width=None if is_terminal else PIPE_WIDTH)
