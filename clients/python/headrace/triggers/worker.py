@@ -1,0 +1,221 @@
+"""A worker: one process that runs a user's function through the official runtime client, from its start to its end.
+
+The process has a session of its own, so it can be killed with everything it started, and an environment of its own:
+nothing of the host's environment, which may hold secrets, reaches the function.
+"""
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from headrace.triggers.log_capture import FrameParser, LineParser, LogPipe, LogSink
+from headrace.triggers.runtime_api import FunctionError, Invocation, RuntimeApi
+
+# How long a process may take until it asks for work (AWS Lambda: "Init phase ... 10 seconds").
+INIT_TIMEOUT_S = 10.0
+
+# What a process may have beyond the function's memory size: above all the stacks of its threads, which count in full
+# although little of them is ever touched.
+MEMORY_HEADROOM_BYTES = 128 * 1024 * 1024
+
+_LAUNCHER = Path(__file__).with_name("launch.py")
+
+# What a function may not set, because the runtime client reads it. Source: AWS Lambda Developer Guide, "Defined runtime
+# environment variables".
+_RESERVED_PREFIXES = ("AWS_LAMBDA_", "_LAMBDA_")
+_RESERVED_NAMES = frozenset(
+    {"_HANDLER", "_X_AMZN_TRACE_ID", "AWS_DEFAULT_REGION", "AWS_EXECUTION_ENV", "AWS_REGION", "LAMBDA_TASK_ROOT"}
+)
+_NOT_RESERVED = frozenset({"AWS_LAMBDA_LOG_FORMAT", "AWS_LAMBDA_LOG_LEVEL"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FunctionSpec:
+    """A user's function, ready to run."""
+
+    name: str
+    arn: str
+    region: str
+    handler: str
+    """ "module.function"."""
+    code_dir: Path
+    """The folder that holds the module."""
+    environment: Mapping[str, str]
+    timeout_s: int
+    memory_size_mb: int
+
+
+class Worker:
+    """One process. It runs one invocation at a time, until it exits or is closed."""
+
+    def __init__(
+        self, spec: FunctionSpec, process: asyncio.subprocess.Process, api: RuntimeApi, pipes: tuple[LogPipe, LogPipe]
+    ) -> None:
+        self._spec = spec
+        self._process = process
+        self._api = api
+        self._pipes = pipes
+        self._exit = asyncio.create_task(process.wait(), name=f"worker {process.pid} exit")
+        self._is_closed = False
+        self.memory_used_max_mb = 0
+        """The most memory the process was seen to use, in MB; 0 where the system does not tell."""
+
+    @classmethod
+    async def start(
+        cls, spec: FunctionSpec, *, log_stream_name: str, sink: LogSink, now_us: Callable[[], int]
+    ) -> "Worker":
+        """Starts the process and does not wait for it. Raises OSError if the system refuses."""
+        api = RuntimeApi()
+        output = LogPipe(LineParser(), sink, now_us)
+        telemetry = LogPipe(FrameParser(), sink, now_us)
+        try:
+            address = await api.open()
+            environment = worker_environment(spec, address, log_stream_name, telemetry.write_fd)
+            memory_limit_bytes = spec.memory_size_mb * 1024 * 1024 + MEMORY_HEADROOM_BYTES
+            process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-P", str(_LAUNCHER), str(os.getpid()), str(memory_limit_bytes), spec.handler),
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=output.write_fd,
+                stderr=output.write_fd,
+                pass_fds=(telemetry.write_fd,),
+                cwd=spec.code_dir,
+                env=environment,
+                start_new_session=True,
+            )
+        except BaseException:
+            output.close()
+            telemetry.close()
+            await api.close()
+            raise
+        output.close_write_end()
+        telemetry.close_write_end()
+        return cls(spec, process, api, (output, telemetry))
+
+    @property
+    def is_alive(self) -> bool:
+        return not self._exit.done() and not self._is_closed
+
+    async def ready(self) -> FunctionError | None:
+        """Waits until the worker asks for work; the reason if it will not. A worker that takes too long is killed."""
+        if self._api.is_idle and self.is_alive:
+            return None
+        idle = asyncio.create_task(self._api.wait_idle(), name="worker idle")
+        try:
+            await asyncio.wait({idle, self._exit}, timeout=INIT_TIMEOUT_S, return_when=asyncio.FIRST_COMPLETED)
+            if idle.done():
+                error = idle.result()
+            elif self._exit.done():
+                error = _exit_error("", self._exit.result())
+            else:
+                await self._kill()
+                error = FunctionError(
+                    error_type="Sandbox.Timedout", message=f"Init timed out after {INIT_TIMEOUT_S:.2f} seconds"
+                )
+        finally:
+            idle.cancel()
+        self._observe()
+        return error
+
+    async def run(self, invocation: Invocation) -> FunctionError | None:
+        """Runs one invocation; the worker must be ready. Its log lines are complete when this returns."""
+        answer = self._api.invoke(invocation)
+        await asyncio.wait({answer, self._exit}, timeout=self._spec.timeout_s, return_when=asyncio.FIRST_COMPLETED)
+        # The memory of a process can be read only while it lives.
+        self._sample_memory()
+        if answer.done():
+            error = answer.result()
+        elif self._exit.done():
+            error = _exit_error(invocation.request_id, self._exit.result())
+        else:
+            await self._kill()
+            error = FunctionError(
+                error_type="Sandbox.Timedout",
+                message=f"RequestId: {invocation.request_id} Error: "
+                f"Task timed out after {self._spec.timeout_s:.2f} seconds",
+            )
+        self._drain()
+        return error
+
+    async def close(self) -> None:
+        """Kills the process with all it started, and waits for its end."""
+        if self._is_closed:
+            return
+        self._is_closed = True
+        await self._kill()
+        self._drain()
+        for pipe in self._pipes:
+            pipe.close()
+        await self._api.close()
+
+    async def _kill(self) -> None:
+        # Also when the process has exited: what it started may live on in its group, whose number stays taken then.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        await self._exit
+
+    def _observe(self) -> None:
+        self._sample_memory()
+        self._drain()
+
+    def _drain(self) -> None:
+        for pipe in self._pipes:
+            pipe.drain()
+
+    def _sample_memory(self) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            status = Path(f"/proc/{self._process.pid}/status").read_text()
+            for line in status.splitlines():
+                if line.startswith("VmHWM:"):
+                    self.memory_used_max_mb = max(self.memory_used_max_mb, -(-int(line.split()[1]) // 1024))
+
+
+def worker_environment(
+    spec: FunctionSpec, runtime_api_address: str, log_stream_name: str, telemetry_fd: int
+) -> dict[str, str]:
+    """All the environment a worker gets; what AWS reserves wins over what the user set."""
+    defaults = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8", "TZ": ":UTC"}
+    own = {name: value for name, value in spec.environment.items() if not is_reserved(name)}
+    runtime = {
+        "AWS_LAMBDA_RUNTIME_API": runtime_api_address,
+        "AWS_LAMBDA_FUNCTION_NAME": spec.name,
+        "AWS_LAMBDA_FUNCTION_VERSION": "$LATEST",
+        "AWS_LAMBDA_FUNCTION_MEMORY_SIZE": str(spec.memory_size_mb),
+        "AWS_LAMBDA_INITIALIZATION_TYPE": "on-demand",
+        "AWS_LAMBDA_LOG_GROUP_NAME": f"/aws/lambda/{spec.name}",
+        "AWS_LAMBDA_LOG_STREAM_NAME": log_stream_name,
+        "AWS_DEFAULT_REGION": spec.region,
+        "AWS_EXECUTION_ENV": f"AWS_Lambda_python{sys.version_info.major}.{sys.version_info.minor}",
+        "AWS_REGION": spec.region,
+        "LAMBDA_TASK_ROOT": str(spec.code_dir),
+        "_HANDLER": spec.handler,
+        "_LAMBDA_TELEMETRY_LOG_FD": str(telemetry_fd),
+    }
+    return defaults | own | runtime
+
+
+def is_reserved(name: str) -> bool:
+    """Whether an environment variable is the runtime's own, so that a function may not set it."""
+    if name in _NOT_RESERVED:
+        return False
+    return name in _RESERVED_NAMES or name.startswith(_RESERVED_PREFIXES)
+
+
+def _exit_error(request_id: str, returncode: int) -> FunctionError:
+    if returncode == 0:
+        reason = "Runtime exited without providing a reason"
+    elif returncode > 0:
+        reason = f"Runtime exited with error: exit status {returncode}"
+    else:
+        reason = f"Runtime exited with error: signal: {_signal_text(-returncode)}"
+    prefix = f"RequestId: {request_id} Error: " if request_id else ""
+    return FunctionError(error_type="Runtime.ExitError", message=prefix + reason)
+
+
+def _signal_text(number: int) -> str:
+    # AWS's words for the one that everybody meets.
+    return "killed" if number == signal.SIGKILL else signal.strsignal(number) or str(number)
