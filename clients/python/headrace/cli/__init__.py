@@ -1,9 +1,10 @@
 """The `headrace` command line.
 
-Every subcommand is a module of this package (or an entry point of the group "headrace.commands", which is how the broker
-adds `serve` and `dev`) and is imported only when it runs: `headrace --help` must stay quick.
+Every subcommand is a module of this package, or an entry point of the group "headrace.commands", which is how the
+broker adds `serve` and `dev`. Each is imported only when it runs: `headrace --help` must stay quick.
 
-Exit codes: 0 done, 1 the operation failed, 2 wrong usage or bad configuration. Data goes to stdout, everything else to stderr.
+Exit codes: 0 done, 1 the operation failed, 2 wrong usage or bad configuration.
+Data goes to stdout, everything else to stderr.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A click group that imports its commands when they run, and the one place where failures become exit codes.
 
-Third-party commands come from an entry-point group. One that cannot be loaded is shown as broken in the listing and fails
-with one line when it is called; it never takes the rest of the command line with it.
+Third-party commands come from an entry-point group. One that cannot be loaded is shown as broken in the listing and
+fails with one line when it is called; it never takes the rest of the command line with it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ __all__ = ["CommandGroup", "LazyCommand"]
 
 
 class LazyCommand(NamedTuple):
-    """A command and where it lives, as "module:attribute". `help` is what the listing shows, so that listing imports nothing."""
+    """A command and where it lives, as "module:attribute"; `help` lets the listing import nothing."""
 
     name: str
     target: str
@@ -40,11 +40,11 @@ class CommandGroup(click.Group):
         self._lazy_commands = {command.name: command for command in commands}
         self._entry_point_group = entry_point_group
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
+    def list_commands(self, _ctx: click.Context) -> list[str]:
         """Our commands in their own order, then those of other distributions by name."""
         return [*self._lazy_commands, *sorted(self._entry_points())]
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+    def get_command(self, _ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Import a command; None if there is none of that name."""
         lazy_command = self._lazy_commands.get(cmd_name)
         if lazy_command is not None:
@@ -52,8 +52,8 @@ class CommandGroup(click.Group):
         entry_point = self._entry_points().get(cmd_name)
         return None if entry_point is None else _load(entry_point)
 
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """List the commands without importing ours; another distribution's help text is only to be had by loading it."""
+    def format_commands(self, _ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the commands; ours are not imported for it, those of others have to be."""
         rows = [(command.name, command.help) for command in self._lazy_commands.values()]
         with formatter.section("Commands"):
             formatter.write_dl(rows)
@@ -101,7 +101,7 @@ def _failure_message(error: Exception) -> str | None:
     """
     errors = sys.modules.get("headrace.errors")
     if errors is not None and isinstance(error, errors.HeadraceError):
-        return str(error)
+        return f"{error.reason}: {error}"
     grpc = sys.modules.get("grpc")
     if grpc is not None and isinstance(error, grpc.RpcError):
         # Commands that call generated stubs themselves: trigger and replica.

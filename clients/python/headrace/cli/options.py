@@ -9,6 +9,8 @@ import click
 
 __all__ = ["check_endpoint", "endpoint_option", "output_option"]
 
+PORT_MAX = 65535
+
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 
@@ -18,8 +20,8 @@ def check_endpoint(ctx: click.Context, param: click.Parameter, value: str | None
         return None
     host, colon, port = value.rpartition(":")
     is_bare_ipv6 = ":" in host and not (host.startswith("[") and host.endswith("]"))
-    if not colon or not host or is_bare_ipv6 or not port.isdecimal() or not 0 < int(port) < 65536:
-        raise click.BadParameter(f"{value!r} is not HOST:PORT with a port from 1 to 65535", ctx=ctx, param=param)
+    if not colon or not host or is_bare_ipv6 or not port.isdecimal() or not 0 < int(port) <= PORT_MAX:
+        raise click.BadParameter(f"{value!r} is not HOST:PORT with a port from 1 to {PORT_MAX}", ctx=ctx, param=param)
     return value
 
 

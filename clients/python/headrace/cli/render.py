@@ -16,10 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from headrace.dynamodb_json import number_text
+
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["json_text", "number_text", "print_fields", "print_json", "print_table"]
+__all__ = ["json_text", "print_fields", "print_json", "print_table"]
 
 # Wide enough that rich folds nothing when another program reads.
 PIPE_WIDTH = 1000
@@ -77,14 +79,6 @@ def json_text(value: Any) -> str:
     if isinstance(value, datetime):
         return json.dumps(_time_text(value))
     return json.dumps(value, ensure_ascii=False)
-
-
-def number_text(number: Decimal | float) -> str:
-    """Write a number with all its digits, without exponent and without needless zeros."""
-    text = format(number, "f") if isinstance(number, Decimal) else repr(number)
-    if isinstance(number, Decimal) and "." in text:
-        text = text.rstrip("0").rstrip(".")
-    return "0" if text == "-0" else text
 
 
 def _cell(value: object) -> str:

@@ -1,0 +1,231 @@
+"""Reads files into rows.
+
+A bad line is yielded as Rejected and reading goes on; a file that cannot be understood at all raises SourceError.
+
+Formats: `csv` (the first line names the attributes), `jsonl` (one plain JSON object a line) and `dynamodb-json` (one
+object a line in DynamoDB JSON, either the item itself or {"Item": item} as in AWS table exports: a line whose only
+member is Item is read as the latter). All text is UTF-8; lines are counted from 1.
+"""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import gzip
+import json
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from decimal import Decimal
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+from headrace import dynamodb_json
+from headrace.importer.csv_types import COLUMN_TYPES, SAMPLE_ROWS, infer_column_types, parse_cell
+from headrace.importer.rows import ReadRow, Rejected, Row
+
+__all__ = [
+    "FORMATS",
+    "CsvReader",
+    "SourceError",
+    "decompressed",
+    "format_of",
+    "parse_json_object",
+    "read_dynamodb_json",
+    "read_json_lines",
+]
+
+FORMATS = ("csv", "jsonl", "dynamodb-json")
+_FORMAT_BY_SUFFIX = {
+    ".csv": "csv",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    # What AWS names the data files of a table export.
+    ".json": "dynamodb-json",
+}
+# DynamoDB Developer Guide, "Quotas": an item holds at most 400 KB, so no cell is longer.
+CELL_CHARACTERS_MAX = 409_600
+
+
+class SourceError(ValueError):
+    """The file as a whole cannot be read."""
+
+
+def format_of(path: Path) -> str | None:
+    """The format that a file's name tells, with or without .gz; None if it tells none."""
+    suffixes = [suffix.lower() for suffix in path.suffixes]
+    if suffixes and suffixes[-1] == ".gz":
+        suffixes.pop()
+    return _FORMAT_BY_SUFFIX.get(suffixes[-1]) if suffixes else None
+
+
+def decompressed(raw: BinaryIO, path: Path) -> BinaryIO:
+    """The content of an open file; unzipped if its name ends in .gz."""
+    return cast("BinaryIO", gzip.GzipFile(fileobj=raw)) if path.suffix.lower() == ".gz" else raw
+
+
+class CsvReader:
+    """Rows of a CSV file.
+
+    `columns` and `column_types` are known as soon as it is made; the rows come from `rows()`, once.
+    """
+
+    def __init__(
+        self,
+        lines: Iterable[bytes],
+        *,
+        delimiter: str = ",",
+        types: Mapping[str, str] | None = None,
+        default_types: Mapping[str, str] | None = None,
+        absent: Collection[str] = (),
+    ) -> None:
+        """Read the header and the sample that the types are inferred from.
+
+        `types` are given by the user, `default_types` (those of the table's keys) only replace what would be inferred.
+        Cells that equal one of `absent` are treated as empty. Raises SourceError.
+        """
+        csv.field_size_limit(CELL_CHARACTERS_MAX)
+        self._reader = csv.reader(_decoded(lines), delimiter=delimiter, strict=True)
+        self._absent = frozenset(absent)
+        self.columns = self._read_header()
+        given = dict(types or {})
+        for column, column_type in given.items():
+            if column not in self.columns:
+                raise SourceError(f"there is no column {column!r} to give the type {column_type} to")
+            if column_type not in COLUMN_TYPES:
+                raise SourceError(f"column {column!r}: the type {column_type!r} is none of {', '.join(COLUMN_TYPES)}")
+        self._records = self._read_records()
+        self._sample = list(islice(self._records, SAMPLE_ROWS))
+        inferred = infer_column_types(self.columns, (record for _, record in self._sample if isinstance(record, list)))
+        defaults = {column: type_ for column, type_ in (default_types or {}).items() if column in inferred}
+        self._inferred = inferred.keys() - given.keys() - defaults.keys()
+        self.column_types: Mapping[str, str] = inferred | defaults | given
+
+    def rows(self) -> Iterator[ReadRow]:
+        """The rows in the order of the file."""
+        for line_number, record in chain(self._sample, self._records):
+            if isinstance(record, str):
+                yield Rejected(line_number=line_number, reason=record)
+                continue
+            try:
+                yield Row(line_number=line_number, item=self._item(record))
+            except ValueError as error:
+                yield Rejected(line_number=line_number, reason=str(error))
+
+    def _item(self, record: list[str]) -> dict[str, Any]:
+        item: dict[str, Any] = {}
+        for column, cell in zip(self.columns, record, strict=True):
+            if cell:
+                try:
+                    item[column] = parse_cell(cell, self.column_types[column])
+                except ValueError as error:
+                    raise ValueError(self._explain(column, error)) from error
+        return item
+
+    def _explain(self, column: str, error: ValueError) -> str:
+        reason = f"column {column}: {error}"
+        if column in self._inferred:
+            reason += (
+                f"; its type {self.column_types[column]} was inferred from the first {SAMPLE_ROWS:,} rows,"
+                f" give --type {column}=S to change it"
+            )
+        return reason
+
+    def _read_header(self) -> list[str]:
+        try:
+            header = next(self._reader)
+        except StopIteration:
+            raise SourceError("the file is empty: the first line must name the columns") from None
+        except csv.Error as error:
+            raise SourceError(f"line 1: {error}") from error
+        for position, column in enumerate(header, start=1):
+            if not column:
+                raise SourceError(f"line 1: column {position} has no name")
+            if column in header[: position - 1]:
+                raise SourceError(f"line 1: the column {column!r} comes twice")
+            if not _is_text(column):
+                raise SourceError(f"line 1: the name of column {position} is not UTF-8 text")
+        if not header:
+            raise SourceError("line 1 is empty: it must name the columns")
+        return header
+
+    def _read_records(self) -> Iterator[tuple[int, list[str] | str]]:
+        """Cells by line number, absent ones empty; or, for a bad line, the reason as text."""
+        while True:
+            line_number = self._reader.line_num + 1
+            try:
+                record = next(self._reader)
+            except StopIteration:
+                return
+            except csv.Error as error:
+                yield line_number, str(error)
+                continue
+            if not record:
+                continue
+            if len(record) != len(self.columns):
+                yield line_number, f"has {len(record)} cells, the header names {len(self.columns)} columns"
+            elif not _is_text("".join(record)):
+                yield line_number, "is not UTF-8 text"
+            else:
+                yield line_number, ["" if cell in self._absent else cell for cell in record]
+
+
+def read_json_lines(lines: Iterable[bytes]) -> Iterator[ReadRow]:
+    """One plain JSON object a line: a number becomes N, null NULL, an array L, an object M. Empty lines are skipped."""
+    return _read_objects(lines, lambda document: document)
+
+
+def read_dynamodb_json(lines: Iterable[bytes]) -> Iterator[ReadRow]:
+    """One item a line in DynamoDB JSON, as it is or as {"Item": item}. Empty lines are skipped."""
+
+    def item_of(document: dict[str, Any]) -> dict[str, Any]:
+        is_wrapped = document.keys() == {"Item"}
+        return dynamodb_json.to_item(document["Item"] if is_wrapped else document)
+
+    return _read_objects(lines, item_of)
+
+
+def _read_objects(lines: Iterable[bytes], item_of: Callable[[dict[str, Any]], dict[str, Any]]) -> Iterator[ReadRow]:
+    for line_number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            yield Row(line_number=line_number, item=item_of(parse_json_object(line.decode("utf-8-sig"))))
+        except UnicodeDecodeError:
+            yield Rejected(line_number=line_number, reason="is not UTF-8 text")
+        except (ValueError, RecursionError) as error:
+            yield Rejected(line_number=line_number, reason=str(error))
+
+
+def parse_json_object(text: str) -> dict[str, Any]:
+    """Parse a JSON object without rounding its numbers. Raises ValueError."""
+    try:
+        document = json.loads(text, parse_float=Decimal, parse_constant=_refuse_constant)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"is not JSON: {error.msg} at column {error.colno}") from error
+    if isinstance(document, dict):
+        return document
+    raise ValueError("is not a JSON object")
+
+
+def _decoded(lines: Iterable[bytes]) -> Iterator[str]:
+    """Text without the byte order mark; what is not UTF-8 becomes lone surrogates, to be found cell by cell."""
+    remaining = iter(lines)
+    for first_line in islice(remaining, 1):
+        yield first_line.removeprefix(codecs.BOM_UTF8).decode("utf-8", "surrogateescape")
+    for line in remaining:
+        yield line.decode("utf-8", "surrogateescape")
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"is not JSON: {name} is no number")
+
+
+def _is_text(text: str) -> bool:
+    """Whether the bytes it was decoded from were UTF-8: others are kept as lone surrogates."""
+    if text.isascii():
+        return True
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
