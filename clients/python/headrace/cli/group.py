@@ -55,8 +55,9 @@ class CommandGroup(click.Group):
     def format_commands(self, _ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List the commands; ours are not imported for it, those of others have to be."""
         rows = [(command.name, command.help) for command in self._lazy_commands.values()]
-        with formatter.section("Commands"):
-            formatter.write_dl(rows)
+        if rows:
+            with formatter.section("Commands"):
+                formatter.write_dl(rows)
         plugged_in = sorted(self._entry_points().items())
         if plugged_in:
             with formatter.section("Commands of other packages"):

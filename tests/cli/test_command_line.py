@@ -1,0 +1,174 @@
+"""The frame of the command line: lazy loading, exit codes, shared options, rendering."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from datetime import UTC, datetime
+from decimal import Decimal
+from importlib.metadata import EntryPoint
+from typing import Any
+
+import click
+import pytest
+from click.testing import CliRunner, Result
+
+from headrace import errors
+from headrace.cli import main
+from headrace.cli.group import CommandGroup, LazyCommand
+from headrace.cli.options import endpoint_option, output_option
+from headrace.cli.render import json_text, print_fields, print_table
+
+
+def invoke(command: click.Command, *arguments: str, **environment: str) -> Result:
+    return CliRunner().invoke(command, arguments, env=environment)
+
+
+COMMANDS = sorted(main.list_commands(click.Context(main)))
+
+
+# Listing the commands must stay quick, so it may import neither gRPC nor rich nor any command of ours.
+def test_the_listing_imports_no_command_and_nothing_heavy() -> None:
+    script = """
+import sys
+from headrace.cli import main
+try:
+    main(["--help"])
+finally:
+    ours = {"table", "item", "import_", "stream", "consumer", "trigger", "replica", "health", "demo"}
+    heavy = {"grpc", "rich", "google.protobuf", "asyncio"} | {f"headrace.cli.{name}" for name in ours}
+    print("IMPORTED", sorted(heavy & sys.modules.keys()))
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=30, check=True)
+
+    assert "IMPORTED []" in done.stdout
+    assert "Load CSV, JSON Lines or DynamoDB JSON into a table." in done.stdout
+
+
+@pytest.mark.parametrize("name", sorted(COMMANDS))
+def test_every_command_loads_and_explains_itself(name: str) -> None:
+    result = invoke(main, name, "--help")
+
+    assert result.exit_code == 0, result.output
+    assert result.stdout.startswith(f"Usage: headrace {name}")
+
+
+def test_an_unknown_command_is_wrong_usage() -> None:
+    assert invoke(main, "tabel").exit_code == 2
+
+
+def group_with_entry_point(monkeypatch: pytest.MonkeyPatch, value: str) -> CommandGroup:
+    entry_point = EntryPoint(name="extra", value=value, group="test.commands")
+    monkeypatch.setattr(
+        "headrace.cli.group.entry_points", lambda group: [entry_point] if group == "test.commands" else []
+    )
+    return CommandGroup(commands=[], entry_point_group="test.commands", name="root")
+
+
+def test_a_command_of_another_package_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    group = group_with_entry_point(monkeypatch, "headrace.cli.health:health")
+
+    assert "Exit with 0 if the broker serves" in invoke(group, "--help").stdout
+    assert "--timeout" in invoke(group, "extra", "--help").stdout
+
+
+@pytest.mark.parametrize("value", ["no_such_module:command", "headrace.cli.health:_METHOD"])
+def test_a_broken_command_of_another_package_harms_only_itself(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    group = group_with_entry_point(monkeypatch, value)
+
+    assert invoke(group, "--help").exit_code == 0
+    result = invoke(group, "extra")
+    assert result.exit_code == 1
+    assert result.stderr.startswith("Error: the command extra")
+
+
+def group_that_raises(monkeypatch: pytest.MonkeyPatch, error: Exception) -> CommandGroup:
+    @click.command()
+    def fail() -> None:
+        raise error
+
+    monkeypatch.setattr(LazyCommand, "load", lambda _: fail)
+    return CommandGroup(commands=[LazyCommand("fail", "", "")], entry_point_group="none", name="root")
+
+
+@pytest.mark.parametrize(
+    ("error", "exit_code", "line"),
+    [
+        (errors.ValidationError("item.id must not be empty"), 1, "Error: VALIDATION: item.id must not be empty\n"),
+        (errors.HeadraceError("odd", reason="NEW_REASON"), 1, "Error: NEW_REASON: odd\n"),
+        (ConnectionResetError("reset"), 1, "Error: connection failed: reset\n"),
+    ],
+)
+def test_an_expected_failure_is_one_line_on_stderr(
+    monkeypatch: pytest.MonkeyPatch, error: Exception, exit_code: int, line: str
+) -> None:
+    result = invoke(group_that_raises(monkeypatch, error), "fail")
+
+    assert (result.exit_code, result.stdout, result.stderr) == (exit_code, "", line)
+
+
+def test_a_defect_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    result = invoke(group_that_raises(monkeypatch, ZeroDivisionError("ours")), "fail")
+
+    assert isinstance(result.exception, ZeroDivisionError)
+
+
+@click.command()
+@endpoint_option
+@output_option
+def show_options(**options: Any) -> None:
+    click.echo(json.dumps(options))
+
+
+@pytest.mark.parametrize("endpoint", ["localhost:7420", "10.0.0.1:1", "[::1]:65535", "broker.example:80"])
+def test_an_endpoint_is_host_and_port(endpoint: str) -> None:
+    assert json.loads(invoke(show_options, "--endpoint", endpoint).stdout)["endpoint"] == endpoint
+    assert json.loads(invoke(show_options, HEADRACE_ENDPOINT=endpoint).stdout)["endpoint"] == endpoint
+
+
+@pytest.mark.parametrize(
+    "endpoint", ["localhost", ":7420", "localhost:", "localhost:0", "localhost:65536", "::1:7420", "a:b"]
+)
+def test_anything_else_as_endpoint_is_wrong_usage(endpoint: str) -> None:
+    result = invoke(show_options, "--endpoint", endpoint)
+
+    assert result.exit_code == 2
+    assert "HOST:PORT" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (Decimal(12345678901234567890123456789012345678), "12345678901234567890123456789012345678"),
+        (Decimal("0.10"), "0.1"),
+        ({"b": b"\x00", "s": {"z", "a"}, "n": None, "t": True}, '{"b": "AA==", "s": ["a", "z"], "n": null, "t": true}'),
+        ([1, 2.5, "ü"], '[1, 2.5, "ü"]'),
+        (datetime(2026, 1, 2, 3, 4, 5, 678_900, tzinfo=UTC), '"2026-01-02T03:04:05.678Z"'),
+    ],
+)
+def test_json_is_exact(value: object, text: str) -> None:
+    assert json_text(value) == text
+
+
+def test_a_table_in_a_pipe_is_neither_folded_nor_marked_up(capsys: pytest.CaptureFixture[str]) -> None:
+    long_value = "arn:aws:dynamodb:eu-north-1:000000000000:table/" + "x" * 200
+
+    print_table(["name", "count", "[bold]"], [[long_value, 3, None], ["b", 12, "[red]text"]])
+
+    lines = [line.rstrip() for line in capsys.readouterr().out.splitlines() if line.strip("─ ")]
+    assert [line.split() for line in lines] == [
+        ["name", "count", "[bold]"],
+        [long_value, "3", "-"],
+        ["b", "12", "[red]text"],
+    ]
+
+
+def test_fields_are_listed_by_name(capsys: pytest.CaptureFixture[str]) -> None:
+    print_fields({"name": "flights", "stream": True, "items": Decimal("2.50")})
+
+    assert [line.split() for line in capsys.readouterr().out.splitlines()] == [
+        ["name", "flights"],
+        ["stream", "yes"],
+        ["items", "2.5"],
+    ]
