@@ -58,9 +58,13 @@ def shard_ended(number: int) -> pb.ConsumeResponse:
 @asynccontextmanager
 async def broker_session(consume: Script, **options: Any) -> AsyncIterator[ConsumerSession]:
     """A session of the group "g" with a broker that answers Consume by this script."""
-    async with fake_broker(Consume=consume) as endpoint, open_async_channel(endpoint) as channel:
-        async with ConsumerSession(channel, group_name="g", **{"table_name": "flights", **options}) as session:
-            yield session
+    options = {"table_name": "flights", **options}
+    async with (
+        fake_broker(Consume=consume) as endpoint,
+        open_async_channel(endpoint) as channel,
+        ConsumerSession(channel, group_name="g", **options) as session,
+    ):
+        yield session
 
 
 @asynccontextmanager

@@ -1,1 +1,105 @@
-"""Headrace client."""
+"""Headrace from Python: tables, items, change streams and durable consumers.
+
+    with headrace.Client() as client:
+        client.create_table("flights", partition_key=("id", "S"), stream="NEW_AND_OLD_IMAGES")
+        client.put_item("flights", {"id": "UA-1545", "dep_delay": 2})
+
+`AsyncClient` is the same for asyncio. Everything public is named here; importing it loads nothing but this module.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from headrace._async.client import AsyncClient
+    from headrace._async.consume import AsyncConsumerBatch
+    from headrace._models import (
+        ConsumerGroup,
+        Delete,
+        Item,
+        KeyAttribute,
+        Operation,
+        Put,
+        Shard,
+        ShardCheckpoint,
+        Stream,
+        StreamDescription,
+        TableDescription,
+        Update,
+        Version,
+        WriteResult,
+    )
+    from headrace._records import ChangeRecord, RecordBatch
+    from headrace._sync.client import Client
+    from headrace._sync.consume import ConsumerBatch
+    from headrace.errors import (
+        ConditionalCheckFailedError,
+        DeadlineExceededError,
+        ExpiredIteratorError,
+        HeadraceError,
+        LeaseFencedError,
+        ResourceInUseError,
+        ResourceNotFoundError,
+        ThrottlingError,
+        TrimmedDataAccessError,
+        UnavailableError,
+        ValidationError,
+    )
+
+__all__ = [
+    "AsyncClient",
+    "AsyncConsumerBatch",
+    "ChangeRecord",
+    "Client",
+    "ConditionalCheckFailedError",
+    "ConsumerBatch",
+    "ConsumerGroup",
+    "DeadlineExceededError",
+    "Delete",
+    "ExpiredIteratorError",
+    "HeadraceError",
+    "Item",
+    "KeyAttribute",
+    "LeaseFencedError",
+    "Operation",
+    "Put",
+    "RecordBatch",
+    "ResourceInUseError",
+    "ResourceNotFoundError",
+    "Shard",
+    "ShardCheckpoint",
+    "Stream",
+    "StreamDescription",
+    "TableDescription",
+    "ThrottlingError",
+    "TrimmedDataAccessError",
+    "UnavailableError",
+    "Update",
+    "ValidationError",
+    "Version",
+    "WriteResult",
+]
+
+_MODULES = {
+    "AsyncClient": "headrace._async.client",
+    "AsyncConsumerBatch": "headrace._async.consume",
+    "ChangeRecord": "headrace._records",
+    "Client": "headrace._sync.client",
+    "ConsumerBatch": "headrace._sync.consume",
+    "RecordBatch": "headrace._records",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = _MODULES.get(name, "headrace.errors" if name.endswith("Error") else "headrace._models")
+    value: object = getattr(import_module(module), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -7,6 +7,7 @@ name put for the other.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import queue
 import threading
 import time
@@ -46,11 +47,12 @@ class AsyncResponses(Generic[Response]):
         # grpc.aio ends the whole call when a read is cancelled, so the read is a task that outlives its waiter.
         if self._pending is None:
             self._pending = asyncio.ensure_future(self._call.read())
-        done, _ = await asyncio.wait({self._pending}, timeout=timeout_s)
+        read = self._pending
+        done, _ = await asyncio.wait({read}, timeout=timeout_s)
         if not done:
             self._call.cancel()
             raise errors.UnavailableError(f"nothing was heard from the broker for {timeout_s:.0f} seconds")
-        read, self._pending = self._pending, None
+        self._pending = None
         if read.cancelled():
             if self._is_closed:
                 return None
@@ -79,20 +81,28 @@ class Responses(Generic[Response]):
         self._call = call
         self._is_closed = False
 
-    def receive(self, timeout_s: float = SILENCE_TIMEOUT_S) -> Response | None:  # noqa: ARG002 - see below
+    def receive(self, timeout_s: float | None = None) -> Response | None:
         """The next response; None when the call has ended well or was closed here. One caller at a time.
 
-        A thread cannot give up its wait: here the channel's keepalive ends the call when the broker is gone, and
-        `timeout_s` is not used.
+        Without `timeout_s`, it is the channel's keepalive that ends the call when the broker is gone: a deadline takes
+        a thread to watch it, too dear for every response.
 
-        Raises: what the call ended with.
+        Raises: what the call ended with; UnavailableError after `timeout_s` of silence.
         """
+        watch = threading.Timer(timeout_s, self._call.cancel) if timeout_s is not None else None
+        if watch is not None:
+            watch.start()
         try:
             response: Response | None = next(self._call, None)
         except grpc.RpcError as error:
-            if self._is_closed and self._call.cancelled():
+            if not self._call.cancelled():
+                raise errors.from_rpc(error) from error
+            if self._is_closed:
                 return None
-            raise errors.from_rpc(error) from error
+            raise errors.UnavailableError(f"nothing was heard from the broker for {timeout_s} seconds") from error
+        finally:
+            if watch is not None:
+                watch.cancel()
         return response
 
     def close(self) -> None:
@@ -127,14 +137,25 @@ class AsyncDuplex(Generic[Request, Response]):
                     raise errors.from_rpc(error) from error
                 raise errors.UnavailableError("the broker has ended the call") from None
 
+    async def receive(self, timeout_s: float = SILENCE_TIMEOUT_S) -> Response | None:
+        """As AsyncResponses.receive."""
+        return await self._responses.receive(timeout_s)
+
     async def done_sending(self) -> None:
         """Tells the broker that no more requests come."""
         async with self._sending:
             await self._call.done_writing()
 
-    async def receive(self, timeout_s: float = SILENCE_TIMEOUT_S) -> Response | None:
-        """As AsyncResponses.receive."""
-        return await self._responses.receive(timeout_s)
+    async def finish(self, timeout_s: float) -> None:
+        """Lets the broker take what was sent and end the call; ends it here if that takes longer than `timeout_s`."""
+        try:
+            with contextlib.suppress(TimeoutError, errors.HeadraceError):
+                async with asyncio.timeout(timeout_s):
+                    await self.done_sending()
+                    while await self.receive() is not None:
+                        pass
+        finally:
+            await self.close()
 
     async def close(self) -> None:
         """Ends the call, if it has not ended."""
@@ -162,13 +183,26 @@ class Duplex(Generic[Request, Response]):
             raise errors.UnavailableError("the broker has ended the call")
         self._requests.put(request)
 
+    def receive(self, timeout_s: float | None = None) -> Response | None:
+        """As Responses.receive."""
+        return self._responses.receive(timeout_s)
+
     def done_sending(self) -> None:
         """Tells the broker that no more requests come."""
         self._requests.put(None)
 
-    def receive(self, timeout_s: float = SILENCE_TIMEOUT_S) -> Response | None:
-        """As Responses.receive."""
-        return self._responses.receive(timeout_s)
+    def finish(self, timeout_s: float) -> None:
+        """Lets the broker take what was sent and end the call; ends it here if that takes longer than `timeout_s`."""
+        watch = threading.Timer(timeout_s, self.close)
+        watch.start()
+        try:
+            with contextlib.suppress(errors.HeadraceError):
+                self.done_sending()
+                while self.receive() is not None:
+                    pass
+        finally:
+            watch.cancel()
+            self.close()
 
     def close(self) -> None:
         """Ends the call, if it has not ended."""

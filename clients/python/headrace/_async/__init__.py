@@ -1,1 +1,1 @@
-"""The client for asyncio. `_sync` is generated from this package by clients/python/unasync.py."""
+"""The client for asyncio. What `_sync` holds is generated from here."""

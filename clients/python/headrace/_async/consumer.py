@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING, Final, Self, cast
+from typing import Final, Self
 
 import grpc.aio
 
 from headrace import errors
 from headrace._channel import UNARY_TIMEOUT_S
 from headrace._concurrency import AsyncDuplex, AsyncLock
+from headrace._messages import enum_value
+from headrace._stubs import AsyncStubs
 from headrace.v1 import consumer_service_pb2 as pb
-from headrace.v1 import consumer_service_pb2_grpc, record_pb2
-
-if TYPE_CHECKING:
-    from headrace.v1.consumer_service_pb2_grpc import ConsumerServiceAsyncStub
+from headrace.v1 import record_pb2
 
 # How long leaving waits for the broker to take the last acks and let go of the shards.
 _LEAVE_TIMEOUT_S: Final = 2.0
@@ -81,12 +79,12 @@ class AsyncConsumerSession:
             table_name=table_name,
             group_name=group_name,
             member_name=member_name,
-            starting_position=pb.StartingPosition.Value(f"STARTING_POSITION_{starting_position}"),
+            starting_position=enum_value(pb.StartingPosition, starting_position, "starting_position"),
             starting_sequence_number=starting_sequence_number or "",
             max_batch_records=max_batch_records,
             max_in_flight_records=max_in_flight_records,
         )
-        self._stub = cast("ConsumerServiceAsyncStub", consumer_service_pb2_grpc.ConsumerServiceStub(channel))
+        self._consumers = AsyncStubs(channel).consumers
         self._duplex: AsyncDuplex[pb.ConsumeRequest, pb.ConsumeResponse] | None = None
         self._shards: dict[str, _Shard] = {}
         # Bounded by the credit: the broker sends no more until some of these are acked.
@@ -94,7 +92,8 @@ class AsyncConsumerSession:
         # Counts responses, so that a caller who waited for another's turn knows that something has happened.
         self._responses_handled = 0
         self._handling = AsyncLock()
-        self._has_ended = False
+        # Why the session is over, once it is.
+        self._ending: errors.HeadraceError | None = None
         self.stream_arn = ""
         self.region = ""
         # True while another member holds the shards and this one waits.
@@ -105,7 +104,7 @@ class AsyncConsumerSession:
 
         Raises: ValidationError, ResourceNotFoundError, UnavailableError.
         """
-        self._duplex = AsyncDuplex(self._stub.Consume)
+        self._duplex = AsyncDuplex(self._consumers.Consume)
         try:
             await self._join(self._duplex)
         except BaseException:
@@ -117,14 +116,7 @@ class AsyncConsumerSession:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         """Leaves the group; acks sent before are taken, unless the connection is broken."""
-        duplex = self._open_duplex()
-        try:
-            with contextlib.suppress(errors.HeadraceError):
-                await duplex.done_sending()
-                while not self._has_ended and await duplex.receive(_LEAVE_TIMEOUT_S) is not None:
-                    pass
-        finally:
-            await duplex.close()
+        await self._open_duplex().finish(_LEAVE_TIMEOUT_S)
 
     def __aiter__(self) -> Self:
         return self
@@ -176,18 +168,19 @@ class AsyncConsumerSession:
         async with self._handling:
             if self._responses_handled != seen:
                 return
-            if self._has_ended:
-                raise errors.UnavailableError("the broker has ended the session")
+            if self._ending is not None:
+                raise self._ending
             try:
                 response = await self._open_duplex().receive()
-            except errors.HeadraceError:
-                self._has_ended = True
+                if response is not None:
+                    await self._handle(response)
+            except errors.HeadraceError as error:
+                self._ending = error
                 raise
             if response is None:
-                self._has_ended = True
-                raise errors.UnavailableError("the broker has ended the session")
+                self._ending = errors.UnavailableError("the broker has ended the session")
+                raise self._ending
             self._responses_handled += 1
-            await self._handle(response)
 
     async def _handle(self, response: pb.ConsumeResponse) -> None:
         if not response.shard_id:

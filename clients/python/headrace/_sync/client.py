@@ -1,0 +1,532 @@
+# Generated from headrace/_async/client.py by clients/python/unasync.py; never edited.
+
+"""Client: every call of the broker, in plain Python values."""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from random import Random
+from types import TracebackType
+from typing import Any, Final, Literal, Self, TypeVar
+
+import grpc
+
+from headrace import errors
+from headrace._backoff import Backoff, Reconnect
+from headrace._channel import UNARY_TIMEOUT_S, open_channel
+from headrace._concurrency import Responses, sleep
+from headrace._messages import (
+    enum_value,
+    to_consumer_group,
+    to_create_table_request,
+    to_delete_request,
+    to_put_request,
+    to_stream,
+    to_stream_description,
+    to_stream_specification,
+    to_table_description,
+    to_update_request,
+)
+from headrace._models import (
+    ConsumerGroup,
+    Delete,
+    Item,
+    KeyType,
+    Operation,
+    Put,
+    Shard,
+    ShardIteratorType,
+    Stream,
+    StreamDescription,
+    TableDescription,
+    Update,
+    Version,
+    ViewType,
+    WriteResult,
+)
+from headrace._records import RecordBatch, to_record_batch
+from headrace._stubs import Stubs
+from headrace._sync.consume import ConsumerBatch, consume
+from headrace._sync.write import write_items
+from headrace._values import from_item, to_item
+from headrace.v1 import (
+    consumer_service_pb2,
+    item_service_pb2,
+    replication_service_pb2,
+    stream_service_pb2,
+    table_service_pb2,
+)
+
+_LOGGER: Final = logging.getLogger(__name__)
+
+_Request = TypeVar("_Request")
+_Response = TypeVar("_Response")
+
+# A throttled call has done nothing and is sent again after the delay that the broker names, so many times in all.
+_THROTTLED_ATTEMPTS_MAX: Final = 8
+_THROTTLED_DELAY_INITIAL_S: Final = 0.02
+_THROTTLED_DELAY_MAX_S: Final = 5.0
+
+
+@dataclass(slots=True, kw_only=True)
+class _Position:
+    """How far a read of one shard is."""
+
+    stream_arn: str
+    shard_id: str
+    # Where to get an iterator, as long as there is none.
+    type: ShardIteratorType
+    sequence_number: str | None = None
+    shard_iterator: str | None = None
+
+    def advance(self, batch: RecordBatch) -> None:
+        self.shard_iterator = batch.next_shard_iterator
+        if batch.records:
+            self.type = "AFTER_SEQUENCE_NUMBER"
+            self.sequence_number = batch.records[-1].sequence_number
+
+
+def _first_shard_ids(shards: Sequence[Shard], start: str) -> list[str]:
+    """Where to begin: at the open shards for LATEST, else at those whose parents are no longer held."""
+    held = {shard.shard_id for shard in shards}
+    if start == "LATEST":
+        return [shard.shard_id for shard in shards if shard.is_open]
+    return [
+        shard.shard_id for shard in shards if held.isdisjoint((shard.parent_shard_id, shard.adjacent_parent_shard_id))
+    ]
+
+
+class Client:
+    """A client of one broker, for threads. Safe to share between threads; close it when done.
+
+    Calls raise a HeadraceError; reads are tried again when the broker is away for a moment, and every call when it is
+    throttled. A write that fails with UnavailableError or DeadlineExceededError may or may not have happened.
+
+    Items are dicts of str, int, Decimal, float, bytes, bool, None, set, list and dict. Numbers come back as int when
+    they are whole and as Decimal otherwise.
+    """
+
+    def __init__(
+        self, endpoint: str | None = None, *, timeout_s: float = UNARY_TIMEOUT_S, random: Random | None = None
+    ) -> None:
+        """Connects to `endpoint`, HOST:PORT, on first use; by default to HEADRACE_ENDPOINT, else to 127.0.0.1:7420.
+
+        `timeout_s` is the deadline of each call that is answered at once. `random` spreads out retries.
+        """
+        self._channel = open_channel(endpoint)
+        self._stubs = Stubs(self._channel)
+        self._timeout_s = timeout_s
+        self._random = random or Random()  # noqa: S311 - spreads retries, guards nothing
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends all calls and closes the connection."""
+        self._channel.close()
+
+    # Tables
+
+    def create_table(
+        self,
+        table: str,
+        *,
+        partition_key: tuple[str, KeyType] = ("id", "S"),
+        sort_key: tuple[str, KeyType] | None = None,
+        stream: ViewType | None = None,
+    ) -> TableDescription:
+        """Creates a table, ready when this returns. `stream` says which images its stream records; None: no stream.
+
+        Raises: ValidationError; ResourceInUseError if the table exists.
+        """
+        request = to_create_table_request(table, partition_key, sort_key, stream)
+        response = self._call(self._stubs.tables.CreateTable, request)
+        return to_table_description(response.table_description)
+
+    def describe_table(self, table: str) -> TableDescription:
+        """Describes a table.
+
+        Raises: ResourceNotFoundError.
+        """
+        request = table_service_pb2.DescribeTableRequest(table_name=table)
+        response = self._call(self._stubs.tables.DescribeTable, request)
+        return to_table_description(response.table)
+
+    def list_tables(self) -> Generator[str, None, None]:
+        """Gives the names of all tables, in the order of their UTF-8 bytes."""
+        request = table_service_pb2.ListTablesRequest()
+        while True:
+            response = self._call(self._stubs.tables.ListTables, request)
+            yield from response.table_names
+            if not response.last_evaluated_table_name:
+                return
+            request.exclusive_start_table_name = response.last_evaluated_table_name
+
+    def update_table(self, table: str, *, stream: ViewType | None) -> TableDescription:
+        """Enables a new stream that records these images, or disables the stream (None).
+
+        Raises: ValidationError, ResourceNotFoundError.
+        """
+        request = table_service_pb2.UpdateTableRequest(
+            table_name=table, stream_specification=to_stream_specification(stream)
+        )
+        response = self._call(self._stubs.tables.UpdateTable, request)
+        return to_table_description(response.table_description)
+
+    def delete_table(self, table: str) -> TableDescription:
+        """Removes a table and its items; its stream stays readable until its records age out.
+
+        Raises: ResourceNotFoundError.
+        """
+        request = table_service_pb2.DeleteTableRequest(table_name=table)
+        response = self._call(self._stubs.tables.DeleteTable, request)
+        return to_table_description(response.table_description)
+
+    # Items
+
+    def put_item(
+        self,
+        table: str,
+        item: Mapping[str, Any],
+        *,
+        condition: str | None = None,
+        names: Mapping[str, str] | None = None,
+        values: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Creates an item, or replaces the whole item with the same key; on disk when this returns.
+
+        Raises: ValidationError, ResourceNotFoundError, ConditionalCheckFailedError, ThrottlingError.
+        """
+        self._call(self._stubs.items.PutItem, to_put_request(table, Put(item, condition, names, values)))
+
+    def get_item(self, table: str, key: Mapping[str, Any]) -> Item | None:
+        """The item with this key, None if there is none. Sees every write that was acknowledged before.
+
+        Raises: ValidationError, ResourceNotFoundError.
+        """
+        request = item_service_pb2.GetItemRequest(table_name=table, key=to_item(key))
+        response = self._call(self._stubs.items.GetItem, request)
+        return from_item(response.item) if response.HasField("item") else None
+
+    def update_item(
+        self,
+        table: str,
+        key: Mapping[str, Any],
+        *,
+        update: str,
+        condition: str | None = None,
+        names: Mapping[str, str] | None = None,
+        values: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Changes attributes of an item, for example by "SET seen = :now REMOVE draft"; creates it if it is missing.
+
+        Raises: ValidationError, ResourceNotFoundError, ConditionalCheckFailedError, ThrottlingError.
+        """
+        operation = Update(key, update, condition, names, values)
+        self._call(self._stubs.items.UpdateItem, to_update_request(table, operation))
+
+    def delete_item(
+        self,
+        table: str,
+        key: Mapping[str, Any],
+        *,
+        condition: str | None = None,
+        names: Mapping[str, str] | None = None,
+        values: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Removes an item; succeeds if there is none.
+
+        Raises: ValidationError, ResourceNotFoundError, ConditionalCheckFailedError, ThrottlingError.
+        """
+        operation = Delete(key, condition, names, values)
+        self._call(self._stubs.items.DeleteItem, to_delete_request(table, operation))
+
+    def batch_write_item(
+        self, table: str, *, puts: Iterable[Mapping[str, Any]] = (), deletes: Iterable[Mapping[str, Any]] = ()
+    ) -> None:
+        """Puts items and deletes keys, at most 25 in all, no two with the same key: if one is invalid, none is written.
+
+        What the broker is too busy to write is sent again.
+
+        Raises: ValidationError, ResourceNotFoundError; ThrottlingError if something is unwritten in the end.
+        """
+        request = item_service_pb2.BatchWriteItemRequest()
+        for item in puts:
+            request.operations.add(put=to_put_request(table, Put(item)))
+        for key in deletes:
+            request.operations.add(delete=to_delete_request(table, Delete(key)))
+        backoff = self._throttled_backoff()
+        for _ in range(_THROTTLED_ATTEMPTS_MAX):
+            response = self._call(self._stubs.items.BatchWriteItem, request)
+            if not response.unprocessed_operations:
+                return
+            request = item_service_pb2.BatchWriteItemRequest(operations=response.unprocessed_operations)
+            sleep(backoff.next_s())
+        raise errors.ThrottlingError(f"{len(request.operations)} operations are still not written: the broker is busy")
+
+    def write_items(
+        self,
+        table: str,
+        operations: Iterable[Operation],
+        *,
+        batch_size: int = 100,
+        max_batches_in_flight: int = 16,
+    ) -> Generator[WriteResult, None, None]:
+        """Writes any number of operations, as fast as the broker takes them; gives one result for each, in order.
+
+        Operations are applied in order, each on its own: one that fails does not stop the others. A result without an
+        error is on disk. Results come up to `batch_size` x `max_batches_in_flight` operations behind; no more than that
+        is held in memory.
+
+        Raises: ValidationError for a value that cannot be encoded; UnavailableError, and then operations whose results
+        are missing may or may not have been written.
+        """
+        return write_items(
+            self._stubs,
+            table,
+            operations,
+            batch_size=batch_size,
+            max_batches_in_flight=max_batches_in_flight,
+        )
+
+    def snapshot(self, table: str) -> Generator[tuple[Item, Version], None, None]:
+        """Gives all items of a table as they were at one moment, with the version of the write that made each.
+
+        Raises: ResourceNotFoundError, UnavailableError.
+        """
+        request = replication_service_pb2.ReadSnapshotRequest(table_name=table)
+        responses: Responses[replication_service_pb2.ReadSnapshotResponse] = Responses(
+            self._stubs.replication.ReadSnapshot(request)
+        )
+        try:
+            while (response := responses.receive()) is not None:
+                for versioned in response.items:
+                    version = Version(versioned.version.hybrid_time, versioned.version.origin_region)
+                    yield from_item(versioned.item), version
+        finally:
+            responses.close()
+
+    # Streams
+
+    def list_streams(self, table: str | None = None) -> Generator[Stream, None, None]:
+        """Gives all streams, or those of one table, by ARN; disabled ones too, while they are readable."""
+        request = stream_service_pb2.ListStreamsRequest(table_name=table or "")
+        while True:
+            response = self._call(self._stubs.streams.ListStreams, request)
+            for stream in response.streams:
+                yield to_stream(stream)
+            if not response.last_evaluated_stream_arn:
+                return
+            request.exclusive_start_stream_arn = response.last_evaluated_stream_arn
+
+    def describe_stream(self, stream_arn: str) -> StreamDescription:
+        """Describes a stream and all its shards.
+
+        Raises: ValidationError, ResourceNotFoundError.
+        """
+        request = stream_service_pb2.DescribeStreamRequest(stream_arn=stream_arn)
+        shards: list[stream_service_pb2.Shard] = []
+        while True:
+            response = self._call(self._stubs.streams.DescribeStream, request)
+            page = response.stream_description
+            shards.extend(page.shards)
+            if not page.last_evaluated_shard_id:
+                return to_stream_description(page, shards)
+            request.exclusive_start_shard_id = page.last_evaluated_shard_id
+
+    def get_shard_iterator(
+        self,
+        stream_arn: str,
+        shard_id: str,
+        *,
+        type: ShardIteratorType,  # noqa: A002 - the word of the API
+        sequence_number: str | None = None,
+    ) -> str:
+        """A position in a shard to read from, valid for 15 minutes.
+
+        Raises: ValidationError, ResourceNotFoundError, TrimmedDataAccessError.
+        """
+        request = stream_service_pb2.GetShardIteratorRequest(
+            stream_arn=stream_arn,
+            shard_id=shard_id,
+            shard_iterator_type=enum_value(stream_service_pb2.ShardIteratorType, type, "type"),
+            sequence_number=sequence_number or "",
+        )
+        response = self._call(self._stubs.streams.GetShardIterator, request)
+        return response.shard_iterator
+
+    def get_records(
+        self, shard_iterator: str, *, limit: int | None = None, follow: bool = False
+    ) -> Generator[RecordBatch, None, None]:
+        """Reads a shard on from an iterator, in batches of at most `limit` records.
+
+        The first batch comes at once, even without records. At the tip this ends or, with `follow`, waits for more and
+        gives a batch without records every 15 seconds. At the end of a closed shard it ends with `shard_end` set.
+
+        Raises: ExpiredIteratorError, TrimmedDataAccessError, ResourceNotFoundError; UnavailableError: read on from the
+        last batch's `next_shard_iterator`.
+        """
+        request = stream_service_pb2.GetRecordsRequest(shard_iterator=shard_iterator, limit=limit, follow=follow)
+        responses: Responses[stream_service_pb2.GetRecordsResponse] = Responses(self._stubs.streams.GetRecords(request))
+        try:
+            while (response := responses.receive()) is not None:
+                yield to_record_batch(response)
+        finally:
+            responses.close()
+
+    def tail(
+        self, table: str, *, start: Literal["LATEST", "TRIM_HORIZON"] = "LATEST", follow: bool = True
+    ) -> Generator[RecordBatch, None, None]:
+        """Reads the newest stream of a table, from now on or from the oldest record held; gives batches with records.
+
+        Goes from closed shards to the shards that follow. When the broker goes away for a while, reads on after the
+        last record. Without `follow` it ends at the tip. Nothing is kept in the broker: to go on after a
+        restart of your own, use consume.
+
+        Raises: ResourceNotFoundError if the table or its stream is missing; ValidationError if the stream has several
+        open shards to follow; TrimmedDataAccessError, ExpiredIteratorError if the broker was away for too long.
+        """
+        description = self.describe_table(table)
+        stream_arn = description.latest_stream_arn
+        if stream_arn is None:
+            raise errors.ResourceNotFoundError(f"table {table!r} has no stream", metadata={"field": "table_name"})
+        stream = self.describe_stream(stream_arn)
+        shard_ids = deque(_first_shard_ids(stream.shards, start))
+        if follow and len(shard_ids) > 1:
+            raise errors.ValidationError(f"stream {stream_arn} has {len(shard_ids)} shards to follow: use consume")
+        reconnect = Reconnect(self._random)
+        while shard_ids:
+            position = _Position(stream_arn=stream_arn, shard_id=shard_ids.popleft(), type=start)
+            # A shard that follows another is read whole.
+            start = "TRIM_HORIZON"
+            with closing(self._read_shard(position, follow=follow, reconnect=reconnect)) as batches:
+                for batch in batches:
+                    if batch.records:
+                        yield batch
+                    shard_ids.extend(child for child in batch.child_shard_ids if child not in shard_ids)
+
+    def _read_shard(
+        self, position: _Position, *, follow: bool, reconnect: Reconnect
+    ) -> Generator[RecordBatch, None, None]:
+        """Reads a shard to its end, or without `follow` to the tip, over as many calls as that takes."""
+        while True:
+            try:
+                if position.shard_iterator is None:
+                    position.shard_iterator = self.get_shard_iterator(
+                        position.stream_arn,
+                        position.shard_id,
+                        type=position.type,
+                        sequence_number=position.sequence_number,
+                    )
+                with closing(self.get_records(position.shard_iterator, follow=follow)) as batches:
+                    for batch in batches:
+                        reconnect.progressed()
+                        position.advance(batch)
+                        yield batch
+                        if batch.shard_end:
+                            return
+                if not follow:
+                    return
+                error = errors.UnavailableError("the broker ended a read before the end of its shard")
+            except errors.UnavailableError as unavailable:
+                error = unavailable
+            except errors.ExpiredIteratorError:
+                if position.sequence_number is None:
+                    raise
+                position.shard_iterator = None
+                continue
+            delay_s = reconnect.delay_s(error)
+            _LOGGER.warning(
+                "read lost, reading on shard_id=%s delay_s=%.1f error=%s", position.shard_id, delay_s, error
+            )
+            sleep(delay_s)
+
+    # Consumer groups
+
+    def consume(
+        self,
+        table: str,
+        *,
+        group: str,
+        start: Literal["TRIM_HORIZON", "LATEST"] = "TRIM_HORIZON",
+        member: str = "",
+        max_batch_records: int = 1_000,
+        max_in_flight_records: int = 10_000,
+    ) -> Generator[ConsumerBatch, None, None]:
+        """Reads the stream of a table as a member of a durable group: each batch once it is acked, never again.
+
+        A group that is new begins at `start`; one that is known goes on after its last ack, whoever made it. One member
+        of a group reads, others stand by. The broker sends no more while `max_in_flight_records` are not acked. When it
+        goes away for a while, the member joins again, and what was not acked comes again.
+
+        Raises: ValidationError, ResourceNotFoundError; TrimmedDataAccessError if the group is further behind than the
+        stream reaches; UnavailableError if there is no broker, or none for a quarter of an hour.
+        """
+        return consume(
+            self._channel,
+            table=table,
+            group=group,
+            start=start,
+            member=member,
+            max_batch_records=max_batch_records,
+            max_in_flight_records=max_in_flight_records,
+            random=self._random,
+        )
+
+    def describe_consumer_group(self, group: str) -> ConsumerGroup:
+        """Describes a consumer group: members, checkpoints, lag.
+
+        Raises: ResourceNotFoundError.
+        """
+        request = consumer_service_pb2.DescribeConsumerGroupRequest(group_name=group)
+        response = self._call(self._stubs.consumers.DescribeConsumerGroup, request)
+        return to_consumer_group(response.consumer_group)
+
+    def list_consumer_groups(self) -> Generator[ConsumerGroup, None, None]:
+        """Gives all consumer groups, by name."""
+        request = consumer_service_pb2.ListConsumerGroupsRequest()
+        while True:
+            response = self._call(self._stubs.consumers.ListConsumerGroups, request)
+            for group in response.consumer_groups:
+                yield to_consumer_group(group)
+            if not response.next_page_token:
+                return
+            request.page_token = response.next_page_token
+
+    def delete_consumer_group(self, group: str) -> None:
+        """Forgets a consumer group and its checkpoints.
+
+        Raises: ResourceNotFoundError; ResourceInUseError while it has members.
+        """
+        request = consumer_service_pb2.DeleteConsumerGroupRequest(group_name=group)
+        self._call(self._stubs.consumers.DeleteConsumerGroup, request)
+
+    # Calls
+
+    def _call(self, method: grpc.UnaryUnaryMultiCallable[_Request, _Response], request: _Request) -> _Response:
+        """Calls with the deadline, again while throttled."""
+        backoff = self._throttled_backoff()
+        for _ in range(_THROTTLED_ATTEMPTS_MAX - 1):
+            try:
+                return self._call_once(method, request)
+            except errors.ThrottlingError as error:
+                sleep(min(max(error.retry_after_s, backoff.next_s()), _THROTTLED_DELAY_MAX_S))
+        return self._call_once(method, request)
+
+    def _call_once(self, method: grpc.UnaryUnaryMultiCallable[_Request, _Response], request: _Request) -> _Response:
+        try:
+            return method(request, timeout=self._timeout_s)
+        except grpc.RpcError as error:
+            raise errors.from_rpc(error) from error
+
+    def _throttled_backoff(self) -> Backoff:
+        return Backoff(initial_s=_THROTTLED_DELAY_INITIAL_S, max_s=_THROTTLED_DELAY_MAX_S, random=self._random)
