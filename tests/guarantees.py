@@ -1,4 +1,4 @@
-"""What Headrace promises, a checker per promise. Each raises BrokenError with the promise's name and the shortest witness.
+"""What Headrace promises, a checker per promise. Each raises BrokenError with the promise and the shortest witness.
 
     durable      an acknowledged write is in the table, unless a later write of the same item replaced it
     ordered      sequence numbers rise, and the records of an item tell its history without a gap or a turn

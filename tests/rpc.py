@@ -6,7 +6,7 @@ Tests do not go through the SDK, so that a fault in one cannot hide a fault in t
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -23,6 +23,7 @@ from headrace.v1 import (
     item_service_pb2,
     item_service_pb2_grpc,
     record_pb2,
+    replication_service_pb2,
     replication_service_pb2_grpc,
     stream_service_pb2,
     stream_service_pb2_grpc,
@@ -31,7 +32,7 @@ from headrace.v1 import (
     table_service_pb2_grpc,
     trigger_service_pb2_grpc,
 )
-from tests.values import Attributes, from_item
+from tests.values import Attributes, Key, from_item, key_of
 
 DEADLINE_S: Final = 15.0
 
@@ -174,6 +175,23 @@ class Client:
         """Sends batches over one WriteItems call and returns all its responses."""
         return list(self.items.WriteItems(iter(batches)))
 
+    def contents(self, table: TestTable) -> dict[Key, Attributes]:
+        """All items of a table, by key."""
+        request = replication_service_pb2.ReadSnapshotRequest(table_name=table.name)
+        items = [
+            from_item(entry.item) for response in self.replication.ReadSnapshot(request) for entry in response.items
+        ]
+        contents = {key_of(item, table.key_names): item for item in items}
+        assert len(contents) == len(items), "a snapshot holds an item twice"
+        return contents
+
+    @contextmanager
+    def unchanged(self, table: TestTable) -> Iterator[None]:
+        """Asserts that what happens inside writes nothing to the table and makes no record."""
+        before = self.contents(table), self.records(table.stream_arn)
+        yield
+        assert (self.contents(table), self.records(table.stream_arn)) == before
+
     def shards(self, stream_arn: str) -> list[stream_service_pb2.Shard]:
         """The shards of a stream."""
         request = stream_service_pb2.DescribeStreamRequest(stream_arn=stream_arn)
@@ -199,7 +217,7 @@ class Client:
 
     def read(
         self, shard_iterator: str, *, limit: int | None = None, follow: bool = False
-    ) -> Iterator[stream_service_pb2.GetRecordsResponse]:
+    ) -> Generator[stream_service_pb2.GetRecordsResponse]:
         """The responses of one GetRecords call. The caller who leaves early closes it by closing the generator."""
         request = stream_service_pb2.GetRecordsRequest(shard_iterator=shard_iterator, limit=limit, follow=follow)
         call = self.streams.GetRecords(request)

@@ -1,0 +1,255 @@
+"""BatchWriteItem and WriteItems: many writes in one call, each on its own, their results in order."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+
+import grpc
+import pytest
+
+from headrace.v1 import attribute_value_pb2 as pb
+from headrace.v1.item_service_pb2 import (
+    BatchWriteItemRequest,
+    UpdateItemRequest,
+    WriteItemsRequest,
+    WriteItemsResponse,
+    WriteOperation,
+)
+from tests.rpc import Client, TestTable, batch, delete, put, refused
+from tests.values import attributes, item, value
+
+BATCH_WRITE_OPERATIONS_MAX = 25
+WRITE_ITEMS_OPERATIONS_MAX = 1_000
+
+
+def batch_write(client: Client, *operations: WriteOperation) -> None:
+    response = client.items.BatchWriteItem(BatchWriteItemRequest(operations=operations))
+    assert list(response.unprocessed_operations) == []
+
+
+def reasons(response: WriteItemsResponse) -> list[str]:
+    return [result.error.reason if result.HasField("error") else "" for result in response.results]
+
+
+def test_a_batch_puts_and_deletes_in_several_tables(client: Client) -> None:
+    one, two = client.create_table(), client.create_table()
+    client.put(two.name, item(id="b"))
+    batch_write(
+        client,
+        put(item(id="a", n=1), table=one.name),
+        put(item(id="a", n=2), table=two.name),
+        delete(item(id="b"), table=two.name),
+        delete(item(id="never there"), table=one.name),
+    )
+    assert client.contents(one) == {(value("a"),): attributes(id="a", n=1)}
+    assert client.contents(two) == {(value("a"),): attributes(id="a", n=2)}
+    assert len(client.records(one.stream_arn)) == 1
+    assert len(client.records(two.stream_arn)) == 3
+
+
+def test_a_batch_takes_25_operations(client: Client, table: TestTable) -> None:
+    batch_write(client, *(put(item(id=str(n)), table=table.name) for n in range(BATCH_WRITE_OPERATIONS_MAX)))
+    assert len(client.contents(table)) == BATCH_WRITE_OPERATIONS_MAX
+
+
+def an_update(table: TestTable) -> WriteOperation:
+    return WriteOperation(update=UpdateItemRequest(table_name=table.name, key=item(id="a")))
+
+
+BAD_BATCHES: dict[str, tuple[Callable[[TestTable], list[WriteOperation]], str, str]] = {
+    "none": (lambda _: [], "INVALID_ARGUMENT", "VALIDATION"),
+    "26": (lambda t: [put(item(id=str(n)), table=t.name) for n in range(26)], "INVALID_ARGUMENT", "VALIDATION"),
+    "an unset operation": (
+        lambda t: [put(item(id="a"), table=t.name), WriteOperation()],
+        "INVALID_ARGUMENT",
+        "VALIDATION",
+    ),
+    "an update": (lambda t: [put(item(id="b"), table=t.name), an_update(t)], "INVALID_ARGUMENT", "VALIDATION"),
+    "a condition": (
+        lambda t: [put(item(id="a"), table=t.name, condition="attribute_exists(id)")],
+        "INVALID_ARGUMENT",
+        "VALIDATION",
+    ),
+    "no table": (lambda t: [put(item(id="a"), table=t.name), put(item(id="b"))], "INVALID_ARGUMENT", "VALIDATION"),
+    "an unknown table": (
+        lambda t: [put(item(id="a"), table=t.name), put(item(id="a"), table="nowhere")],
+        "NOT_FOUND",
+        "RESOURCE_NOT_FOUND",
+    ),
+    "one key twice": (
+        lambda t: [
+            put(item(id="a", n=1), table=t.name),
+            put(item(id="b"), table=t.name),
+            put(item(id="a"), table=t.name),
+        ],
+        "INVALID_ARGUMENT",
+        "VALIDATION",
+    ),
+    "a put and a delete of one key": (
+        lambda t: [put(item(id="a"), table=t.name), delete(item(id="a"), table=t.name)],
+        "INVALID_ARGUMENT",
+        "VALIDATION",
+    ),
+    "one bad item": (
+        lambda t: [put(item(id="a"), table=t.name), put(item(wrong="b"), table=t.name)],
+        "INVALID_ARGUMENT",
+        "VALIDATION",
+    ),
+    "one item too large": (
+        lambda t: [put(item(id="a"), table=t.name), put(item(id="b", text="x" * 409_600), table=t.name)],
+        "INVALID_ARGUMENT",
+        "VALIDATION",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", BAD_BATCHES)
+def test_a_batch_with_a_fault_writes_nothing_at_all(client: Client, table: TestTable, fault: str) -> None:
+    make, code, reason = BAD_BATCHES[fault]
+    with client.unchanged(table), refused(code, reason) as expected:
+        batch_write(client, *make(table))
+    if reason == "VALIDATION":
+        assert expected.refusal.metadata["field"], expected.refusal
+    if fault == "26":
+        assert expected.refusal.metadata["limit"] == str(BATCH_WRITE_OPERATIONS_MAX)
+    if fault == "one key twice":
+        assert "duplicates" in expected.refusal.message
+
+
+# Keys are compared after numbers are made normal, so 1 and 1.0 clash.
+def test_a_batch_compares_number_keys_by_value(client: Client) -> None:
+    table = client.create_table(keys="n:N")
+    twins = [put(pb.Item(attributes={"n": pb.AttributeValue(n=text)}), table=table.name) for text in ("1", "1.0")]
+    with client.unchanged(table), refused("INVALID_ARGUMENT", "VALIDATION", says="duplicates"):
+        batch_write(client, *twins)
+
+
+def test_one_key_in_two_tables_is_no_duplicate(client: Client) -> None:
+    one, two = client.create_table(), client.create_table()
+    batch_write(client, put(item(id="a"), table=one.name), put(item(id="a"), table=two.name))
+    assert client.contents(one) == client.contents(two)
+
+
+def test_write_items_answers_each_batch_with_a_result_per_operation_in_order(client: Client, table: TestTable) -> None:
+    first, second = client.write_items(
+        batch(
+            table.name,
+            put(item(id="a", n=1)),
+            put(item(id="a", n=2), condition="attribute_not_exists(id)"),
+            put(item(id="a", n=3), condition="attribute_exists(id)"),
+            put(item(wrong="a")),
+            put(item(id="b"), table="nowhere"),
+            delete(item(id="b")),
+            put(pb.Item(attributes={"id": pb.AttributeValue(s="c"), "n": pb.AttributeValue(n="x")})),
+            put(item(id="d")),
+        ),
+        batch(table.name, delete(item(id="a")), put(item(id="e"))),
+    )
+    assert reasons(first) == [
+        "", "CONDITIONAL_CHECK_FAILED", "", "VALIDATION", "RESOURCE_NOT_FOUND", "", "VALIDATION", "",
+    ]  # fmt: skip
+    assert reasons(second) == ["", ""]
+    assert client.contents(table).keys() == {(value("d"),), (value("e"),)}
+    names = [record.event_name for record in client.records(table.stream_arn)]
+    assert names == [1, 2, 1, 3, 1]
+
+
+# An error inside a response must tell a program as much as a failed call does.
+def test_a_result_says_what_the_unary_call_would_have_said(client: Client, table: TestTable) -> None:
+    (response,) = client.write_items(
+        batch(
+            table.name,
+            put(item(id="")),
+            put(item(id="a"), condition="attribute_exists(id)"),
+            put(item(id="a"), table="nowhere"),
+            put(item(id="a", text="x" * 409_600)),
+        )
+    )
+    codes = [result.error.code for result in response.results]
+    assert codes == [
+        grpc.StatusCode.INVALID_ARGUMENT.value[0],
+        grpc.StatusCode.FAILED_PRECONDITION.value[0],
+        grpc.StatusCode.NOT_FOUND.value[0],
+        grpc.StatusCode.INVALID_ARGUMENT.value[0],
+    ]
+    assert all(result.error.message for result in response.results)
+    assert response.results[3].error.metadata["limit"] == "409600"
+    with refused("INVALID_ARGUMENT", "VALIDATION") as expected:
+        client.put(table.name, item(id="a", text="x" * 409_600))
+    assert dict(response.results[3].error.metadata) == dict(expected.refusal.metadata)
+    assert response.results[3].error.message == expected.refusal.message
+
+
+def test_operations_of_a_batch_may_name_tables_of_their_own(client: Client) -> None:
+    one, two = client.create_table(), client.create_table()
+    (response,) = client.write_items(batch(one.name, put(item(id="a")), put(item(id="b"), table=two.name)))
+    assert reasons(response) == ["", ""]
+    assert (len(client.contents(one)), len(client.contents(two))) == (1, 1)
+
+
+def test_an_operation_without_any_table_name_is_refused(client: Client, table: TestTable) -> None:
+    (response,) = client.write_items(batch("", put(item(id="a")), put(item(id="b"), table=table.name)))
+    assert reasons(response) == ["VALIDATION", ""]
+
+
+def test_one_batch_may_write_an_item_often_with_a_record_for_each_change(client: Client, table: TestTable) -> None:
+    (response,) = client.write_items(batch(table.name, *(put(item(id="a", n=n)) for n in range(1_000))))
+    assert reasons(response) == [""] * 1_000
+    records = client.records(table.stream_arn)
+    assert [r.new_image for r in records] == [item(id="a", n=n) for n in range(1_000)]
+    assert [r.old_image for r in records[1:]] == [r.new_image for r in records[:-1]]
+
+
+@pytest.mark.parametrize(
+    ("operations", "limit"),
+    [
+        ([put(item(id=str(n))) for n in range(WRITE_ITEMS_OPERATIONS_MAX + 1)], WRITE_ITEMS_OPERATIONS_MAX),
+        ([], None),
+        ([put(item(id="a")), WriteOperation()], None),
+    ],
+    ids=["1001 operations", "no operation", "an unset operation"],
+)
+def test_a_batch_that_cannot_be_answered_in_order_ends_the_call(
+    client: Client, table: TestTable, operations: list[WriteOperation], limit: int | None
+) -> None:
+    with client.unchanged(table), refused("INVALID_ARGUMENT", "VALIDATION", field="operations", limit=limit):
+        client.write_items(batch(table.name, *operations))
+
+
+def test_the_batches_before_a_faulty_one_are_answered_and_stay(client: Client, table: TestTable) -> None:
+    call = client.items.WriteItems(iter([batch(table.name, put(item(id="a"))), batch(table.name, WriteOperation())]))
+    assert reasons(next(call)) == [""]
+    with refused("INVALID_ARGUMENT", "VALIDATION"):
+        next(call)
+    assert client.contents(table).keys() == {(value("a"),)}
+
+
+def test_a_call_without_batches_ends_without_responses(client: Client) -> None:
+    assert client.write_items() == []
+
+
+# The writer must see its answers while it still sends, or it cannot pace itself.
+def test_a_response_comes_before_the_next_batch_is_sent(client: Client, table: TestTable) -> None:
+    answered = threading.Semaphore(1)
+
+    def paced() -> Iterator[WriteItemsRequest]:
+        for n in range(20):
+            assert answered.acquire(timeout=10)
+            yield batch(table.name, put(item(id=str(n))))
+
+    seen = 0
+    for response in client.items.WriteItems(paced()):
+        assert reasons(response) == [""]
+        seen += 1
+        answered.release()
+    assert seen == 20
+
+
+# Backpressure may slow a writer, but must not lose or refuse what it sends.
+def test_more_batches_than_the_server_takes_ahead_are_all_written_in_order(client: Client, table: TestTable) -> None:
+    batches = [batch(table.name, *(put(item(id=f"{n % 7}", n=n * 50 + m)) for m in range(50))) for n in range(100)]
+    responses = client.write_items(*batches)
+    assert [reasons(response) for response in responses] == [[""] * 50] * 100
+    written = [record.new_image.attributes["n"].n for record in client.records(table.stream_arn)]
+    assert written == [str(n) for n in range(5_000)]
