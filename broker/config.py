@@ -1,0 +1,106 @@
+"""The broker's settings: file, then environment, then flags; the last one given wins. Unknown keys are errors."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import tomllib
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+ENVIRONMENT_PREFIX: Final = "HEADRACE_"
+LOG_LEVELS: Final = ("DEBUG", "INFO", "WARNING", "ERROR")
+_REGION: Final = re.compile(r"[a-z0-9-]{1,64}", re.ASCII)
+_PORT_MAX: Final = 65_535
+
+
+class ConfigError(Exception):
+    """A setting that cannot be; the message is one line that names it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """All settings of a broker."""
+
+    # The folder of the store; made if it does not exist.
+    data: str = "./headrace-data"
+    # The region's name in ARNs, versions and records: 1 to 64 characters of a-z, 0-9 and '-'. A store belongs to one region.
+    region: str = "local"
+    # Where gRPC listens; port 0 takes any free one.
+    grpc: str = "127.0.0.1:7420"
+    # Where HTTP (health, metrics) listens; port 0 takes any free one.
+    http: str = "127.0.0.1:7421"
+    # Off loopback the broker refuses to listen without encryption unless this says so.
+    insecure: bool = False
+    log_level: str = "INFO"
+
+    def __post_init__(self) -> None:
+        """Raises ConfigError for a value that cannot be."""
+        if _REGION.fullmatch(self.region) is None:
+            raise ConfigError(f"region: {self.region!r} must have 1 to 64 characters of a-z, 0-9 and '-'")
+        if self.log_level not in LOG_LEVELS:
+            raise ConfigError(f"log_level: {self.log_level!r} must be one of {', '.join(LOG_LEVELS)}")
+        for key in ("grpc", "http"):
+            host, _ = split_address(key, getattr(self, key))
+            if not self.insecure and not _is_loopback(host):
+                raise ConfigError(
+                    f"{key}: {host} is not a loopback address and this version does not encrypt; "
+                    "set insecure to listen there all the same"
+                )
+
+
+def split_address(key: str, address: str) -> tuple[str, int]:
+    """HOST:PORT as its parts. Raises ConfigError."""
+    host, separator, port = address.rpartition(":")
+    if not separator or not host or not port.isdecimal() or int(port) > _PORT_MAX:
+        raise ConfigError(f"{key}: {address!r} must be HOST:PORT with a port from 0 to {_PORT_MAX}")
+    return host.strip("[]"), int(port)
+
+
+def load(file: Path | None, environment: Mapping[str, str], flags: Mapping[str, object]) -> Config:
+    """The settings in force. Raises ConfigError that names the key."""
+    config = Config()
+    if file is not None:
+        try:
+            config = _merged(config, tomllib.loads(file.read_text()), str(file))
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"{file}: {error}") from error
+    given = {}
+    for field in fields(Config):
+        name = ENVIRONMENT_PREFIX + field.name.upper()
+        if name in environment:
+            text = environment[name]
+            given[field.name] = _boolean(name, text) if field.name == "insecure" else text
+    config = _merged(config, given, "environment")
+    return _merged(config, {key: value for key, value in flags.items() if value is not None}, "flags")
+
+
+def _merged(config: Config, values: Mapping[str, object], source: str) -> Config:
+    known = {field.name: type(getattr(Config(), field.name)) for field in fields(Config)}
+    for key, value in values.items():
+        if key not in known:
+            raise ConfigError(f"{source}: unknown key {key!r}; known keys: {', '.join(sorted(known))}")
+        if type(value) is not known[key]:
+            raise ConfigError(f"{source}: {key} must be a {known[key].__name__}, is {value!r}")
+    return replace(config, **values)  # type: ignore[arg-type]
+
+
+def _boolean(name: str, text: str) -> bool:
+    if text.lower() in ("1", "true", "yes"):
+        return True
+    if text.lower() in ("0", "false", "no", ""):
+        return False
+    raise ConfigError(f"environment: {name} must be true or false, is {text!r}")
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

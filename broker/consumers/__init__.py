@@ -1,0 +1,1 @@
+"""Durable, named readers of streams: their checkpoints, leases and live members."""

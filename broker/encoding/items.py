@@ -1,0 +1,237 @@
+"""Items: protobuf to canonical bytes on the way in, bytes to plain values where an expression must look inside.
+
+Canonical means: valid by DynamoDB's rules, numbers in normal form, sets sorted, unknown fields dropped, attributes in a fixed order.
+So two items are equal exactly if their bytes are.
+"""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+from broker.model import numbers
+from broker.model.errors import ValidationError
+from broker.model.values import (
+    ATTRIBUTE_NAME_BYTES_MAX,
+    ITEM_SIZE_BYTES_MAX,
+    NESTING_LEVELS_MAX,
+    Attributes,
+    Value,
+)
+from headrace.v1 import attribute_value_pb2 as pb
+
+_LIST_OR_MAP_BYTES: Final = 3
+_ELEMENT_BYTES: Final = 1
+
+
+class EncodedItem(NamedTuple):
+    """An item as canonical bytes of a protobuf Item, and its size by DynamoDB's rules."""
+
+    encoded: bytes
+    size_bytes: int
+
+
+def canonicalize(item: pb.Item) -> EncodedItem:
+    """Checks an item and makes it canonical, changing the message given.
+
+    Raises ValidationError for a value that breaks DynamoDB's rules or an item over 400 KB.
+    """
+    item.DiscardUnknownFields()
+    size = 0
+    attributes = item.attributes
+    for name in attributes:
+        value = attributes[name]
+        kind = value.WhichOneof("kind")
+        # The two kinds most attributes have are handled here: this loop is the hottest of the write path.
+        if kind == "s":
+            text = value.s
+            size += len(text) if text.isascii() else len(text.encode())
+        elif kind == "n":
+            size += _canonical_number(value)
+        else:
+            size += _canonical_value(value, kind, 1)
+        size += len(name) if name.isascii() else len(name.encode())
+        if not name or len(name) > _NAME_CHARACTERS_SAFE:
+            _check_name(name)
+    if size > ITEM_SIZE_BYTES_MAX:
+        raise ValidationError(
+            f"Item size has exceeded the maximum allowed size: {size} bytes, limit {ITEM_SIZE_BYTES_MAX}",
+            field="item",
+            limit=ITEM_SIZE_BYTES_MAX,
+        )
+    return EncodedItem(item.SerializeToString(deterministic=True), size)
+
+
+def canonical_value(value: pb.AttributeValue) -> Value:
+    """Checks one value, makes it canonical and decodes it. Raises ValidationError as `canonicalize` does."""
+    value.DiscardUnknownFields()
+    kind = value.WhichOneof("kind")
+    _canonical_value(value, kind, 1)
+    return _decode_value(value)
+
+
+def decode(encoded: bytes) -> Attributes:
+    """The attributes of a canonical item."""
+    item = pb.Item.FromString(encoded)
+    return {name: _decode_value(value) for name, value in item.attributes.items()}
+
+
+def encode(attributes: Attributes) -> EncodedItem:
+    """A canonical item of valid values. Raises ValidationError if it is over 400 KB."""
+    item = pb.Item()
+    for name, value in attributes.items():
+        _encode_value(value, item.attributes[name])
+    return canonicalize(item)
+
+
+# A character has at most four bytes of UTF-8.
+_NAME_CHARACTERS_SAFE: Final = ATTRIBUTE_NAME_BYTES_MAX // 4
+
+
+def _check_name(name: str) -> None:
+    if not name:
+        raise ValidationError("Empty attribute name", field="attribute_name", limit=1)
+    if len(name.encode()) > ATTRIBUTE_NAME_BYTES_MAX:
+        raise ValidationError(
+            f"Attribute name is too long: limit {ATTRIBUTE_NAME_BYTES_MAX} bytes",
+            field="attribute_name",
+            limit=ATTRIBUTE_NAME_BYTES_MAX,
+        )
+
+
+def _canonical_number(value: pb.AttributeValue) -> int:
+    text = value.n
+    normal = numbers.normalize(text)
+    if normal != text:
+        value.n = normal
+    return numbers.size_bytes(normal)
+
+
+def _canonical_value(value: pb.AttributeValue, kind: str | None, level: int) -> int:
+    """Makes a value canonical in place and returns the bytes DynamoDB counts for it."""
+    match kind:
+        case "s":
+            return len(value.s.encode())
+        case "n":
+            return _canonical_number(value)
+        case "b":
+            return len(value.b)
+        case "bool":
+            return 1
+        case "null":
+            if not value.null:
+                raise ValidationError(
+                    "One or more parameter values were invalid: Null attribute value types must have the value of true",
+                    field="NULL",
+                )
+            return 1
+        case "ss":
+            texts = _canonical_set(value.ss.values, "SS")
+            return sum(len(text.encode()) for text in texts)
+        case "ns":
+            value.ns.values[:] = [numbers.normalize(text) for text in value.ns.values]
+            return sum(numbers.size_bytes(text) for text in _canonical_set(value.ns.values, "NS"))
+        case "bs":
+            return sum(len(data) for data in _canonical_set(value.bs.values, "BS"))
+        case "l":
+            _check_level(level)
+            size = _LIST_OR_MAP_BYTES
+            for element in value.l.values:
+                size += _ELEMENT_BYTES + _canonical_value(element, element.WhichOneof("kind"), level + 1)
+            return size
+        case "m":
+            _check_level(level)
+            size = _LIST_OR_MAP_BYTES
+            entries = value.m.attributes
+            for name in entries:
+                _check_name(name)
+                entry = entries[name]
+                size += _ELEMENT_BYTES + len(name.encode())
+                size += _canonical_value(entry, entry.WhichOneof("kind"), level + 1)
+            return size
+        case _:
+            raise ValidationError(
+                "Supplied AttributeValue is empty, must contain exactly one of the supported datatypes",
+                field="AttributeValue",
+            )
+
+
+def _check_level(level: int) -> None:
+    if level > NESTING_LEVELS_MAX:
+        raise ValidationError(
+            f"Nesting Levels have exceeded supported limits: limit {NESTING_LEVELS_MAX}",
+            field="AttributeValue",
+            limit=NESTING_LEVELS_MAX,
+        )
+
+
+def _canonical_set(values: object, type_name: str) -> list:  # type: ignore[type-arg]
+    """Checks and sorts a repeated field of set elements in place. Its element type is the field's."""
+    elements = sorted(values)  # type: ignore[call-overload]
+    if not elements:
+        name = {"SS": "An string set  may not be empty", "NS": "An number set  may not be empty"}
+        text = name.get(type_name, "Binary sets should not be empty")
+        raise ValidationError(f"One or more parameter values were invalid: {text}", field=type_name, limit=1)
+    if any(a == b for a, b in zip(elements, elements[1:], strict=False)):
+        raise ValidationError(
+            f"One or more parameter values were invalid: Input collection of type {type_name} contains duplicates.",
+            field=type_name,
+        )
+    values[:] = elements  # type: ignore[index]
+    return elements
+
+
+def _decode_value(value: pb.AttributeValue) -> Value:
+    match value.WhichOneof("kind"):
+        case "s":
+            return "S", value.s
+        case "n":
+            return "N", value.n
+        case "b":
+            return "B", value.b
+        case "bool":
+            return "BOOL", value.bool
+        case "null":
+            return "NULL", True
+        case "ss":
+            return "SS", tuple(value.ss.values)
+        case "ns":
+            return "NS", tuple(value.ns.values)
+        case "bs":
+            return "BS", tuple(value.bs.values)
+        case "l":
+            return "L", [_decode_value(element) for element in value.l.values]
+        case "m":
+            return "M", {name: _decode_value(entry) for name, entry in value.m.attributes.items()}
+        case kind:
+            raise AssertionError(f"a canonical item holds no value of kind {kind}")
+
+
+def _encode_value(value: Value, into: pb.AttributeValue) -> None:
+    type_name, content = value
+    match type_name:
+        case "S":
+            into.s = content
+        case "N":
+            into.n = content
+        case "B":
+            into.b = content
+        case "BOOL":
+            into.bool = content
+        case "NULL":
+            into.null = True
+        case "SS":
+            into.ss.values[:] = content
+        case "NS":
+            into.ns.values[:] = content
+        case "BS":
+            into.bs.values[:] = content
+        case "L":
+            into.l.SetInParent()
+            for element in content:
+                _encode_value(element, into.l.values.add())
+        case "M":
+            into.m.SetInParent()
+            for name, entry in content.items():
+                _encode_value(entry, into.m.attributes[name])
+        case _:
+            raise AssertionError(f"unknown value type {type_name}")

@@ -1,0 +1,190 @@
+"""Primary keys: checked, encoded so that byte order is key order, and as the Item that change records carry.
+
+A stored key is: table id (4 bytes), hash of the partition key (8 bytes), partition key, sort key. The hash prefix makes
+segments of a scan, and the slices of a split shard, ranges of keys.
+"""
+
+from __future__ import annotations
+
+from hashlib import blake2b
+from typing import Final, NamedTuple
+
+from broker.encoding.varint import field_bytes
+from broker.model import numbers
+from broker.model.errors import ValidationError
+from broker.model.tables import KeyAttribute, KeyAttributeType, Table
+from broker.model.values import PARTITION_KEY_BYTES_MAX, SORT_KEY_BYTES_MAX
+from headrace.v1 import attribute_value_pb2 as pb
+
+TABLE_ID_BYTES: Final = 4
+HASH_BYTES: Final = 8
+HASH_END: Final = TABLE_ID_BYTES + HASH_BYTES
+
+# An item's attributes are field 1; in each map entry the name is field 1 and the value field 2.
+_FIELD_1: Final = b"\x0a"
+_FIELD_2: Final = b"\x12"
+_KINDS: Final = {KeyAttributeType.STRING: "s", KeyAttributeType.NUMBER: "n", KeyAttributeType.BINARY: "b"}
+_VALUE_TAGS: Final = {"s": b"\x0a", "n": b"\x12", "b": b"\x1a"}
+_TYPE_LETTERS: Final = {
+    "s": "S", "n": "N", "b": "B", "bool": "BOOL", "null": "NULL", "ss": "SS", "ns": "NS", "bs": "BS", "l": "L", "m": "M",
+}  # fmt: skip
+
+# Exponents are shifted so that they are positive in two bytes.
+_EXPONENT_BIAS: Final = 0x4000
+_INVERT: Final = bytes(255 - byte for byte in range(256))
+
+
+class ItemKey(NamedTuple):
+    """The key of one item."""
+
+    stored: bytes
+    # The key attributes as a canonical Item, and their size by DynamoDB's rules.
+    encoded: bytes
+    size_bytes: int
+
+    @property
+    def hash(self) -> int:
+        """The partition key's place in the hash range."""
+        return int.from_bytes(self.stored[TABLE_ID_BYTES:HASH_END], "big")
+
+
+def partition_hash(content: bytes) -> int:
+    """The hash that decides which shard records a partition key's changes: BLAKE2b, first 64 bits."""
+    return int.from_bytes(blake2b(content, digest_size=HASH_BYTES).digest(), "big")
+
+
+def table_prefix(table_id: int) -> bytes:
+    """What every stored key of a table begins with."""
+    return table_id.to_bytes(TABLE_ID_BYTES, "big")
+
+
+class KeyCodec:
+    """Makes the keys of one table's items."""
+
+    def __init__(self, table: Table) -> None:
+        self._prefix = table_prefix(table.id)
+        self._partition = _Attribute(table.partition_key, PARTITION_KEY_BYTES_MAX, is_sort_key=False)
+        self._sort = None if table.sort_key is None else _Attribute(table.sort_key, SORT_KEY_BYTES_MAX, is_sort_key=True)
+        self.names = frozenset(attribute.name for attribute in table.key_attributes)
+
+    def of_item(self, item: pb.Item) -> ItemKey:
+        """The key of a whole, canonical item. Raises ValidationError if a key attribute is missing, mistyped or empty."""
+        attributes = item.attributes
+        for attribute in (self._partition, self._sort):
+            if attribute is None:
+                continue
+            if attribute.name not in attributes:
+                raise ValidationError(
+                    f"One or more parameter values were invalid: Missing the key {attribute.name} in the item",
+                    field=attribute.name,
+                )
+            kind = attributes[attribute.name].WhichOneof("kind")
+            if kind != attribute.kind:
+                raise ValidationError(
+                    f"One or more parameter values were invalid: Type mismatch for key {attribute.name} expected: "
+                    f"{_TYPE_LETTERS[attribute.kind]} actual: {_TYPE_LETTERS.get(kind or '', 'none')}",
+                    field=attribute.name,
+                )
+        return self._key(attributes)
+
+    def of_key(self, key: pb.Item) -> ItemKey:
+        """The key that is exactly these attributes. Raises ValidationError if they do not match the table's key schema."""
+        attributes = key.attributes
+        matches = len(attributes) == len(self.names) and all(
+            attribute.name in attributes and attributes[attribute.name].WhichOneof("kind") == attribute.kind
+            for attribute in (self._partition, self._sort)
+            if attribute is not None
+        )
+        if not matches:
+            raise ValidationError(
+                "The provided key element does not match the schema", field="key", expected=",".join(sorted(self.names))
+            )
+        return self._key(attributes)
+
+    def _key(self, attributes: object) -> ItemKey:
+        partition, sort = self._partition, self._sort
+        content = partition.content(attributes[partition.name])  # type: ignore[index]
+        hash_bytes = blake2b(content, digest_size=HASH_BYTES).digest()
+        stored = b"%b%b%b" % (self._prefix, hash_bytes, partition.ordered(content))
+        encoded = partition.entry(content)
+        size = partition.size_bytes(content)
+        if sort is not None:
+            content = sort.content(attributes[sort.name])  # type: ignore[index]
+            stored += sort.ordered(content)
+            entry = sort.entry(content)
+            encoded = encoded + entry if partition.name_bytes < sort.name_bytes else entry + encoded
+            size += sort.size_bytes(content)
+        return ItemKey(stored, encoded, size)
+
+
+class _Attribute:
+    """One key attribute: its checks and encodings, prepared."""
+
+    def __init__(self, attribute: KeyAttribute, bytes_max: int, *, is_sort_key: bool) -> None:
+        self.name = attribute.name
+        self.name_bytes = attribute.name.encode()
+        self.kind = _KINDS[attribute.type]
+        self.is_number = attribute.type is KeyAttributeType.NUMBER
+        self._is_sort_key = is_sort_key
+        self._bytes_max = bytes_max
+        self._entry_name = field_bytes(_FIELD_1, self.name_bytes)
+        self._value_tag = _VALUE_TAGS[self.kind]
+
+    def content(self, value: pb.AttributeValue) -> bytes:
+        """The value's bytes, in normal form. Raises ValidationError if it is empty, too long or not a number."""
+        if self.kind == "s":
+            content = value.s.encode()
+        elif self.kind == "b":
+            content = value.b
+        else:
+            return numbers.normalize(value.n).encode()
+        if not content:
+            what = "string" if self.kind == "s" else "binary"
+            raise ValidationError(
+                "One or more parameter values are not valid. The AttributeValue for a key attribute cannot contain an "
+                f"empty {what} value. Key: {self.name}",
+                field=self.name,
+                limit=1,
+            )
+        if len(content) > self._bytes_max:
+            what = (
+                "Aggregated size of all range keys has exceeded the size limit of "
+                if self._is_sort_key
+                else "Size of hashkey has exceeded the maximum size limit of "
+            )
+            raise ValidationError(
+                f"One or more parameter values were invalid: {what}{self._bytes_max} bytes",
+                field=self.name,
+                limit=self._bytes_max,
+            )
+        return content
+
+    def ordered(self, content: bytes) -> bytes:
+        """The content so that byte order is key order, and no partition key is a prefix of another's."""
+        if self.is_number:
+            return ordered_number(content.decode())
+        return content if self._is_sort_key else ordered_bytes(content)
+
+    def entry(self, content: bytes) -> bytes:
+        """The attribute as an entry of an encoded Item."""
+        value = field_bytes(self._value_tag, content)
+        return field_bytes(_FIELD_1, self._entry_name + field_bytes(_FIELD_2, value))
+
+    def size_bytes(self, content: bytes) -> int:
+        """What DynamoDB counts for the attribute."""
+        size = numbers.size_bytes(content.decode()) if self.is_number else len(content)
+        return len(self.name_bytes) + size
+
+
+def ordered_bytes(content: bytes) -> bytes:
+    """Bytes with an end that sorts before any continuation: zeros are escaped as 00 FF, the end is 00 01."""
+    return content.replace(b"\x00", b"\x00\xff") + b"\x00\x01"
+
+
+def ordered_number(normal: str) -> bytes:
+    """A number in normal form so that byte order is numeric order: sign, exponent, digits, end."""
+    negative, digits, exponent = numbers.scientific(normal)
+    if not digits:
+        return b"\x01"
+    body = (exponent + _EXPONENT_BIAS).to_bytes(2, "big") + digits.encode() + b"\x00"
+    return b"\x00" + body.translate(_INVERT) if negative else b"\x02" + body

@@ -1,0 +1,84 @@
+"""Change records as bytes: written once at commit, then only carried."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import Final
+
+from broker.encoding.items import EncodedItem
+from broker.encoding.keys import ItemKey
+from broker.encoding.varint import field_bytes, varint
+from broker.model.clock import Version
+from broker.model.tables import StreamViewType
+from headrace.v1 import record_pb2 as pb
+
+
+class EventName(IntEnum):
+    """What happened to an item; numbered as in record.proto."""
+
+    INSERT = pb.EVENT_NAME_INSERT
+    MODIFY = pb.EVENT_NAME_MODIFY
+    REMOVE = pb.EVENT_NAME_REMOVE
+
+
+# Tags of Record's fields, in the order they are written. A test parses what is joined here with the real message.
+_EVENT_NAME: Final = {name: b"\x08" + varint(name) for name in EventName}
+_SEQUENCE_NUMBER: Final = b"\x12\x15"
+_TIME: Final = b"\x1a"
+_KEYS: Final = b"\x22"
+_NEW_IMAGE: Final = b"\x2a"
+_OLD_IMAGE: Final = b"\x32"
+_SIZE_BYTES: Final = b"\x38"
+_VIEW_TYPE: Final = {view: b"\x40" + varint(pb.StreamViewType.Value(f"STREAM_VIEW_TYPE_{view}")) for view in StreamViewType}
+_VERSION: Final = b"\x4a"
+# A record in a response: an element of `repeated Record records = 1`.
+_ELEMENT: Final = b"\x0a"
+
+
+def encode_time(millis: int) -> bytes:
+    """The field approximate_creation_date_time; the same for all records of a group commit."""
+    seconds, rest = divmod(millis, 1000)
+    timestamp = b"\x08" + varint(seconds) + (b"\x10" + varint(rest * 1_000_000) if rest else b"")
+    return field_bytes(_TIME, timestamp)
+
+
+def encode_version(version: Version) -> bytes:
+    """A protobuf Version."""
+    return b"\x09" + version.hybrid_time.to_bytes(8, "little") + field_bytes(b"\x12", version.origin_region.encode())
+
+
+def encode_record(
+    *,
+    sequence_number: int,
+    time_field: bytes,
+    view_type: StreamViewType,
+    key: ItemKey,
+    old: EncodedItem | None,
+    new: EncodedItem | None,
+    version: Version,
+) -> bytes:
+    """A change from `old` to `new` as an element of `repeated Record records = 1`."""
+    size = key.size_bytes
+    if old is None:
+        event = EventName.INSERT
+    else:
+        event = EventName.REMOVE if new is None else EventName.MODIFY
+    parts = [
+        _EVENT_NAME[event],
+        _SEQUENCE_NUMBER,
+        b"%021d" % sequence_number,
+        time_field,
+        _KEYS,
+        varint(len(key.encoded)),
+        key.encoded,
+    ]
+    if new is not None and view_type.has_new_image:
+        parts += (_NEW_IMAGE, varint(len(new.encoded)), new.encoded)
+        size += new.size_bytes
+    if old is not None and view_type.has_old_image:
+        parts += (_OLD_IMAGE, varint(len(old.encoded)), old.encoded)
+        size += old.size_bytes
+    encoded_version = encode_version(version)
+    parts += (_SIZE_BYTES, varint(size), _VIEW_TYPE[view_type], _VERSION, varint(len(encoded_version)), encoded_version)
+    record = b"".join(parts)
+    return b"%b%b%b" % (_ELEMENT, varint(len(record)), record)

@@ -1,0 +1,79 @@
+"""The one tree of errors that callers may see.
+
+Each class is one reason, named as DynamoDB names it (upper snake case, without "Exception"); `rpc.status` alone turns it into a
+gRPC status. Raise low, translate once.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class HeadraceError(Exception):
+    """A request that cannot be served; nothing was changed.
+
+    `message` is for people and names the field and the limit; `metadata` says the same to programs.
+    """
+
+    reason: ClassVar[str]
+
+    def __init__(self, message: str, **metadata: object) -> None:
+        super().__init__(message)
+        self.message = message
+        self.metadata = {name: str(value) for name, value in metadata.items()}
+
+
+class ValidationError(HeadraceError):
+    """The request is malformed or breaks a limit. Metadata: field, and limit where there is one."""
+
+    reason = "VALIDATION"
+
+
+class ResourceNotFoundError(HeadraceError):
+    """A table, stream, shard, group, trigger or replica that does not exist."""
+
+    reason = "RESOURCE_NOT_FOUND"
+
+
+class ResourceInUseError(HeadraceError):
+    """A name that is taken, or a thing that is in use."""
+
+    reason = "RESOURCE_IN_USE"
+
+
+class ConditionalCheckFailedError(HeadraceError):
+    """The condition of a write does not hold."""
+
+    reason = "CONDITIONAL_CHECK_FAILED"
+
+
+class ExpiredIteratorError(HeadraceError):
+    """A shard iterator older than 15 minutes."""
+
+    reason = "EXPIRED_ITERATOR"
+
+
+class LeaseFencedError(HeadraceError):
+    """An acknowledgement under a lease that another member has taken over."""
+
+    reason = "LEASE_FENCED"
+
+
+class ThrottlingError(HeadraceError):
+    """A named bound is reached; try again after `retry_after_ms`."""
+
+    reason = "THROTTLING"
+
+    def __init__(self, message: str, *, retry_after_ms: int, **metadata: object) -> None:
+        super().__init__(message, **metadata)
+        self.retry_after_ms = retry_after_ms
+
+
+class UnavailableError(HeadraceError):
+    """The node is starting, draining or has failed. A write that was under way may or may not have happened."""
+
+    reason = "UNAVAILABLE"
+
+
+class CorruptionError(Exception):
+    """Stored bytes that are not what was written. The node stops: a wrong answer is worse than none."""

@@ -1,0 +1,17 @@
+"""Attribute values as the engine sees them: DynamoDB's type letter and plain Python, independent of any wire format."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+# ("S", str) ("N", str in normal form) ("B", bytes) ("BOOL", bool) ("NULL", True)
+# ("SS", tuple[str, ...]) ("NS", tuple[str, ...]) ("BS", tuple[bytes, ...]), each sorted
+# ("L", list[Value]) ("M", dict[str, Value])
+Value = tuple[str, Any]
+Attributes = dict[str, Value]
+
+ITEM_SIZE_BYTES_MAX: Final = 400 * 1024
+PARTITION_KEY_BYTES_MAX: Final = 2048
+SORT_KEY_BYTES_MAX: Final = 1024
+ATTRIBUTE_NAME_BYTES_MAX: Final = 65_535
+NESTING_LEVELS_MAX: Final = 32

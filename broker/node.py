@@ -1,0 +1,118 @@
+"""The composition root: builds every object of a node, starts and stops them in order. No logic of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from pathlib import Path
+from random import SystemRandom
+from typing import TYPE_CHECKING, Final
+
+from broker.config import ConfigError, split_address
+from broker.consumers.groups import ConsumerGroups, Members
+from broker.gateway.server import HttpServer
+from broker.model.clock import Clock, SystemClock
+from broker.replication.registry import Replicas
+from broker.rpc.server import Engine, RpcServer
+from broker.storage.commit import Committer
+from broker.storage.identity import open_identity
+from broker.storage.journal import EmbeddedJournal
+from broker.storage.rocks import Store
+from broker.storage.watermark import Watermarks
+from broker.streams.iterators import Iterators
+from broker.streams.tail import LogReader
+from broker.tables.catalog import Catalog
+from broker.tables.read import ItemReader
+from broker.telemetry import Telemetry
+from broker.triggers.registry import Triggers
+
+if TYPE_CHECKING:
+    from broker.config import Config
+
+_log: Final = logging.getLogger(__name__)
+
+
+class Node:
+    """One broker process's worth of objects."""
+
+    def __init__(self, config: Config, clock: Clock | None = None) -> None:
+        """Opens the store. Raises ConfigError if it belongs to another region, StoreInUseError if it cannot be opened."""
+        self._config = config
+        clock = clock or SystemClock()
+        random = SystemRandom()
+        region = config.region
+        self._telemetry = Telemetry(region)
+        self._store = store = Store(Path(config.data))
+        identity = open_identity(store, region, random)
+        if identity.region != region:
+            store.close()
+            raise ConfigError(f"region: the data folder {config.data} belongs to region {identity.region}, not {region}")
+        watermarks = Watermarks()
+        self._journal = EmbeddedJournal(store)
+        self._committer = committer = Committer(store, self._journal, watermarks, clock, region)
+        catalog = Catalog(store, committer, region, random)
+        log = LogReader(store, watermarks, clock)
+        for stream in catalog.streams.all():
+            log.recover(stream)
+        groups = ConsumerGroups(store, committer)
+        engine = Engine(
+            catalog=catalog,
+            committer=committer,
+            items=ItemReader(store, committer),
+            log=log,
+            iterators=Iterators(identity.iterator_secret, clock),
+            groups=groups,
+            members=Members(groups),
+            triggers=Triggers(store, committer),
+            replicas=Replicas(store, committer),
+        )
+        self._rpc = RpcServer(engine, self._telemetry)
+        self._http = HttpServer(region, lambda: self._is_serving)
+        self._is_serving = False
+        self._committing: asyncio.Task[None] | None = None
+        self._expose_metrics(committer, log)
+
+    async def start(self) -> dict[str, str]:
+        """Serves; returns the region and the addresses. Raises AddressInUseError or OSError if a port is taken."""
+        self._committing = asyncio.create_task(self._committer.run(), name="committer")
+        grpc_host, _ = split_address("grpc", self._config.grpc)
+        http_host, http_port = split_address("http", self._config.http)
+        http_port = await self._http.start(http_host, http_port)
+        grpc_port = await self._rpc.start(self._config.grpc)
+        self._is_serving = True
+        _log.info("serving region=%s grpc=%s:%d http=%s:%d", self._config.region, grpc_host, grpc_port, http_host, http_port)
+        return {
+            "region": self._config.region,
+            "grpc": f"{grpc_host}:{grpc_port}",
+            "http": f"{http_host}:{http_port}",
+        }
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Returns when `stop` is set. Raises what the committer raised if the disk fails."""
+        assert self._committing is not None, "start comes first"
+        stopping = asyncio.create_task(stop.wait())
+        await asyncio.wait((stopping, self._committing), return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        if self._committing.done():
+            await self._committing
+
+    async def close(self) -> None:
+        """Stops in the order that loses nothing: callers, then writes under way, then the store."""
+        self._is_serving = False
+        await self._rpc.close()
+        await self._http.close()
+        self._committer.close()
+        if self._committing is not None:
+            await asyncio.wait((self._committing,))
+        await self._journal.close()
+        self._store.close()
+        self._telemetry.close()
+
+    def _expose_metrics(self, committer: Committer, log: LogReader) -> None:
+        telemetry = self._telemetry
+        telemetry.counter("headrace_groups", "Group commits", lambda: committer.groups_total)
+        telemetry.counter("headrace_operations", "Operations evaluated", lambda: committer.operations_total)
+        telemetry.counter("headrace_records_read", "Change records sent to readers", lambda: log.records_total)
+        telemetry.counter("headrace_record_bytes_read", "Bytes of change records sent to readers", lambda: log.bytes_total)
+        telemetry.gauge("headrace_queued_operations", "Operations that wait", lambda: committer.queued_operations)
+        telemetry.gauge("headrace_sequence_number", "Last sequence number given", lambda: committer.last_sequence_number)

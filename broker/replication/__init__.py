@@ -1,0 +1,1 @@
+"""Replicas as the source keeps them, and changes made elsewhere as the target applies them."""

@@ -1,0 +1,198 @@
+"""Methods of a service object as gRPC handlers, with the one error boundary and the drain.
+
+A method may return bytes instead of a message: they are sent as they are, so stored records are never parsed on their way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING, Any, Final
+
+import grpc
+from google.protobuf import message_factory
+from google.protobuf.message import DecodeError, Message
+
+from broker.model.errors import CorruptionError, HeadraceError, UnavailableError, ValidationError
+from broker.rpc.status import abort
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+
+    from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
+
+    from broker.telemetry import RpcCounter, Telemetry
+
+PIPELINE_REQUESTS_MAX: Final = 16
+
+_log: Final = logging.getLogger(__name__)
+
+
+class Drain:
+    """Tells calls that stay open that the server is about to stop."""
+
+    def __init__(self) -> None:
+        self._begun = asyncio.Event()
+
+    def begin(self) -> None:
+        """Ends all open streams with UNAVAILABLE; their callers resume elsewhere, or here after the restart."""
+        self._begun.set()
+
+    async def wait(self) -> None:
+        """Returns when the drain begins."""
+        await self._begun.wait()
+
+
+class _Malformed:
+    """Stands for a request whose bytes are not a message of its type."""
+
+    def __init__(self, error: DecodeError) -> None:
+        self.error = error
+
+
+def service_handler(
+    descriptor: ServiceDescriptor, service: object, drain: Drain, telemetry: Telemetry
+) -> grpc.GenericRpcHandler:
+    """Handlers for all methods of a service; `service` has a coroutine method of each name.
+
+    A unary method takes (request) and returns the response. A streaming one takes (request or request iterator, context),
+    and writes its responses to the context.
+    """
+    handlers = {}
+    for method in descriptor.methods:
+        deserialize = _deserializer(method)
+        function = getattr(service, method.name)
+        counter = telemetry.rpc_counter(f"{descriptor.name}/{method.name}")
+        if not method.client_streaming and not method.server_streaming:
+            handlers[method.name] = grpc.unary_unary_rpc_method_handler(
+                _unary(function, counter), request_deserializer=deserialize, response_serializer=_serialize
+            )
+            continue
+        make = grpc.stream_stream_rpc_method_handler if method.client_streaming else grpc.unary_stream_rpc_method_handler
+        handlers[method.name] = make(
+            _streaming(function, counter, drain), request_deserializer=deserialize, response_serializer=_serialize
+        )
+    return grpc.method_handlers_generic_handler(descriptor.full_name, handlers)
+
+
+def checked(request: Any) -> Any:
+    """A request of a stream of requests. Raises ValidationError if its bytes were not a message of its type."""
+    if isinstance(request, _Malformed):
+        raise ValidationError(
+            f"The request is not a valid message, or nests too deeply: {request.error}", field="request"
+        ) from request.error
+    return request
+
+
+def _deserializer(method: MethodDescriptor) -> Callable[[bytes], Any]:
+    parse = message_factory.GetMessageClass(method.input_type).FromString
+
+    def deserialize(data: bytes) -> Any:
+        # An exception here would reach the caller as INTERNAL, outside of the error boundary.
+        try:
+            return parse(data)
+        except DecodeError as error:
+            return _Malformed(error)
+
+    return deserialize
+
+
+def _serialize(response: Message | bytes) -> bytes:
+    return response if type(response) is bytes else response.SerializeToString()
+
+
+def _unary(function: Callable[[Any], Awaitable[Any]], counter: RpcCounter) -> Callable[..., Awaitable[Any]]:
+    async def handle(request: Any, context: grpc.aio.ServicerContext) -> Any:
+        counter.started += 1
+        try:
+            return await function(checked(request))
+        except HeadraceError as error:
+            counter.failed += 1
+            await abort(context, error)
+        except asyncio.CancelledError:
+            raise
+        except Exception as error:
+            counter.failed += 1
+            await _abort_unexpected(context, error)
+
+    return handle
+
+
+def _streaming(
+    function: Callable[[Any, Any], Awaitable[None]], counter: RpcCounter, drain: Drain
+) -> Callable[..., Awaitable[None]]:
+    async def handle(request: Any, context: grpc.aio.ServicerContext) -> None:
+        counter.started += 1
+        try:
+            if isinstance(request, _Malformed):
+                checked(request)
+            await _until_drained(function(request, context), drain)
+        except HeadraceError as error:
+            counter.failed += 1
+            await abort(context, error)
+        except asyncio.CancelledError:
+            raise
+        except Exception as error:
+            counter.failed += 1
+            await _abort_unexpected(context, error)
+
+    return handle
+
+
+async def _until_drained(work: Awaitable[None], drain: Drain) -> None:
+    """Awaits the work of a stream, or ends it when the drain begins."""
+    working = asyncio.ensure_future(work)
+    draining = asyncio.ensure_future(drain.wait())
+    try:
+        await asyncio.wait((working, draining), return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise UnavailableError("The node is draining; resume from the last position")
+        await working
+    finally:
+        draining.cancel()
+        working.cancel()
+        await asyncio.wait((working, draining))
+        if not working.cancelled():
+            # Whatever it raised was raised above, or no longer matters to anyone.
+            working.exception()
+
+
+async def _abort_unexpected(context: grpc.aio.ServicerContext, error: Exception) -> None:
+    """A fault of ours: the caller learns that, the log learns the rest."""
+    if isinstance(error, grpc.aio.AbortError):
+        raise error
+    _log.error("request failed unexpectedly", exc_info=error)
+    is_corruption = isinstance(error, CorruptionError)
+    await context.abort(
+        grpc.StatusCode.DATA_LOSS if is_corruption else grpc.StatusCode.INTERNAL,
+        "Stored data is damaged" if is_corruption else "Internal error; the broker's log says more",
+    )
+
+
+async def requests(iterator: AsyncIterator[Any]) -> AsyncIterator[Any]:
+    """The requests of a stream, each checked."""
+    async for request in iterator:
+        yield checked(request)
+
+
+async def pipeline(
+    iterator: AsyncIterator[Any],
+    context: grpc.aio.ServicerContext,
+    start: Callable[[Any], Awaitable[asyncio.Future[Message | bytes]]],
+) -> None:
+    """Starts the requests of a stream in order, up to 16 ahead of their responses, and writes the responses in order."""
+    waiting: asyncio.Queue[asyncio.Future[Message | bytes] | None] = asyncio.Queue(PIPELINE_REQUESTS_MAX)
+
+    async def respond() -> None:
+        while (response := await waiting.get()) is not None:
+            await context.write(await response)
+
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(respond())
+            async for request in requests(iterator):
+                await waiting.put(await start(request))
+            await waiting.put(None)
+    except BaseExceptionGroup as group:
+        # The first is the cause; what came after it is its consequence.
+        raise group.exceptions[0] from None

@@ -1,0 +1,125 @@
+"""The gRPC server: its limits, health, reflection, and how it stops."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from broker.rpc.consumer_service import ConsumerService
+from broker.rpc.handlers import Drain, service_handler
+from broker.rpc.item_service import ItemService
+from broker.rpc.replication_service import ReplicationService
+from broker.rpc.stream_service import StreamService
+from broker.rpc.table_service import TableService
+from broker.rpc.trigger_service import TriggerService
+from headrace.v1 import (
+    consumer_service_pb2,
+    item_service_pb2,
+    replication_service_pb2,
+    stream_service_pb2,
+    table_service_pb2,
+    trigger_service_pb2,
+)
+
+if TYPE_CHECKING:
+    from broker.consumers.groups import ConsumerGroups, Members
+    from broker.replication.registry import Replicas
+    from broker.storage.commit import Committer
+    from broker.streams.iterators import Iterators
+    from broker.streams.tail import LogReader
+    from broker.tables.catalog import Catalog
+    from broker.tables.read import ItemReader
+    from broker.telemetry import Telemetry
+    from broker.triggers.registry import Triggers
+
+# A BatchWriteItem may carry 16 MB (DynamoDB's limit), and some more for names.
+REQUEST_BYTES_MAX: Final = 17 * 1024 * 1024
+# A record may hold two images of 400 KB; pages stay near 1 MiB, under every client's default of 4 MiB.
+RESPONSE_BYTES_MAX: Final = 4 * 1024 * 1024
+_KEEPALIVE_MS: Final = 60_000
+_KEEPALIVE_TIMEOUT_MS: Final = 20_000
+_PING_INTERVAL_MIN_MS: Final = 10_000
+_STREAMS_PER_CONNECTION_MAX: Final = 1000
+_STOP_GRACE_SECONDS: Final = 10.0
+
+_OPTIONS: Final = (
+    ("grpc.max_receive_message_length", REQUEST_BYTES_MAX),
+    ("grpc.max_send_message_length", RESPONSE_BYTES_MAX),
+    ("grpc.keepalive_time_ms", _KEEPALIVE_MS),
+    ("grpc.keepalive_timeout_ms", _KEEPALIVE_TIMEOUT_MS),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.min_ping_interval_without_data_ms", _PING_INTERVAL_MIN_MS),
+    ("grpc.max_concurrent_streams", _STREAMS_PER_CONNECTION_MAX),
+    # Two brokers on one port would each get a part of the calls.
+    ("grpc.so_reuseport", 0),
+)
+
+
+class AddressInUseError(Exception):
+    """The address to listen on cannot be had."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Engine:
+    """What the services work on."""
+
+    catalog: Catalog
+    committer: Committer
+    items: ItemReader
+    log: LogReader
+    iterators: Iterators
+    groups: ConsumerGroups
+    members: Members
+    triggers: Triggers
+    replicas: Replicas
+
+
+class RpcServer:
+    """The gRPC port of a node."""
+
+    def __init__(self, engine: Engine, telemetry: Telemetry) -> None:
+        self._drain = Drain()
+        self._server = grpc.aio.server(options=_OPTIONS)
+        self._health = health.aio.HealthServicer()
+        e = engine
+        services = {
+            table_service_pb2: TableService(e.catalog),
+            item_service_pb2: ItemService(e.catalog, e.committer, e.items),
+            stream_service_pb2: StreamService(e.catalog, e.log, e.iterators),
+            consumer_service_pb2: ConsumerService(e.catalog, e.groups, e.members, e.log),
+            trigger_service_pb2: TriggerService(e.catalog, e.triggers, e.groups),
+            replication_service_pb2: ReplicationService(e.catalog, e.committer, e.items, e.replicas, e.groups),
+        }
+        self._names = ["", health.SERVICE_NAME]
+        for module, service in services.items():
+            (descriptor,) = module.DESCRIPTOR.services_by_name.values()
+            self._names.append(descriptor.full_name)
+            self._server.add_generic_rpc_handlers([service_handler(descriptor, service, self._drain, telemetry)])
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        reflection.enable_server_reflection([*self._names[1:], reflection.SERVICE_NAME], self._server)
+
+    async def start(self, address: str) -> int:
+        """Listens and serves; returns the port. Raises AddressInUseError."""
+        try:
+            port = self._server.add_insecure_port(address)
+        except RuntimeError as error:
+            raise AddressInUseError(f"cannot listen on {address}") from error
+        if port == 0:
+            raise AddressInUseError(f"cannot listen on {address}")
+        await self._server.start()
+        await self._set_health(health_pb2.HealthCheckResponse.SERVING)
+        return port
+
+    async def close(self) -> None:
+        """Says that it stops, ends streams with a notice, lets calls under way finish, then stops."""
+        await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
+        self._drain.begin()
+        await self._server.stop(_STOP_GRACE_SECONDS)
+
+    async def _set_health(self, status: health_pb2.HealthCheckResponse.ServingStatus) -> None:
+        for name in self._names:
+            await self._health.set(name, status)

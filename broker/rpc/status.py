@@ -1,0 +1,63 @@
+"""Errors as gRPC statuses: one table.
+
+Every error carries google.rpc.ErrorInfo with the reason, the domain "headrace" and metadata; throttling carries RetryInfo too.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, NoReturn
+
+import grpc
+from google.protobuf import any_pb2, duration_pb2
+from google.rpc import error_details_pb2, status_pb2
+
+from broker.model import errors
+from headrace.v1 import error_pb2
+
+if TYPE_CHECKING:
+    from google.protobuf.message import Message
+
+DOMAIN: Final = "headrace"
+_DETAILS_KEY: Final = "grpc-status-details-bin"
+_MILLIS_PER_SECOND: Final = 1000
+
+_CODES: Final[dict[type[errors.HeadraceError], grpc.StatusCode]] = {
+    errors.ValidationError: grpc.StatusCode.INVALID_ARGUMENT,
+    errors.ResourceNotFoundError: grpc.StatusCode.NOT_FOUND,
+    errors.ResourceInUseError: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.ConditionalCheckFailedError: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.ExpiredIteratorError: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.LeaseFencedError: grpc.StatusCode.ABORTED,
+    errors.ThrottlingError: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    errors.UnavailableError: grpc.StatusCode.UNAVAILABLE,
+}
+
+
+def code(error: errors.HeadraceError) -> grpc.StatusCode:
+    """The status code of an error."""
+    return _CODES[type(error)]
+
+
+def to_message(error: errors.HeadraceError) -> error_pb2.Error:
+    """An error as part of a response."""
+    return error_pb2.Error(
+        code=code(error).value[0], reason=error.reason, message=error.message, metadata=error.metadata
+    )
+
+
+async def abort(context: grpc.aio.ServicerContext, error: errors.HeadraceError) -> NoReturn:
+    """Ends the call with an error's status."""
+    details: list[Message] = [
+        error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=error.metadata),
+    ]
+    if isinstance(error, errors.ThrottlingError):
+        seconds, millis = divmod(error.retry_after_ms, _MILLIS_PER_SECOND)
+        delay = duration_pb2.Duration(seconds=seconds, nanos=millis * 1_000_000)
+        details.append(error_details_pb2.RetryInfo(retry_delay=delay))
+    status = status_pb2.Status(code=code(error).value[0], message=error.message)
+    for detail in details:
+        packed = any_pb2.Any()
+        packed.Pack(detail)
+        status.details.append(packed)
+    await context.abort(code(error), error.message, ((_DETAILS_KEY, status.SerializeToString()),))
+    raise AssertionError("abort always raises")

@@ -1,0 +1,373 @@
+"""The group commit: the only way anything is written.
+
+All operations that wait are evaluated one after the other, each against the state and what those before it in the group
+changed, and become one entry: items, one log block per shard, documents, counters. While the disk syncs that entry the next
+operations gather; the callers are answered, and the watermarks raised, only after the sync. So writes are serializable without
+locks, and the cost of a sync is shared by all who wait for it.
+
+What could go wrong in the order, and why it does not:
+1. A reader of the log must not see what a crash could take back: it stops at the watermark, which rises after the sync.
+2. A reader of an item must not either: `settled` makes it wait when the item's last change is not synced yet.
+3. A failed write or sync leaves the disk in an unknown state: the committer refuses all further work and the node stops.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+from broker.encoding.records import encode_record, encode_time
+from broker.model.clock import Clock, HybridClock, Version
+from broker.model.errors import HeadraceError, ThrottlingError, UnavailableError
+from broker.storage import layout
+from broker.storage.journal import Entry
+from broker.storage.rocks import Family
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from broker.encoding.items import EncodedItem
+    from broker.encoding.keys import ItemKey
+    from broker.model.tables import Shard, StreamViewType
+    from broker.storage.journal import Journal
+    from broker.storage.layout import StoredItem
+    from broker.storage.rocks import Mutations, Snapshot, Store
+    from broker.storage.watermark import Watermarks
+
+# A group is closed when it holds this much, so that one group neither blocks the event loop nor the disk for long.
+GROUP_OPERATIONS_MAX: Final = 256
+GROUP_BYTES_MAX: Final = 4 * 1024 * 1024
+# What may wait. Beyond it callers are told to come again.
+QUEUE_OPERATIONS_MAX: Final = 20_000
+QUEUE_BYTES_MAX: Final = 64 * 1024 * 1024
+_RETRY_AFTER_MS: Final = 50
+
+
+class Operation(Protocol):
+    """One write. Its `plan` checks everything first and only then changes the group."""
+
+    @property
+    def size_bytes(self) -> int:
+        """About how much memory the operation holds; counts against the queue's bound."""
+
+    def plan(self, group: Group) -> Any:
+        """Decides what to change, and changes it in the group; returns what the caller gets.
+
+        Raises HeadraceError, before any change, if the operation is refused.
+        """
+
+
+class Group:
+    """One group commit in the making: a view of the state that includes its own changes."""
+
+    def __init__(self, store: Store, counters: layout.Counters, clock: HybridClock, now_ms: int, region: str) -> None:
+        self.now_ms = now_ms
+        self._store = store
+        self._clock = clock
+        self._region = region
+        self._sequence_number = counters.sequence_number
+        self._id = counters.id
+        self._time_field = encode_time(now_ms)
+        self._items: dict[bytes, bytes | None] = {}
+        self._mutations: Mutations = {Family.ITEMS: self._items}
+        self._range_deletes: list[tuple[Family, bytes, bytes]] = []
+        self._logs: dict[int, tuple[list[int], list[bytes]]] = {}
+        self._closed_shards: dict[int, int] = {}
+
+    def get(self, family: Family, key: bytes) -> bytes | None:
+        """The value of a key as the operations so far have left it."""
+        changes = self._mutations.get(family)
+        if changes is not None and key in changes:
+            return changes[key]
+        return self._store.get(family, key)
+
+    def get_item(self, stored_key: bytes) -> StoredItem | None:
+        """An item as the operations so far have left it."""
+        value = self._items[stored_key] if stored_key in self._items else self._store.get(Family.ITEMS, stored_key)
+        return None if value is None else layout.decode_item(value)
+
+    def put(self, family: Family, key: bytes, value: bytes | None) -> None:
+        """Sets the value of a key; None deletes it."""
+        self._mutations.setdefault(family, {})[key] = value
+
+    def put_item(self, stored_key: bytes, item: EncodedItem | None, version: Version) -> None:
+        """Replaces an item; None deletes it."""
+        self._items[stored_key] = None if item is None else layout.encode_item(item, version)
+
+    def delete_range(self, family: Family, begin: bytes, end: bytes) -> None:
+        """Deletes all keys with begin <= key < end, changes of this group included."""
+        changes = self._mutations.get(family, {})
+        for key in [key for key in changes if begin <= key < end]:
+            del changes[key]
+        self._range_deletes.append((family, begin, end))
+
+    def append_record(
+        self,
+        shard: Shard,
+        view_type: StreamViewType,
+        key: ItemKey,
+        old: EncodedItem | None,
+        new: EncodedItem | None,
+        version: Version,
+    ) -> None:
+        """Appends the change record of an item to a shard's log."""
+        self._sequence_number += 1
+        record = encode_record(
+            sequence_number=self._sequence_number,
+            time_field=self._time_field,
+            view_type=view_type,
+            key=key,
+            old=old,
+            new=new,
+            version=version,
+        )
+        log = self._logs.get(shard.id)
+        if log is None:
+            log = self._logs[shard.id] = ([], [])
+        log[0].append(self._sequence_number)
+        log[1].append(record)
+
+    def next_version(self) -> Version:
+        """The version of a write that begins here; newer than all this store has given or applied."""
+        return Version(self._clock.next(self.now_ms), self._region)
+
+    def observe_version(self, version: Version) -> None:
+        """Notes the version of a write that began elsewhere."""
+        self._clock.observe(version.hybrid_time)
+
+    def next_id(self) -> int:
+        """An id for a table or shard, never given before."""
+        self._id += 1
+        return self._id
+
+    def close_shard(self, shard: Shard, last_number: int) -> None:
+        """Notes that a shard ends at a sequence number: its watermark rises to it, so that readers find the end."""
+        self._closed_shards[shard.id] = last_number
+
+    def next_sequence_number(self) -> int:
+        """Takes a sequence number for something that is not a record, such as the begin or end of a shard."""
+        self._sequence_number += 1
+        return self._sequence_number
+
+    def changes_item(self, stored_key: bytes) -> bool:
+        """Whether the group changes an item."""
+        return stored_key in self._items
+
+    def seal(self) -> tuple[Entry, layout.Counters]:
+        """The entry to append, and the counters after it."""
+        logs = self._mutations.setdefault(Family.LOG, {}) if self._logs else {}
+        for shard, (numbers, records) in self._logs.items():
+            logs[layout.log_key(shard, numbers[-1])] = layout.encode_block(numbers, records, self.now_ms)
+        counters = layout.Counters(self._sequence_number, self._clock.last, self._id)
+        self.put(Family.CATALOG, layout.COUNTERS_KEY, layout.encode_counters(counters))
+        entry = Entry(
+            position=counters.sequence_number, mutations=self._mutations, range_deletes=tuple(self._range_deletes)
+        )
+        return entry, counters
+
+    def watermarks(self) -> dict[int, int]:
+        """Up to where each shard that the group changes may be read once the group is durable."""
+        return {shard: numbers[-1] for shard, (numbers, _) in self._logs.items()} | self._closed_shards
+
+
+class _Submission:
+    """Operations of one caller, and the future that gets their results."""
+
+    __slots__ = ("future", "operations", "size_bytes")
+
+    def __init__(self, operations: Sequence[Operation], size_bytes: int, future: asyncio.Future[list[Any]]) -> None:
+        self.operations = operations
+        self.size_bytes = size_bytes
+        self.future = future
+
+
+class _Unsettled:
+    """A group on its way to the disk: the results its callers will get, and the future of those who wait to read."""
+
+    __slots__ = ("group", "results", "synced")
+
+    def __init__(self, group: Group, results: list[tuple[_Submission, list[Any]]], synced: asyncio.Future[None]) -> None:
+        self.group = group
+        self.results = results
+        self.synced = synced
+
+
+class Committer:
+    """Owns all writes of a store.
+
+    Responsibilities: 1. bound what waits; 2. evaluate operations in order; 3. make each group durable as one entry; 4. answer
+    the callers and wake the readers afterwards; 5. stop for good after a failure of the disk.
+    """
+
+    def __init__(self, store: Store, journal: Journal, watermarks: Watermarks, clock: Clock, region: str) -> None:
+        self._store = store
+        self._journal = journal
+        self._watermarks = watermarks
+        self._clock = clock
+        self._region = region
+        self._counters = layout.decode_counters(store.get(Family.CATALOG, layout.COUNTERS_KEY))
+        self._hybrid_clock = HybridClock(self._counters.hybrid_time)
+        self._queue: deque[_Submission] = deque()
+        self._queued_operations = 0
+        self._queued_bytes = 0
+        self._work = asyncio.Event()
+        self._taken = asyncio.Event()
+        self._closing = False
+        self._failure: BaseException | None = None
+        # Groups that are evaluated and not synced yet: at most two.
+        self._unsettled: deque[_Unsettled] = deque()
+        self.groups_total = 0
+        self.operations_total = 0
+
+    @property
+    def last_sequence_number(self) -> int:
+        """The last sequence number given; it may not be durable yet."""
+        return self._counters.sequence_number
+
+    @property
+    def queued_operations(self) -> int:
+        """How many operations wait now."""
+        return self._queued_operations
+
+    async def commit(self, operation: Operation) -> Any:
+        """Carries out one operation; returns when it is durable. Raises what its plan raised, or ThrottlingError."""
+        (result,) = await self.submit((operation,), operation.size_bytes)
+        if isinstance(result, HeadraceError):
+            raise result
+        return result
+
+    def submit(self, operations: Sequence[Operation], size_bytes: int) -> asyncio.Future[list[Any]]:
+        """Queues operations, to be carried out in order; the future gets, when all are durable, for each its result or its
+        HeadraceError.
+
+        Raises ThrottlingError if too much waits already and UnavailableError if the node stops; then nothing was queued.
+        """
+        if self._failure is not None or self._closing:
+            raise UnavailableError("The node is stopping")
+        if not self._has_room(len(operations), size_bytes):
+            raise ThrottlingError(
+                f"Too many writes are waiting: limit {QUEUE_OPERATIONS_MAX} operations, {QUEUE_BYTES_MAX} bytes",
+                retry_after_ms=_RETRY_AFTER_MS,
+                limit=QUEUE_OPERATIONS_MAX,
+            )
+        future: asyncio.Future[list[Any]] = asyncio.get_running_loop().create_future()
+        self._queue.append(_Submission(operations, size_bytes, future))
+        self._queued_operations += len(operations)
+        self._queued_bytes += size_bytes
+        self._work.set()
+        return future
+
+    async def wait_for_room(self, operations: int, size_bytes: int) -> None:
+        """Returns when `submit` will take that much: for callers that can make their own callers wait."""
+        while not self._has_room(operations, size_bytes) and self._failure is None:
+            self._taken.clear()
+            await self._taken.wait()
+
+    def _has_room(self, operations: int, size_bytes: int) -> bool:
+        # What is too large to ever fit is let in when nothing else waits.
+        return not self._queue or (
+            self._queued_operations + operations <= QUEUE_OPERATIONS_MAX
+            and self._queued_bytes + size_bytes <= QUEUE_BYTES_MAX
+        )
+
+    async def settled(self, stored_key: bytes) -> None:
+        """Returns when the last change of an item, if there is one under way, is durable."""
+        for unsettled in list(self._unsettled):
+            if unsettled.group.changes_item(stored_key):
+                await asyncio.shield(unsettled.synced)
+
+    async def snapshot(self, family: Family) -> tuple[int, Snapshot]:
+        """A family at one sequence number: it holds exactly the writes up to it, and all of them are durable."""
+        number, snapshot = self._counters.sequence_number, self._store.snapshot(family)
+        for unsettled in list(self._unsettled):
+            await asyncio.shield(unsettled.synced)
+        return number, snapshot
+
+    async def run(self) -> None:
+        """Commits groups until `close`. Raises what the disk raised; then nothing more is accepted."""
+        syncing: asyncio.Task[None] | None = None
+        try:
+            while True:
+                if not self._queue:
+                    if self._closing:
+                        break
+                    self._work.clear()
+                    await self._work.wait()
+                    continue
+                # 1. Evaluate and write the next group; it is visible to the next evaluation, and not yet durable.
+                entry, self._counters = self._plan_group().seal()
+                self._journal.append(entry)
+                # 2. One sync at a time; it covers everything written before it starts.
+                if syncing is not None:
+                    await syncing
+                syncing = asyncio.create_task(self._sync())
+                # 3. If a full group waits already, evaluate it during the sync; otherwise let more operations gather.
+                if self._queued_operations < GROUP_OPERATIONS_MAX:
+                    await syncing
+                    syncing = None
+            if syncing is not None:
+                await syncing
+        except BaseException as error:
+            self._fail(error)
+            raise
+        finally:
+            if syncing is not None and not syncing.done():
+                await asyncio.wait({syncing})
+
+    def close(self) -> None:
+        """Refuses new work; `run` returns when all that waits is durable."""
+        self._closing = True
+        self._work.set()
+
+    def _plan_group(self) -> Group:
+        group = Group(self._store, self._counters, self._hybrid_clock, self._clock.now_ms(), self._region)
+        planned: list[tuple[_Submission, list[Any]]] = []
+        self._unsettled.append(_Unsettled(group, planned, asyncio.get_running_loop().create_future()))
+        operations = size_bytes = 0
+        while self._queue and operations < GROUP_OPERATIONS_MAX and size_bytes < GROUP_BYTES_MAX:
+            submission = self._queue.popleft()
+            operations += len(submission.operations)
+            size_bytes += submission.size_bytes
+            results: list[Any] = []
+            planned.append((submission, results))
+            for operation in submission.operations:
+                try:
+                    results.append(operation.plan(group))
+                except HeadraceError as error:
+                    results.append(error)
+        self._queued_operations -= operations
+        self._queued_bytes -= size_bytes
+        self._taken.set()
+        self.groups_total += 1
+        self.operations_total += operations
+        return group
+
+    async def _sync(self) -> None:
+        """Makes the oldest unsettled group durable, then tells everybody."""
+        await self._journal.sync()
+        unsettled = self._unsettled.popleft()
+        # 1. Readers of items may see it.
+        unsettled.synced.set_result(None)
+        # 2. Readers of the log.
+        for shard, number in unsettled.group.watermarks().items():
+            self._watermarks.of(shard).advance(number)
+        # 3. The callers.
+        for submission, results in unsettled.results:
+            if not submission.future.done():
+                submission.future.set_result(results)
+
+    def _fail(self, error: BaseException) -> None:
+        self._failure = error
+        self._taken.set()
+        submissions = [submission for unsettled in self._unsettled for submission, _ in unsettled.results]
+        submissions += self._queue
+        self._queue.clear()
+        futures = [submission.future for submission in submissions] + [u.synced for u in self._unsettled]
+        for future in futures:
+            if not future.done():
+                failure = UnavailableError("The node has failed; whether the write is kept is unknown")
+                failure.__cause__ = error
+                future.set_exception(failure)
+                # Nobody may be waiting: that is no reason to warn about an exception never retrieved.
+                future.exception()

@@ -1,0 +1,35 @@
+"""What a store is: its region, and the secret its shard iterators are signed with. Written once, when it is made."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from broker.storage.rocks import Family
+
+if TYPE_CHECKING:
+    from random import Random
+
+    from broker.storage.rocks import Store
+
+_KEY: Final = b"identity"
+_SECRET_BYTES: Final = 32
+
+
+class Identity(msgspec.Struct, frozen=True):
+    """What a store is."""
+
+    region: str
+    iterator_secret: bytes
+
+
+def open_identity(store: Store, region: str, random: Random) -> Identity:
+    """A store's identity; a new store gets this region and a random secret, durably."""
+    value = store.get(Family.CATALOG, _KEY)
+    if value is not None:
+        return msgspec.json.decode(value, type=Identity)
+    identity = Identity(region=region, iterator_secret=random.randbytes(_SECRET_BYTES))
+    store.write({Family.CATALOG: {_KEY: msgspec.json.encode(identity)}})
+    store.sync()
+    return identity

@@ -1,0 +1,168 @@
+"""The store: column families of RocksDB.
+
+rocksdict holds the GIL in `get`, `write` and iterator steps, and releases it in `flush_wal`: so everything but the sync runs on the
+event loop's thread, and the sync runs beside it.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import TYPE_CHECKING, Final
+
+from rocksdict import (
+    BlockBasedOptions,
+    Cache,
+    DBCompressionType,
+    DBRecoveryMode,
+    Options,
+    Rdict,
+    ReadOptions,
+    WriteBatch,
+    WriteOptions,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from pathlib import Path
+
+
+class Family(StrEnum):
+    """A column family."""
+
+    # Small documents: tables, streams, groups, triggers, replicas; and the counters.
+    CATALOG = "catalog"
+    # Items by stored key.
+    ITEMS = "items"
+    # Versions of items that a replicated delete removed, by stored key.
+    TOMBSTONES = "tombstones"
+    # Log blocks by shard and last sequence number.
+    LOG = "log"
+    # Lines of trigger logs by trigger and number.
+    TRIGGER_LINES = "trigger_lines"
+
+
+# None deletes the key.
+Mutations = dict[Family, dict[bytes, bytes | None]]
+
+_BLOCK_CACHE_BYTES: Final = 128 * 1024 * 1024
+_WRITE_BUFFER_BYTES: Final = 64 * 1024 * 1024
+_WAL_BYTES_MAX: Final = 512 * 1024 * 1024
+_BLOOM_BITS: Final = 10
+_OPEN_FILES_MAX: Final = 512
+_LOG_FILES_MAX: Final = 4
+
+
+class StoreInUseError(Exception):
+    """The data folder is held by another process, or is not a store."""
+
+
+class Store:
+    """One data folder. Reads see every write, also one that is not synced yet."""
+
+    def __init__(self, path: Path) -> None:
+        """Opens the folder, or makes it. Raises StoreInUseError if it cannot be opened."""
+        path.mkdir(parents=True, exist_ok=True)
+        cache = Cache(_BLOCK_CACHE_BYTES)
+        families = {family.value: _family_options(family, cache) for family in Family}
+        try:
+            self._db = Rdict(str(path), _database_options(), column_families=families)
+        except Exception as error:
+            raise StoreInUseError(f"cannot open the data folder {path}: {error}") from error
+        self._families = {family: self._db.get_column_family(family.value) for family in Family}
+        self._handles = {family: self._db.get_column_family_handle(family.value) for family in Family}
+        self._write_options = WriteOptions()
+
+    def get(self, family: Family, key: bytes) -> bytes | None:
+        """The value of a key, or None."""
+        value: bytes | None = self._families[family].get(key)
+        return value
+
+    def write(self, mutations: Mutations, range_deletes: Iterable[tuple[Family, bytes, bytes]] = ()) -> None:
+        """Applies all mutations atomically. They are durable after the next `sync`."""
+        batch = WriteBatch(raw_mode=True)
+        for family, begin, end in range_deletes:
+            batch.delete_range(begin, end, self._handles[family])
+        put, delete = batch.put, batch.delete
+        for family, changes in mutations.items():
+            handle = self._handles[family]
+            for key, value in changes.items():
+                if value is None:
+                    delete(key, handle)
+                else:
+                    put(key, value, handle)
+        self._db.write(batch, self._write_options)
+
+    def sync(self) -> None:
+        """Makes every write so far durable. Blocks on the disk without holding the GIL: call it in a thread."""
+        self._db.flush_wal(True)
+
+    def scan(self, family: Family, begin: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:
+        """The entries with begin <= key < end, in key order, as they are now."""
+        return _entries(self._families[family], begin, end)
+
+    def snapshot(self, family: Family) -> Snapshot:
+        """A family as it is now, for as long as the snapshot is kept."""
+        return Snapshot(self._families[family].snapshot())
+
+    def last_before(self, family: Family, begin: bytes, end: bytes) -> tuple[bytes, bytes] | None:
+        """The last entry with begin <= key < end."""
+        cursor = self._families[family].iter()
+        cursor.seek_for_prev(end)
+        if cursor.valid() and cursor.key() == end:
+            cursor.prev()
+        if cursor.valid() and cursor.key() >= begin:
+            return cursor.key(), cursor.value()
+        return None
+
+    def close(self) -> None:
+        """Closes the store; nothing may use it afterwards."""
+        for family in self._families.values():
+            family.close()
+        self._db.close()
+
+
+class Snapshot:
+    """A family as it was at one moment."""
+
+    def __init__(self, snapshot: object) -> None:
+        self._snapshot = snapshot
+
+    def scan(self, begin: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:
+        """The entries with begin <= key < end, in key order."""
+        return _entries(self._snapshot, begin, end)
+
+
+def _entries(source: object, begin: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:
+    options = ReadOptions()
+    options.set_iterate_upper_bound(end)
+    cursor = source.iter(options)  # type: ignore[attr-defined]
+    cursor.seek(begin)
+    while cursor.valid():
+        yield cursor.key(), cursor.value()
+        cursor.next()
+    # An iterator that met a broken block is no longer valid either; only its status tells.
+    cursor.status()
+
+
+def _database_options() -> Options:
+    options = Options(raw_mode=True)
+    options.create_if_missing(True)
+    options.create_missing_column_families(True)
+    options.set_wal_recovery_mode(DBRecoveryMode.point_in_time())
+    options.set_max_total_wal_size(_WAL_BYTES_MAX)
+    options.set_max_open_files(_OPEN_FILES_MAX)
+    options.set_keep_log_file_num(_LOG_FILES_MAX)
+    return options
+
+
+def _family_options(family: Family, cache: Cache) -> Options:
+    options = Options(raw_mode=True)
+    options.set_write_buffer_size(_WRITE_BUFFER_BYTES)
+    blocks = BlockBasedOptions()
+    blocks.set_block_cache(cache)
+    blocks.set_bloom_filter(_BLOOM_BITS, False)
+    options.set_block_based_table_factory(blocks)
+    # Log blocks are read at memory speed and soon trimmed: not worth the time to compress.
+    compression = DBCompressionType.none() if family is Family.LOG else DBCompressionType.lz4()
+    options.set_compression_type(compression)
+    return options

@@ -1,0 +1,1 @@
+"""A table's change log: its shards, positions in them, and reading."""

@@ -1,0 +1,1 @@
+"""What a request means: definitions of tables, checks, and writes and reads of items."""

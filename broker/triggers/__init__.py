@@ -1,0 +1,1 @@
+"""Triggers as the broker keeps them: definitions, code, counts and logs. Trigger hosts, clients, run them."""
