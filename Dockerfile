@@ -28,5 +28,5 @@ EXPOSE 7420 7421
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=5s --timeout=3s --start-period=30s --retries=3 CMD ["headrace", "health"]
 ENTRYPOINT ["headrace"]
-# Loopback inside the container: to be reached from outside, give --grpc and --http addresses and TLS or --insecure.
+# This listens on the container's loopback only; compose.yaml shows how to be reached from outside.
 CMD ["serve", "--data", "/var/lib/headrace"]
