@@ -37,7 +37,7 @@ try:
     main(["--help"])
 finally:
     ours = {"table", "item", "import_", "stream", "consumer", "trigger", "replica", "health", "demo"}
-    heavy = {"grpc", "rich", "google.protobuf", "asyncio"} | {f"headrace.cli.{name}" for name in ours}
+    heavy = {"grpc", "rich", "google.protobuf"} | {f"headrace.cli.{name}" for name in ours}
     print("IMPORTED", sorted(heavy & sys.modules.keys()))
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=30, check=True)

@@ -7,6 +7,7 @@ import gzip
 import io
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 
 from headrace.importer.csv_types import SAMPLE_ROWS, infer_type, parse_cell
 from headrace.importer.formats import (
+    CsvOptions,
     CsvReader,
     SourceError,
     decompressed,
@@ -24,8 +26,9 @@ from headrace.importer.formats import (
 from headrace.importer.rows import ReadRow, Rejected, Row
 
 
-def csv_rows(text: str, **options: object) -> list[ReadRow]:
-    return list(CsvReader(text.encode().splitlines(keepends=True), **options).rows())  # type: ignore[arg-type]
+def csv_rows(text: str, *, key_types: dict[str, str] | None = None, **options: Any) -> list[ReadRow]:
+    lines = text.encode().splitlines(keepends=True)
+    return list(CsvReader(lines, options=CsvOptions(**options), key_types=key_types).rows())
 
 
 def items(rows: list[ReadRow]) -> list[dict[str, object]]:
@@ -87,7 +90,7 @@ def test_text_survives_csv_whatever_it_holds(records: list[list[str]]) -> None:
     csv.writer(written).writerows([columns, *records])
     lines = io.BytesIO(written.getvalue().encode())
 
-    rows = list(CsvReader(lines, types=dict.fromkeys(columns, "S")).rows())
+    rows = list(CsvReader(lines, options=CsvOptions(types=dict.fromkeys(columns, "S"))).rows())
 
     assert items(rows) == [dict(zip(columns, record, strict=True)) for record in records]
 
@@ -110,8 +113,8 @@ def test_a_given_type_beats_the_tables_key_which_beats_inference() -> None:
     text = "id,code,n\n1,2,3\n"
 
     assert items(csv_rows(text)) == [{"id": 1, "code": 2, "n": 3}]
-    assert items(csv_rows(text, default_types={"id": "S", "other": "S"})) == [{"id": "1", "code": 2, "n": 3}]
-    assert items(csv_rows(text, default_types={"id": "S"}, types={"id": "N", "code": "S"})) == [
+    assert items(csv_rows(text, key_types={"id": "S", "other": "S"})) == [{"id": "1", "code": 2, "n": 3}]
+    assert items(csv_rows(text, key_types={"id": "S"}, types={"id": "N", "code": "S"})) == [
         {"id": 1, "code": "2", "n": 3}
     ]
 
@@ -133,7 +136,7 @@ def test_bad_lines_are_rejected_by_number_and_the_rest_is_read() -> None:
         b"f,3\n",
     ]
 
-    rows = list(CsvReader(lines, types={"n": "N"}).rows())
+    rows = list(CsvReader(lines, options=CsvOptions(types={"n": "N"})).rows())
 
     assert [(row.line_number, row.reason) for row in rows if isinstance(row, Rejected)] == [
         (3, "has 1 cells, the header names 2 columns"),
@@ -171,9 +174,7 @@ def test_a_cell_that_contradicts_the_inferred_type_says_how_to_override_it() -> 
         ("a,b\n", {"types": {"a": "L"}}, "'L'"),
     ],
 )
-def test_a_file_that_cannot_be_understood_is_refused_as_a_whole(
-    text: str, options: dict[str, object], words: str
-) -> None:
+def test_a_file_that_cannot_be_understood_is_refused_as_a_whole(text: str, options: dict[str, Any], words: str) -> None:
     with pytest.raises(SourceError, match=words):
         csv_rows(text, **options)
 
@@ -237,4 +238,4 @@ def test_a_gzipped_file_reads_like_a_plain_one(tmp_path: Path) -> None:
     path.write_bytes(gzip.compress(b"id\na\n"))
 
     with path.open("rb") as raw:
-        assert items(list(CsvReader(decompressed(raw, path)).rows())) == [{"id": "a"}]
+        assert items(list(CsvReader(decompressed(raw, path), options=CsvOptions()).rows())) == [{"id": "a"}]

@@ -10,6 +10,7 @@ import json
 import sys
 from base64 import b64encode
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields, is_dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
@@ -21,7 +22,7 @@ from headrace.dynamodb_json import number_text
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["json_text", "print_fields", "print_json", "print_table"]
+__all__ = ["json_text", "print_fields", "print_json", "print_table", "time_text"]
 
 # Wide enough that rich folds nothing when another program reads.
 PIPE_WIDTH = 1000
@@ -48,7 +49,7 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Non
     _console().print(table)
 
 
-def print_fields(fields: Mapping[str, object]) -> None:
+def print_fields(values: Mapping[str, object]) -> None:
     """Write one thing as lines of name and value."""
     from rich.table import Table
     from rich.text import Text
@@ -56,13 +57,17 @@ def print_fields(fields: Mapping[str, object]) -> None:
     table = Table.grid(padding=(0, 2))
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
-    for name, value in fields.items():
+    for name, value in values.items():
         table.add_row(Text(name), Text(_cell(value)))
     _console().print(table)
 
 
 def json_text(value: Any) -> str:
-    """Turn plain Python values, as the client returns them, into JSON text."""
+    """Turn what the client returns, plain values or its data classes, into JSON text."""
+    if is_dataclass(value):
+        value = {field.name: getattr(value, field.name) for field in fields(value)}
+    elif isinstance(value, tuple) and hasattr(value, "_asdict"):
+        value = value._asdict()
     if isinstance(value, Mapping):
         members = (
             f"{json.dumps(str(name), ensure_ascii=False)}: {json_text(member)}" for name, member in value.items()
@@ -77,7 +82,7 @@ def json_text(value: Any) -> str:
     if isinstance(value, bytes):
         return json.dumps(b64encode(value).decode("ascii"))
     if isinstance(value, datetime):
-        return json.dumps(_time_text(value))
+        return json.dumps(time_text(value))
     return json.dumps(value, ensure_ascii=False)
 
 
@@ -89,13 +94,14 @@ def _cell(value: object) -> str:
     if isinstance(value, str):
         return value
     if isinstance(value, datetime):
-        return _time_text(value)
+        return time_text(value)
     if isinstance(value, int | float | Decimal):
         return number_text(value)
     return json_text(value)
 
 
-def _time_text(time: datetime) -> str:
+def time_text(time: datetime) -> str:
+    """Write a time as ISO 8601 with milliseconds, UTC."""
     return time.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 

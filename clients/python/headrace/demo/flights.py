@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
-from headrace.importer.formats import CsvReader
+from headrace.importer.formats import CsvOptions, CsvReader
 from headrace.importer.rows import Rejected, Row
 
 __all__ = ["PARTITION_KEY", "REQUIREMENT", "SORT_KEY", "FlightsMissingError", "read_flights"]
@@ -59,7 +59,7 @@ def _csv_of(archive: Path) -> io.BytesIO:
 
 
 def _rows(lines: io.BytesIO) -> Iterator[Row]:
-    for row in CsvReader(lines, absent=[_ABSENT]).rows():
+    for row in CsvReader(lines, options=CsvOptions(absent=[_ABSENT])).rows():
         if isinstance(row, Rejected):
             raise FlightsMissingError(f"the data set is damaged: line {row.line_number} {row.reason}")
         flight_code = f"{row.item['carrier']}{row.item['flight']}"

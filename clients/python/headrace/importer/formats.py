@@ -14,6 +14,7 @@ import csv
 import gzip
 import json
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from decimal import Decimal
 from itertools import chain, islice
 from pathlib import Path
@@ -32,6 +33,7 @@ __all__ = [
     "parse_json_object",
     "read_dynamodb_json",
     "read_json_lines",
+    "read_rows",
 ]
 
 FORMATS = ("csv", "jsonl", "dynamodb-json")
@@ -48,6 +50,17 @@ CELL_CHARACTERS_MAX = 409_600
 
 class SourceError(ValueError):
     """The file as a whole cannot be read."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CsvOptions:
+    """How a CSV file is to be understood."""
+
+    delimiter: str = ","
+    # Column types by name, instead of what would be inferred.
+    types: Mapping[str, str] = field(default_factory=dict)
+    # Cells with one of these texts are treated as empty.
+    absent: Collection[str] = ()
 
 
 def format_of(path: Path) -> str | None:
@@ -73,22 +86,18 @@ class CsvReader:
         self,
         lines: Iterable[bytes],
         *,
-        delimiter: str = ",",
-        types: Mapping[str, str] | None = None,
-        default_types: Mapping[str, str] | None = None,
-        absent: Collection[str] = (),
+        options: CsvOptions,
+        key_types: Mapping[str, str] | None = None,
     ) -> None:
         """Read the header and the sample that the types are inferred from.
 
-        `types` are given by the user, `default_types` (those of the table's keys) only replace what would be inferred.
-        Cells that equal one of `absent` are treated as empty. Raises SourceError.
+        `key_types`, those of the table's key attributes, replace what would be inferred. Raises SourceError.
         """
         csv.field_size_limit(CELL_CHARACTERS_MAX)
-        self._reader = csv.reader(_decoded(lines), delimiter=delimiter, strict=True)
-        self._absent = frozenset(absent)
+        self._reader = csv.reader(_decoded(lines), delimiter=options.delimiter, strict=True)
+        self._absent = frozenset(options.absent)
         self.columns = self._read_header()
-        given = dict(types or {})
-        for column, column_type in given.items():
+        for column, column_type in options.types.items():
             if column not in self.columns:
                 raise SourceError(f"there is no column {column!r} to give the type {column_type} to")
             if column_type not in COLUMN_TYPES:
@@ -96,9 +105,9 @@ class CsvReader:
         self._records = self._read_records()
         self._sample = list(islice(self._records, SAMPLE_ROWS))
         inferred = infer_column_types(self.columns, (record for _, record in self._sample if isinstance(record, list)))
-        defaults = {column: type_ for column, type_ in (default_types or {}).items() if column in inferred}
-        self._inferred = inferred.keys() - given.keys() - defaults.keys()
-        self.column_types: Mapping[str, str] = inferred | defaults | given
+        defaults = {column: type_ for column, type_ in (key_types or {}).items() if column in inferred}
+        self._inferred = inferred.keys() - options.types.keys() - defaults.keys()
+        self.column_types: Mapping[str, str] = {**inferred, **defaults, **options.types}
 
     def rows(self) -> Iterator[ReadRow]:
         """The rows in the order of the file."""
@@ -167,6 +176,20 @@ class CsvReader:
                 yield line_number, "is not UTF-8 text"
             else:
                 yield line_number, ["" if cell in self._absent else cell for cell in record]
+
+
+def read_rows(
+    lines: Iterable[bytes], *, format_name: str, csv_options: CsvOptions, key_types: Mapping[str, str]
+) -> Iterator[ReadRow]:
+    """The rows of a file in one of FORMATS. Raises SourceError, at once if the file cannot be understood."""
+    match format_name:
+        case "csv":
+            return CsvReader(lines, options=csv_options, key_types=key_types).rows()
+        case "jsonl":
+            return read_json_lines(lines)
+        case "dynamodb-json":
+            return read_dynamodb_json(lines)
+    raise SourceError(f"the format {format_name!r} is none of {', '.join(FORMATS)}")
 
 
 def read_json_lines(lines: Iterable[bytes]) -> Iterator[ReadRow]:

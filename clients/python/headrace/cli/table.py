@@ -1,0 +1,140 @@
+"""`headrace table`: create, describe, list, update and delete tables."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from headrace.cli.options import KeyOption, endpoint_option, output_option, parse_key_attribute, view_type_option
+from headrace.cli.render import print_fields, print_json, print_table
+
+if TYPE_CHECKING:
+    from headrace import TableDescription
+    from headrace._models import KeyType, ViewType
+
+__all__ = ["table"]
+
+
+@click.group()
+def table() -> None:
+    """Create, describe, list, change and delete tables."""
+
+
+@table.command()
+@click.argument("table_name", metavar="TABLE")
+@click.option(
+    "--partition-key",
+    metavar="NAME[:TYPE]",
+    required=True,
+    callback=parse_key_attribute,
+    help="TYPE is S, N or B; S if left out.",
+)
+@click.option("--sort-key", metavar="NAME[:TYPE]", callback=parse_key_attribute, help="As --partition-key.")
+@view_type_option(help_text="Enable the table's stream; its records hold these images.")
+@endpoint_option
+@output_option
+def create(
+    *,
+    table_name: str,
+    partition_key: KeyOption,
+    sort_key: KeyOption | None,
+    view_type: ViewType | None,
+    endpoint: str | None,
+    output: str,
+) -> None:
+    """Create TABLE; it can be used when the command returns."""
+    from headrace import Client
+
+    with Client(endpoint) as client:
+        created = client.create_table(
+            table_name,
+            partition_key=_with_default_type(partition_key),
+            sort_key=None if sort_key is None else _with_default_type(sort_key),
+            stream=view_type,
+        )
+    _print_description(created, output)
+
+
+@table.command()
+@click.argument("table_name", metavar="TABLE")
+@endpoint_option
+@output_option
+def describe(*, table_name: str, endpoint: str | None, output: str) -> None:
+    """Show TABLE: its key, status and stream."""
+    from headrace import Client
+
+    with Client(endpoint) as client:
+        described = client.describe_table(table_name)
+    _print_description(described, output)
+
+
+@table.command(name="list")
+@endpoint_option
+@output_option
+def list_(*, endpoint: str | None, output: str) -> None:
+    """List the names of all tables."""
+    from headrace import Client
+
+    with Client(endpoint) as client:
+        names = list(client.list_tables())
+    if output == "json":
+        print_json(names)
+    else:
+        print_table(["table"], [[name] for name in names])
+
+
+@table.command()
+@click.argument("table_name", metavar="TABLE")
+@view_type_option(help_text="Enable a new stream; its records hold these images.")
+@click.option("--no-stream", is_flag=True, help="Disable the stream; it stays readable until its records age out.")
+@endpoint_option
+@output_option
+def update(*, table_name: str, view_type: ViewType | None, no_stream: bool, endpoint: str | None, output: str) -> None:
+    """Enable or disable the stream of TABLE."""
+    if no_stream == (view_type is not None):
+        raise click.UsageError("give either --stream VIEW_TYPE or --no-stream")
+    from headrace import Client
+
+    with Client(endpoint) as client:
+        updated = client.update_table(table_name, stream=view_type)
+    _print_description(updated, output)
+
+
+@table.command()
+@click.argument("table_name", metavar="TABLE")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@endpoint_option
+@output_option
+def delete(*, table_name: str, yes: bool, endpoint: str | None, output: str) -> None:
+    """Delete TABLE and its items; its stream stays readable until its records age out."""
+    if not yes:
+        click.confirm(f"Delete the table {table_name} and all its items?", abort=True, err=True)
+    from headrace import Client
+
+    with Client(endpoint) as client:
+        deleted = client.delete_table(table_name)
+    _print_description(deleted, output)
+
+
+def _with_default_type(key: KeyOption) -> tuple[str, KeyType]:
+    name, key_type = key
+    return name, key_type or "S"
+
+
+def _print_description(table: TableDescription, output: str) -> None:
+    keys = [f"{key.name} ({key.type})" for key in (table.partition_key, table.sort_key) if key is not None]
+    if output == "json":
+        print_json(table)
+    else:
+        print_fields(
+            {
+                "table": table.table_name,
+                "status": table.table_status,
+                "key": ", ".join(keys),
+                "stream": table.stream_view_type or "off",
+                "latest stream": table.latest_stream_arn,
+                "created": table.creation_date_time,
+                "arn": table.table_arn,
+            }
+        )
