@@ -180,12 +180,16 @@ def test_a_file_that_cannot_be_understood_is_refused_as_a_whole(text: str, optio
 
 
 def test_json_lines_keep_numbers_exact_and_skip_empty_lines() -> None:
-    lines = [b'{"id": "a", "n": 0.1000000000000000055511151231257827}\n', b"\n", b'{"id": "b", "m": {"l": [1, null]}}']
+    lines = [
+        b'{"id": "\\ud83d\\ude00", "n": 0.1000000000000000055511151231257827}\n',
+        b"\n",
+        b'{"id": "b", "m": {"l": [1, null]}}',
+    ]
 
     rows = list(read_json_lines(lines))
 
     assert rows == [
-        Row(line_number=1, item={"id": "a", "n": Decimal("0.1000000000000000055511151231257827")}),
+        Row(line_number=1, item={"id": "\U0001f600", "n": Decimal("0.1000000000000000055511151231257827")}),
         Row(line_number=3, item={"id": "b", "m": {"l": [1, None]}}),
     ]
 
@@ -197,6 +201,7 @@ def test_json_lines_keep_numbers_exact_and_skip_empty_lines() -> None:
         (b'{"a": ', "not JSON"),
         (b'{"a": NaN}', "NaN"),
         (b"\xff\xfe", "UTF-8"),
+        (b'{"a": {"b": ["\\ud800"]}}', "lone surrogate"),
         (b'{"a": ' + b"[" * 100_000, "recursion"),
     ],
 )

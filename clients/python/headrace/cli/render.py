@@ -20,7 +20,7 @@ import click
 from headrace.dynamodb_json import number_text
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.console import RenderableType
 
 __all__ = ["json_text", "print_fields", "print_json", "print_table", "time_text"]
 
@@ -46,7 +46,7 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Non
         table.add_column(Text(column), justify="right" if is_numeric else "left", overflow="fold")
     for row in rows:
         table.add_row(*(Text(_cell(value)) for value in row))
-    _console().print(table)
+    _print(table)
 
 
 def print_fields(values: Mapping[str, object]) -> None:
@@ -59,7 +59,7 @@ def print_fields(values: Mapping[str, object]) -> None:
     table.add_column(overflow="fold")
     for name, value in values.items():
         table.add_row(Text(name), Text(_cell(value)))
-    _console().print(table)
+    _print(table)
 
 
 def json_text(value: Any) -> str:
@@ -105,8 +105,12 @@ def time_text(time: datetime) -> str:
     return time.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def _console() -> Console:
+def _print(renderable: RenderableType) -> None:
+    """Write what rich makes of it, without the spaces rich pads lines with."""
     from rich.console import Console
 
-    is_terminal = sys.stdout.isatty()
-    return Console(file=sys.stdout, highlight=False, width=None if is_terminal else PIPE_WIDTH)
+    width = None if sys.stdout.isatty() else PIPE_WIDTH
+    console = Console(file=sys.stdout, highlight=False, width=width)
+    with console.capture() as capture:
+        console.print(renderable)
+    click.echo("\n".join(line.rstrip() for line in capture.get().splitlines()))

@@ -225,9 +225,12 @@ def parse_json_object(text: str) -> dict[str, Any]:
         document = json.loads(text, parse_float=Decimal, parse_constant=_refuse_constant)
     except json.JSONDecodeError as error:
         raise ValueError(f"is not JSON: {error.msg} at column {error.colno}") from error
-    if isinstance(document, dict):
-        return document
-    raise ValueError("is not a JSON object")
+    if not isinstance(document, dict):
+        raise ValueError("is not a JSON object")  # noqa: TRY004 - one kind of error for one bad line
+    # Only an escape can bring in half of a surrogate pair, which no UTF-8 text holds.
+    if "\\u" in text and not _is_text(json.dumps(document, ensure_ascii=False, default=str)):
+        raise ValueError("holds an escaped lone surrogate, which is not text")
+    return document
 
 
 def _decoded(lines: Iterable[bytes]) -> Iterator[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import aclosing
 from typing import TYPE_CHECKING
 
 from headrace._models import Put
@@ -39,12 +40,13 @@ class Loader:
         Raises what the connection fails with.
         """
         self._unanswered.clear()
-        async for result in self._client.write_items(self._table_name, self._operations(rows)):
-            line_number = self._unanswered.popleft()
-            if result.error is None:
-                self.items_written += 1
-            else:
-                self._reject(Rejected(line_number=line_number, reason=f"{result.error.reason}: {result.error}"))
+        async with aclosing(self._client.write_items(self._table_name, self._operations(rows))) as results:
+            async for result in results:
+                line_number = self._unanswered.popleft()
+                if result.error is None:
+                    self.items_written += 1
+                else:
+                    self._reject(Rejected(line_number=line_number, reason=f"{result.error.reason}: {result.error}"))
 
     def _operations(self, rows: Iterable[ReadRow]) -> Iterator[Put]:
         for row in rows:
