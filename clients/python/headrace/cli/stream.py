@@ -12,7 +12,7 @@ from headrace.cli.options import endpoint_option, output_option
 from headrace.cli.render import json_text, print_fields, print_json, print_table, time_text
 
 if TYPE_CHECKING:
-    from headrace import ChangeRecord, Client, StreamDescription
+    from headrace import ChangeRecord, Client, Item, StreamDescription
 
 __all__ = ["stream"]
 
@@ -107,7 +107,7 @@ def tail(
 
     with Client(endpoint) as client:
         described = client.describe_stream(_newest_stream_arn(client, table_name))
-        line_of = partial(_json_line, described) if output == "json" else _text_line
+        line_of = partial(_json_line if output == "json" else _text_line, described)
         batches = client.tail(table_name, start=start, follow=follow)
         try:
             _write_records((batch.records for batch in batches), line_of, limit)
@@ -140,12 +140,17 @@ def _write_records(
                 return
 
 
-def _text_line(record: ChangeRecord) -> str:
+def _keys(stream: StreamDescription, record: ChangeRecord) -> Item:
+    """The record's key, the partition key first."""
+    return {name: record.keys[name] for name in (stream.partition_key, stream.sort_key) if name is not None}
+
+
+def _text_line(stream: StreamDescription, record: ChangeRecord) -> str:
     return "  ".join(
         [
             time_text(record.approximate_creation_date_time),
             f"{record.event_name:<6}",
-            json_text(record.keys),
+            json_text(_keys(stream, record)),
             _difference(record),
         ]
     ).rstrip()
@@ -176,7 +181,7 @@ def _json_line(stream: StreamDescription, record: ChangeRecord) -> str:
 
     change: dict[str, Any] = {
         "ApproximateCreationDateTime": int(record.approximate_creation_date_time.timestamp()),
-        "Keys": from_item(record.keys),
+        "Keys": from_item(_keys(stream, record)),
     }
     if record.new_image is not None:
         change["NewImage"] = from_item(record.new_image)
