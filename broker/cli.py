@@ -8,20 +8,23 @@ import logging
 import os
 import signal
 import sys
+from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
 
 import click
 
 from broker import config as configuration
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import AsyncIterator, Callable
 
     from broker.config import Config
 
 _EXIT_FAILED: Final = 1
 _EXIT_CONFIG: Final = 2
+
+_COMPANION_STOP_SECONDS: Final = 15.0
 
 _log: Final = logging.getLogger(__name__)
 
@@ -31,7 +34,9 @@ Command = TypeVar("Command", bound="Callable[..., Any]")
 def _options(command: Command) -> Command:
     for option in reversed(
         (
-            click.option("--config", "file", type=click.Path(path_type=Path, dir_okay=False), help="TOML file of settings."),
+            click.option(
+                "--config", "file", type=click.Path(path_type=Path, dir_okay=False), help="TOML file of settings."
+            ),
             click.option("--data", metavar="DIR", help="Folder of the store.  [default: ./headrace-data]"),
             click.option("--region", metavar="NAME", help="This region's name.  [default: local]"),
             click.option("--grpc", metavar="HOST:PORT", help="gRPC address; port 0: any.  [default: 127.0.0.1:7420]"),
@@ -49,9 +54,20 @@ def _options(command: Command) -> Command:
 def serve(file: Path | None, **flags: object) -> None:
     """Run a broker.
 
-    When it is ready it prints one line of JSON on stdout: its region and addresses. Logs go to stderr. SIGTERM drains and stops.
+    When it is ready it prints one line of JSON on stdout: its region and addresses. Logs go to stderr. SIGTERM drains
+    and stops.
     """
     _run(file, flags)
+
+
+@click.command()
+@_options
+def dev(file: Path | None, **flags: object) -> None:
+    """Run everything on a laptop: a broker, a trigger host and a replicator.
+
+    Prints the broker's line of JSON when it is ready. SIGTERM or Ctrl-C stops all three.
+    """
+    _run(file, flags, companions=(("trigger-host",), ("replicator",)))
 
 
 @click.group()
@@ -60,9 +76,10 @@ def main() -> None:
 
 
 main.add_command(serve)
+main.add_command(dev)
 
 
-def _run(file: Path | None, flags: dict[str, object]) -> None:
+def _run(file: Path | None, flags: dict[str, object], companions: tuple[tuple[str, ...], ...] = ()) -> None:
     try:
         config = configuration.load(file, os.environ, flags)
     except configuration.ConfigError as error:
@@ -76,10 +93,10 @@ def _run(file: Path | None, flags: dict[str, object]) -> None:
         run = asyncio.run
     else:
         run = uvloop.run
-    sys.exit(run(_serve(config)))
+    sys.exit(run(_serve(config, companions)))
 
 
-async def _serve(config: Config) -> int:
+async def _serve(config: Config, companions: tuple[tuple[str, ...], ...]) -> int:
     # Imported here so that --help and mistakes in the settings answer at once.
     from broker.node import Node
     from broker.rpc.server import AddressInUseError
@@ -97,9 +114,10 @@ async def _serve(config: Config) -> int:
             ready = await node.start()
         except (AddressInUseError, OSError) as error:
             _refuse(str(error))
-        print(json.dumps(ready), flush=True)
-        await node.run(stop)
-    except Exception:
+        async with _running(companions, ready["grpc"]):
+            print(json.dumps(ready), flush=True)
+            await node.run(stop)
+    except Exception:  # noqa: BLE001 - whatever it is, the log says it and the exit code shows it
         _log.exception("the node has failed and stops")
         return _EXIT_FAILED
     finally:
@@ -108,7 +126,32 @@ async def _serve(config: Config) -> int:
     return 0
 
 
-def _refuse(message: str) -> None:
+@asynccontextmanager
+async def _running(companions: tuple[tuple[str, ...], ...], endpoint: str) -> AsyncIterator[None]:
+    """Runs commands of the client beside the broker, as processes of their own, and stops them before it."""
+    processes = []
+    try:
+        for command in companions:
+            process = await asyncio.create_subprocess_exec(
+                sys.executable, "-m", "headrace.cli", *command, "--endpoint", endpoint, stdout=sys.stderr
+            )
+            processes.append((command, process))
+        yield
+    finally:
+        for command, process in processes:
+            if process.returncode is not None:
+                _log.error("a companion had stopped command=%s exit_code=%d", command[0], process.returncode)
+                continue
+            process.terminate()
+            try:
+                async with asyncio.timeout(_COMPANION_STOP_SECONDS):
+                    await process.wait()
+            except TimeoutError:
+                process.kill()
+                await process.wait()
+
+
+def _refuse(message: str) -> NoReturn:
     """Ends the process with one line that says what is wrong with the settings."""
     print(f"headrace: {' '.join(message.split())}", file=sys.stderr)
     sys.exit(_EXIT_CONFIG)

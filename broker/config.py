@@ -28,7 +28,8 @@ class Config:
 
     # The folder of the store; made if it does not exist.
     data: str = "./headrace-data"
-    # The region's name in ARNs, versions and records: 1 to 64 characters of a-z, 0-9 and '-'. A store belongs to one region.
+    # The region's name in ARNs, versions and records: 1 to 64 characters of a-z, 0-9 and '-'. A store belongs to one
+    # region.
     region: str = "local"
     # Where gRPC listens; port 0 takes any free one.
     grpc: str = "127.0.0.1:7420"

@@ -36,7 +36,7 @@ class Node:
     """One broker process's worth of objects."""
 
     def __init__(self, config: Config, clock: Clock | None = None) -> None:
-        """Opens the store. Raises ConfigError if it belongs to another region, StoreInUseError if it cannot be opened."""
+        """Opens the store. Raises ConfigError if it belongs to another region, StoreInUseError if it is in use."""
         self._config = config
         clock = clock or SystemClock()
         random = SystemRandom()
@@ -46,7 +46,9 @@ class Node:
         identity = open_identity(store, region, random)
         if identity.region != region:
             store.close()
-            raise ConfigError(f"region: the data folder {config.data} belongs to region {identity.region}, not {region}")
+            raise ConfigError(
+                f"region: the data folder {config.data} belongs to region {identity.region}, not {region}"
+            )
         watermarks = Watermarks()
         self._journal = EmbeddedJournal(store)
         self._committer = committer = Committer(store, self._journal, watermarks, clock, region)
@@ -80,7 +82,9 @@ class Node:
         http_port = await self._http.start(http_host, http_port)
         grpc_port = await self._rpc.start(self._config.grpc)
         self._is_serving = True
-        _log.info("serving region=%s grpc=%s:%d http=%s:%d", self._config.region, grpc_host, grpc_port, http_host, http_port)
+        _log.info(
+            "serving region=%s grpc=%s:%d http=%s:%d", self._config.region, grpc_host, grpc_port, http_host, http_port
+        )
         return {
             "region": self._config.region,
             "grpc": f"{grpc_host}:{grpc_port}",
@@ -113,6 +117,10 @@ class Node:
         telemetry.counter("headrace_groups", "Group commits", lambda: committer.groups_total)
         telemetry.counter("headrace_operations", "Operations evaluated", lambda: committer.operations_total)
         telemetry.counter("headrace_records_read", "Change records sent to readers", lambda: log.records_total)
-        telemetry.counter("headrace_record_bytes_read", "Bytes of change records sent to readers", lambda: log.bytes_total)
+        telemetry.counter(
+            "headrace_record_bytes_read", "Bytes of change records sent to readers", lambda: log.bytes_total
+        )
         telemetry.gauge("headrace_queued_operations", "Operations that wait", lambda: committer.queued_operations)
-        telemetry.gauge("headrace_sequence_number", "Last sequence number given", lambda: committer.last_sequence_number)
+        telemetry.gauge(
+            "headrace_sequence_number", "Last sequence number given", lambda: committer.last_sequence_number
+        )

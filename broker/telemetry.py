@@ -36,7 +36,9 @@ class Telemetry:
     def __init__(self, region: str) -> None:
         self._rpcs: dict[str, RpcCounter] = {}
         reader = PrometheusMetricReader(disable_target_info=True)
-        self._provider = MeterProvider((reader,), resource=Resource({"headrace.region": region}), shutdown_on_exit=False)
+        self._provider = MeterProvider(
+            (reader,), resource=Resource({"headrace.region": region}), shutdown_on_exit=False
+        )
         self._meter = self._provider.get_meter("headrace")
         self._meter.create_observable_counter(
             "headrace_rpcs_started", [self._observe_started], description="Calls, by method"

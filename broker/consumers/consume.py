@@ -1,8 +1,8 @@
 """One member's session: shards one after the other, parents first, from the checkpoint on, within its credit.
 
-    STANDBY --holder left--> HOLDER: lease a shard --> send pages while there is credit --> end of a closed shard acknowledged
-                                     ^                                                                    |
-                                     +------------------------- next shard -------------------------------+
+STANDBY --holder left--> HOLDER: lease a shard --> send pages while there is credit --> end of a closed shard
+acknowledged ^                                                                    | +------------------------- next
+shard -------------------------------+
 """
 
 from __future__ import annotations
@@ -111,10 +111,14 @@ class Member:
         shard = self._shard
         if shard is None or shard_id != shard.shard_id or epoch != self._epoch:
             raise LeaseFencedError(
-                f"This member does not hold {shard_id or 'a shard'} under epoch {epoch}", shard_id=shard_id, lease_epoch=epoch
+                f"This member does not hold {shard_id or 'a shard'} under epoch {epoch}",
+                shard_id=shard_id,
+                lease_epoch=epoch,
             )
         if number > self._sent_to:
-            raise ValidationError("sequence_number is beyond what was sent", field="sequence_number", limit=self._sent_to)
+            raise ValidationError(
+                "sequence_number is beyond what was sent", field="sequence_number", limit=self._sent_to
+            )
         is_finished = self._end is not None and number >= self._end
         await self._groups.checkpoint(self.group_name, shard_id, epoch, number, is_finished=is_finished)
         while self._sent and self._sent[0][0] <= number:

@@ -68,7 +68,9 @@ class ConsumerGroups:
         """The group of a name, made if there is none. Raises ValidationError if it reads another stream."""
         group = self.documents.get(name)
         if group is None:
-            group = await self._committer.commit(_Create(groups=self, name=name, arn=stream_arn, start_after=start_after))
+            group = await self._committer.commit(
+                _Create(groups=self, name=name, arn=stream_arn, start_after=start_after)
+            )
         if group.stream_arn != stream_arn:
             raise ValidationError(
                 f"Consumer group {name} reads another stream: {group.stream_arn}", field="stream_arn", group_name=name
@@ -93,9 +95,8 @@ class ConsumerGroups:
         """Forgets a group. Raises ResourceNotFoundError."""
         await self._committer.commit(_Delete(groups=self, name=name))
 
-
     async def forget(self, name: str) -> None:
-        """Deletes a group that belongs to something that is deleted; there may be none. Live members are told on their next move."""
+        """Deletes a group, if there is one, whose owner is deleted. Live members are told on their next move."""
         if self.documents.get(name) is not None:
             await self.delete(name)
 

@@ -1,12 +1,15 @@
 """Items: protobuf to canonical bytes on the way in, bytes to plain values where an expression must look inside.
 
-Canonical means: valid by DynamoDB's rules, numbers in normal form, sets sorted, unknown fields dropped, attributes in a fixed order.
-So two items are equal exactly if their bytes are.
+Canonical means: valid by DynamoDB's rules, numbers in normal form, sets sorted, unknown fields dropped, attributes in
+a fixed order. So two items are equal exactly if their bytes are.
 """
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from itertools import pairwise
+from typing import Any, Final, NamedTuple
+
+from google.protobuf.message import DecodeError
 
 from broker.model import numbers
 from broker.model.errors import ValidationError
@@ -30,7 +33,19 @@ class EncodedItem(NamedTuple):
     size_bytes: int
 
 
-def canonicalize(item: pb.Item) -> EncodedItem:
+def parse_item(data: bytes) -> pb.Item:
+    """The item that a request holds as bytes. Raises ValidationError if they are none, or nest far too deep."""
+    try:
+        return pb.Item.FromString(data)
+    except DecodeError as error:
+        raise ValidationError(
+            f"The item is not a valid message, or nests more than {NESTING_LEVELS_MAX} levels deep",
+            field="item",
+            limit=NESTING_LEVELS_MAX,
+        ) from error
+
+
+def canonicalize(item: pb.Item, what: str = "Item size") -> EncodedItem:
     """Checks an item and makes it canonical, changing the message given.
 
     Raises ValidationError for a value that breaks DynamoDB's rules or an item over 400 KB.
@@ -54,7 +69,7 @@ def canonicalize(item: pb.Item) -> EncodedItem:
             _check_name(name)
     if size > ITEM_SIZE_BYTES_MAX:
         raise ValidationError(
-            f"Item size has exceeded the maximum allowed size: {size} bytes, limit {ITEM_SIZE_BYTES_MAX}",
+            f"{what} has exceeded the maximum allowed size: {size} bytes, limit {ITEM_SIZE_BYTES_MAX}",
             field="item",
             limit=ITEM_SIZE_BYTES_MAX,
         )
@@ -76,11 +91,11 @@ def decode(encoded: bytes) -> Attributes:
 
 
 def encode(attributes: Attributes) -> EncodedItem:
-    """A canonical item of valid values. Raises ValidationError if it is over 400 KB."""
+    """A canonical item of valid values that an update has made. Raises ValidationError if it is over 400 KB."""
     item = pb.Item()
     for name, value in attributes.items():
         _encode_value(value, item.attributes[name])
-    return canonicalize(item)
+    return canonicalize(item, what="Item size to update")
 
 
 # A character has at most four bytes of UTF-8.
@@ -164,19 +179,19 @@ def _check_level(level: int) -> None:
         )
 
 
-def _canonical_set(values: object, type_name: str) -> list:  # type: ignore[type-arg]
-    """Checks and sorts a repeated field of set elements in place. Its element type is the field's."""
-    elements = sorted(values)  # type: ignore[call-overload]
+def _canonical_set(values: Any, type_name: str) -> list[Any]:
+    """Checks and sorts a repeated field of set elements in place; the elements are text or bytes."""
+    elements = sorted(values)
     if not elements:
         name = {"SS": "An string set  may not be empty", "NS": "An number set  may not be empty"}
         text = name.get(type_name, "Binary sets should not be empty")
         raise ValidationError(f"One or more parameter values were invalid: {text}", field=type_name, limit=1)
-    if any(a == b for a, b in zip(elements, elements[1:], strict=False)):
+    if any(a == b for a, b in pairwise(elements)):
         raise ValidationError(
             f"One or more parameter values were invalid: Input collection of type {type_name} contains duplicates.",
             field=type_name,
         )
-    values[:] = elements  # type: ignore[index]
+    values[:] = elements
     return elements
 
 

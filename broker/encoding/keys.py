@@ -25,9 +25,6 @@ _FIELD_1: Final = b"\x0a"
 _FIELD_2: Final = b"\x12"
 _KINDS: Final = {KeyAttributeType.STRING: "s", KeyAttributeType.NUMBER: "n", KeyAttributeType.BINARY: "b"}
 _VALUE_TAGS: Final = {"s": b"\x0a", "n": b"\x12", "b": b"\x1a"}
-_TYPE_LETTERS: Final = {
-    "s": "S", "n": "N", "b": "B", "bool": "BOOL", "null": "NULL", "ss": "SS", "ns": "NS", "bs": "BS", "l": "L", "m": "M",
-}  # fmt: skip
 
 # Exponents are shifted so that they are positive in two bytes.
 _EXPONENT_BIAS: Final = 0x4000
@@ -64,11 +61,13 @@ class KeyCodec:
     def __init__(self, table: Table) -> None:
         self._prefix = table_prefix(table.id)
         self._partition = _Attribute(table.partition_key, PARTITION_KEY_BYTES_MAX, is_sort_key=False)
-        self._sort = None if table.sort_key is None else _Attribute(table.sort_key, SORT_KEY_BYTES_MAX, is_sort_key=True)
+        self._sort = (
+            None if table.sort_key is None else _Attribute(table.sort_key, SORT_KEY_BYTES_MAX, is_sort_key=True)
+        )
         self.names = frozenset(attribute.name for attribute in table.key_attributes)
 
     def of_item(self, item: pb.Item) -> ItemKey:
-        """The key of a whole, canonical item. Raises ValidationError if a key attribute is missing, mistyped or empty."""
+        """The key of a whole, canonical item. Raises ValidationError if a key attribute is missing or mistyped."""
         attributes = item.attributes
         for attribute in (self._partition, self._sort):
             if attribute is None:
@@ -82,13 +81,13 @@ class KeyCodec:
             if kind != attribute.kind:
                 raise ValidationError(
                     f"One or more parameter values were invalid: Type mismatch for key {attribute.name} expected: "
-                    f"{_TYPE_LETTERS[attribute.kind]} actual: {_TYPE_LETTERS.get(kind or '', 'none')}",
+                    f"{attribute.kind.upper()} actual: {(kind or 'none').upper()}",
                     field=attribute.name,
                 )
         return self._key(attributes)
 
     def of_key(self, key: pb.Item) -> ItemKey:
-        """The key that is exactly these attributes. Raises ValidationError if they do not match the table's key schema."""
+        """The key that is exactly these attributes. Raises ValidationError if they do not match the key schema."""
         attributes = key.attributes
         matches = len(attributes) == len(self.names) and all(
             attribute.name in attributes and attributes[attribute.name].WhichOneof("kind") == attribute.kind

@@ -29,7 +29,9 @@ _KEYS: Final = b"\x22"
 _NEW_IMAGE: Final = b"\x2a"
 _OLD_IMAGE: Final = b"\x32"
 _SIZE_BYTES: Final = b"\x38"
-_VIEW_TYPE: Final = {view: b"\x40" + varint(pb.StreamViewType.Value(f"STREAM_VIEW_TYPE_{view}")) for view in StreamViewType}
+_VIEW_TYPE: Final = {
+    view: b"\x40" + varint(pb.StreamViewType.Value(f"STREAM_VIEW_TYPE_{view}")) for view in StreamViewType
+}
 _VERSION: Final = b"\x4a"
 # A record in a response: an element of `repeated Record records = 1`.
 _ELEMENT: Final = b"\x0a"
@@ -59,10 +61,7 @@ def encode_record(
 ) -> bytes:
     """A change from `old` to `new` as an element of `repeated Record records = 1`."""
     size = key.size_bytes
-    if old is None:
-        event = EventName.INSERT
-    else:
-        event = EventName.REMOVE if new is None else EventName.MODIFY
+    event = _event_name(old, new)
     parts = [
         _EVENT_NAME[event],
         _SEQUENCE_NUMBER,
@@ -82,3 +81,9 @@ def encode_record(
     parts += (_SIZE_BYTES, varint(size), _VIEW_TYPE[view_type], _VERSION, varint(len(encoded_version)), encoded_version)
     record = b"".join(parts)
     return b"%b%b%b" % (_ELEMENT, varint(len(record)), record)
+
+
+def _event_name(old: EncodedItem | None, new: EncodedItem | None) -> EventName:
+    if old is None:
+        return EventName.INSERT
+    return EventName.REMOVE if new is None else EventName.MODIFY

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from typing import Final
 
+# Seven bits a byte; the eighth says that more follow.
+_LOW_BITS: Final = 0x7F
+_MORE: Final = 0x80
+
 
 def _encode(number: int) -> bytes:
     out = bytearray()
-    while number > 0x7F:
-        out.append(number & 0x7F | 0x80)
+    while number > _LOW_BITS:
+        out.append(number & _LOW_BITS | _MORE)
         number >>= 7
     out.append(number)
     return bytes(out)

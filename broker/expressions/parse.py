@@ -99,7 +99,10 @@ class _Parser:
         self._kind = kind
         self._placeholders = placeholders
         if len(text.encode()) > EXPRESSION_BYTES_MAX:
-            self.fail(f"Expression size has exceeded the maximum allowed size; limit: {EXPRESSION_BYTES_MAX} bytes")
+            self.fail(
+                f"Expression size has exceeded the maximum allowed size; limit: {EXPRESSION_BYTES_MAX} bytes",
+                limit=EXPRESSION_BYTES_MAX,
+            )
         self._tokens: list[str] = []
         position = 0
         text = text.rstrip()
@@ -113,10 +116,10 @@ class _Parser:
             self.fail("The expression can not be empty;")
         self._tokens.reverse()
 
-    def fail(self, what: str) -> NoReturn:
+    def fail(self, what: str, **metadata: object) -> NoReturn:
         """Raises the error."""
         name = re.sub(r"(?<!^)(?=[A-Z])", "_", self._kind).lower()
-        raise ValidationError(f"Invalid {self._kind}: {what}", field=name)
+        raise ValidationError(f"Invalid {self._kind}: {what}", field=name, **metadata)
 
     def at_end(self) -> bool:
         """Whether all tokens are read."""
@@ -154,7 +157,7 @@ class _Parser:
                     self.fail(f'The "{word}" section can only be used once in an update expression;')
                 seen.add(word)
                 return word
-        self.fail(f'Syntax error; token: "{self._next()}"; this version has: {", ".join(words)}')
+        return self.fail(f'Syntax error; token: "{self._next()}"; this version has: {", ".join(words)}')
 
     def word(self) -> str:
         """Takes a name without placeholder."""

@@ -1,7 +1,7 @@
 """The one tree of errors that callers may see.
 
-Each class is one reason, named as DynamoDB names it (upper snake case, without "Exception"); `rpc.status` alone turns it into a
-gRPC status. Raise low, translate once.
+Each class is one reason, named as DynamoDB names it (upper snake case, without "Exception"); `rpc.status` alone turns
+it into a gRPC status. Raise low, translate once.
 """
 
 from __future__ import annotations

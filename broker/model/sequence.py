@@ -1,4 +1,4 @@
-"""Sequence numbers: one rising 64-bit counter per store, shown as 21 decimal digits so that text order is numeric order."""
+"""Sequence numbers: one rising 64-bit counter per store, shown as 21 digits so that text order is numeric order."""
 
 from __future__ import annotations
 

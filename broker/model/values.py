@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-# ("S", str) ("N", str in normal form) ("B", bytes) ("BOOL", bool) ("NULL", True)
-# ("SS", tuple[str, ...]) ("NS", tuple[str, ...]) ("BS", tuple[bytes, ...]), each sorted
-# ("L", list[Value]) ("M", dict[str, Value])
+# The type letter says what the content is: S a str, N a str in normal form, B bytes, BOOL a bool, NULL True; SS, NS and
+# BS sorted tuples of those; L a list of values, M a dict of values by name.
 Value = tuple[str, Any]
 Attributes = dict[str, Value]
 

@@ -23,11 +23,10 @@ from headrace.v1 import consumer_service_pb2 as pb
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    import grpc
-
     from broker.consumers.consume import Outlet
     from broker.consumers.groups import ConsumerGroup, ConsumerGroups, Members, ShardState
     from broker.model.tables import Shard, Stream
+    from broker.rpc.status import Context
     from broker.streams.tail import LogReader, Page
     from broker.tables.catalog import Catalog
 
@@ -43,7 +42,7 @@ class ConsumerService:
         self._members = members
         self._reader = reader
 
-    async def Consume(self, iterator: AsyncIterator[pb.ConsumeRequest], context: grpc.aio.ServicerContext) -> None:
+    async def Consume(self, iterator: AsyncIterator[pb.ConsumeRequest], context: Context) -> None:
         """Serves one member until it leaves."""
         incoming = requests(iterator)
         first = await anext(incoming, None)
@@ -69,9 +68,7 @@ class ConsumerService:
             listening.cancel()
             await asyncio.gather(serving, listening, return_exceptions=True)
 
-    async def DescribeConsumerGroup(
-        self, request: pb.DescribeConsumerGroupRequest
-    ) -> pb.DescribeConsumerGroupResponse:
+    async def DescribeConsumerGroup(self, request: pb.DescribeConsumerGroupRequest) -> pb.DescribeConsumerGroupResponse:
         """Describes a group."""
         group = self._groups.get(request.group_name)
         return pb.DescribeConsumerGroupResponse(consumer_group=self._description(group))
@@ -174,7 +171,7 @@ async def _listen(incoming: AsyncIterator[pb.ConsumeRequest], member: Member, ou
 class _Outlet:
     """Writes a session's messages to the call, one at a time."""
 
-    def __init__(self, context: grpc.aio.ServicerContext, stream_arn: str, region: str) -> None:
+    def __init__(self, context: Context, stream_arn: str, region: str) -> None:
         self._context = context
         self._stream_arn = stream_arn
         self._region = region
@@ -198,7 +195,7 @@ class _Outlet:
             millis_behind_latest=page.millis_behind_latest,
         )
         # The stored records are the response's field 1 already.
-        await self._write(page.records + rest.SerializeToString())
+        await self._write(b"".join((*page.parts, rest.SerializeToString())))
 
     async def shard_ended(self, shard: Shard, epoch: int, number: int, children: list[Shard]) -> None:
         event = pb.ShardEnded(child_shard_ids=[child.shard_id for child in children])

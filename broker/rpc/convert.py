@@ -20,9 +20,7 @@ if TYPE_CHECKING:
 _MILLIS_PER_SECOND: Final = 1000
 _NANOS_PER_MILLI: Final = 1_000_000
 
-_VIEW_TYPE_TO_PB: Final = {
-    view: record_pb2.StreamViewType.Value(f"STREAM_VIEW_TYPE_{view}") for view in StreamViewType
-}
+_VIEW_TYPE_TO_PB: Final = {view: record_pb2.StreamViewType.Value(f"STREAM_VIEW_TYPE_{view}") for view in StreamViewType}
 _VIEW_TYPE_FROM_PB: Final = {number: view for view, number in _VIEW_TYPE_TO_PB.items()}
 _SCALAR_TO_PB: Final = {
     letter: table_pb2.ScalarAttributeType.Value(f"SCALAR_ATTRIBUTE_TYPE_{letter}") for letter in KeyAttributeType
@@ -55,7 +53,8 @@ def view_type_to_enable(specification: table_pb2.StreamSpecification) -> StreamV
         return view_type
     if specification.stream_view_type:
         raise ValidationError(
-            "One or more parameter values were invalid: stream_view_type must not be given when stream_enabled is false",
+            "One or more parameter values were invalid: stream_view_type must not be given when stream_enabled is "
+            "false",
             field="stream_specification.stream_view_type",
         )
     return None

@@ -1,6 +1,7 @@
 """Methods of a service object as gRPC handlers, with the one error boundary and the drain.
 
-A method may return bytes instead of a message: they are sent as they are, so stored records are never parsed on their way.
+A method may return bytes instead of a message: they are sent as they are, so stored records are never parsed on their
+way.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 
+    from broker.rpc.status import Context
     from broker.telemetry import RpcCounter, Telemetry
 
 PIPELINE_REQUESTS_MAX: Final = 16
@@ -55,8 +57,8 @@ def service_handler(
 ) -> grpc.GenericRpcHandler:
     """Handlers for all methods of a service; `service` has a coroutine method of each name.
 
-    A unary method takes (request) and returns the response. A streaming one takes (request or request iterator, context),
-    and writes its responses to the context.
+    A unary method takes (request) and returns the response. A streaming one takes (request or request
+    iterator, context) and writes its responses to the context.
     """
     handlers = {}
     for method in descriptor.methods:
@@ -68,7 +70,9 @@ def service_handler(
                 _unary(function, counter), request_deserializer=deserialize, response_serializer=_serialize
             )
             continue
-        make = grpc.stream_stream_rpc_method_handler if method.client_streaming else grpc.unary_stream_rpc_method_handler
+        make = (
+            grpc.stream_stream_rpc_method_handler if method.client_streaming else grpc.unary_stream_rpc_method_handler
+        )
         handlers[method.name] = make(
             _streaming(function, counter, drain), request_deserializer=deserialize, response_serializer=_serialize
         )
@@ -98,11 +102,11 @@ def _deserializer(method: MethodDescriptor) -> Callable[[bytes], Any]:
 
 
 def _serialize(response: Message | bytes) -> bytes:
-    return response if type(response) is bytes else response.SerializeToString()
+    return response if isinstance(response, bytes) else response.SerializeToString()
 
 
 def _unary(function: Callable[[Any], Awaitable[Any]], counter: RpcCounter) -> Callable[..., Awaitable[Any]]:
-    async def handle(request: Any, context: grpc.aio.ServicerContext) -> Any:
+    async def handle(request: Any, context: Context) -> Any:
         counter.started += 1
         try:
             return await function(checked(request))
@@ -121,7 +125,7 @@ def _unary(function: Callable[[Any], Awaitable[Any]], counter: RpcCounter) -> Ca
 def _streaming(
     function: Callable[[Any, Any], Awaitable[None]], counter: RpcCounter, drain: Drain
 ) -> Callable[..., Awaitable[None]]:
-    async def handle(request: Any, context: grpc.aio.ServicerContext) -> None:
+    async def handle(request: Any, context: Context) -> None:
         counter.started += 1
         try:
             if isinstance(request, _Malformed):
@@ -157,7 +161,7 @@ async def _until_drained(work: Awaitable[None], drain: Drain) -> None:
             working.exception()
 
 
-async def _abort_unexpected(context: grpc.aio.ServicerContext, error: Exception) -> None:
+async def _abort_unexpected(context: Context, error: Exception) -> None:
     """A fault of ours: the caller learns that, the log learns the rest."""
     if isinstance(error, grpc.aio.AbortError):
         raise error
@@ -177,10 +181,10 @@ async def requests(iterator: AsyncIterator[Any]) -> AsyncIterator[Any]:
 
 async def pipeline(
     iterator: AsyncIterator[Any],
-    context: grpc.aio.ServicerContext,
+    context: Context,
     start: Callable[[Any], Awaitable[asyncio.Future[Message | bytes]]],
 ) -> None:
-    """Starts the requests of a stream in order, up to 16 ahead of their responses, and writes the responses in order."""
+    """Starts the requests of a stream in order, up to 16 ahead of the responses, which are written in order."""
     waiting: asyncio.Queue[asyncio.Future[Message | bytes] | None] = asyncio.Queue(PIPELINE_REQUESTS_MAX)
 
     async def respond() -> None:

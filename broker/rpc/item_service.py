@@ -1,11 +1,14 @@
-"""ItemService: requests to operations, the hottest path of the broker."""
+"""ItemService: requests to operations, the hottest path of the broker.
+
+Requests are those of `mirror`: where the proto says Item they hold its bytes, which no generated type can say.
+"""
 
 from __future__ import annotations
 
 import asyncio
 from typing import TYPE_CHECKING, Any, Final
 
-from broker.encoding.items import canonical_value, canonicalize
+from broker.encoding.items import canonical_value, canonicalize, parse_item
 from broker.encoding.varint import field_bytes
 from broker.expressions.parse import Placeholders, parse_condition, parse_update
 from broker.expressions.update import NO_UPDATE
@@ -18,11 +21,10 @@ from headrace.v1 import item_service_pb2 as pb
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
-    import grpc
-
     from broker.encoding.keys import ItemKey
     from broker.expressions.condition import Condition
     from broker.expressions.update import Update
+    from broker.rpc.status import Context
     from broker.storage.commit import Committer, Operation
     from broker.tables.catalog import Catalog, OpenTable
     from broker.tables.read import ItemReader
@@ -44,29 +46,28 @@ class ItemService:
         self._committer = committer
         self._reader = reader
 
-    async def PutItem(self, request: pb.PutItemRequest) -> bytes:
+    async def PutItem(self, request: Any) -> bytes:
         """Creates or replaces an item."""
         await self._committer.commit(self._put(request, request.table_name)[2])
         return _EMPTY
 
-    async def GetItem(self, request: pb.GetItemRequest) -> bytes:
+    async def GetItem(self, request: Any) -> bytes:
         """Reads an item."""
-        canonicalize(request.key)
-        key = self._catalog.open_table(request.table_name).keys.of_key(request.key)
+        key = _key(request, self._catalog.open_table(request.table_name))
         item = await self._reader.get(key)
         return _EMPTY if item is None else field_bytes(_FIELD_1, item)
 
-    async def UpdateItem(self, request: pb.UpdateItemRequest) -> bytes:
+    async def UpdateItem(self, request: Any) -> bytes:
         """Changes attributes of an item."""
         await self._committer.commit(self._update(request, request.table_name)[2])
         return _EMPTY
 
-    async def DeleteItem(self, request: pb.DeleteItemRequest) -> bytes:
+    async def DeleteItem(self, request: Any) -> bytes:
         """Removes an item."""
         await self._committer.commit(self._delete(request, request.table_name)[2])
         return _EMPTY
 
-    async def BatchWriteItem(self, request: pb.BatchWriteItemRequest) -> pb.BatchWriteItemResponse:
+    async def BatchWriteItem(self, request: Any) -> bytes:
         """Puts and deletes up to 25 items."""
         count = len(request.operations)
         if not 1 <= count <= BATCH_WRITE_OPERATIONS_MAX:
@@ -78,7 +79,11 @@ class ItemService:
         operations: list[Operation] = []
         keys: set[bytes] = set()
         for write in request.operations:
-            if write.WhichOneof("operation") == "update" or write.put.condition_expression or write.delete.condition_expression:
+            if (
+                write.WhichOneof("operation") == "update"
+                or write.put.condition_expression
+                or write.delete.condition_expression
+            ):
                 raise ValidationError("A batch holds puts and deletes without conditions", field="operations")
             _, key, operation = self._operation(write, "")
             if key.stored in keys:
@@ -88,19 +93,19 @@ class ItemService:
         try:
             results = await self._committer.submit(operations, sum(operation.size_bytes for operation in operations))
         except ThrottlingError:
-            return pb.BatchWriteItemResponse(unprocessed_operations=request.operations)
+            # The field of the response has the number of the request's.
+            unprocessed: bytes = request.SerializeToString()
+            return unprocessed
         for result in results:
             if isinstance(result, HeadraceError):
                 raise result
-        return pb.BatchWriteItemResponse()
+        return _EMPTY
 
-    async def WriteItems(
-        self, iterator: AsyncIterator[pb.WriteItemsRequest], context: grpc.aio.ServicerContext
-    ) -> None:
+    async def WriteItems(self, iterator: AsyncIterator[Any], context: Context) -> None:
         """Carries out batch after batch."""
         await pipeline(iterator, context, self._start_batch)
 
-    async def _start_batch(self, request: pb.WriteItemsRequest) -> asyncio.Future[Any]:
+    async def _start_batch(self, request: Any) -> asyncio.Future[Any]:
         count = len(request.operations)
         if not 1 <= count <= WRITE_ITEMS_OPERATIONS_MAX:
             raise ValidationError(
@@ -124,7 +129,7 @@ class ItemService:
         submitted = self._committer.submit(operations, size)
         return asyncio.ensure_future(_batch_response(submitted, refused))
 
-    def _operation(self, write: pb.WriteOperation, table_name: str) -> tuple[OpenTable, ItemKey, Operation]:
+    def _operation(self, write: Any, table_name: str) -> tuple[OpenTable, ItemKey, Operation]:
         kind = write.WhichOneof("operation")
         if kind == "put":
             return self._put(write.put, write.put.table_name or table_name)
@@ -134,20 +139,19 @@ class ItemService:
             return self._update(write.update, write.update.table_name or table_name)
         raise ValidationError("operation must be one of put, delete, update", field="operation")
 
-    def _put(self, request: pb.PutItemRequest, table_name: str) -> tuple[OpenTable, ItemKey, Operation]:
-        item = canonicalize(request.item)
+    def _put(self, request: Any, table_name: str) -> tuple[OpenTable, ItemKey, Operation]:
+        item = parse_item(request.item)
+        encoded = canonicalize(item)
         table = self._catalog.open_table(table_name)
-        key = table.keys.of_item(request.item)
-        return table, key, Put(table, key, item, _condition(request))
+        key = table.keys.of_item(item)
+        return table, key, Put(table, key, encoded, _condition(request))
 
-    def _delete(self, request: pb.DeleteItemRequest, table_name: str) -> tuple[OpenTable, ItemKey, Operation]:
-        canonicalize(request.key)
+    def _delete(self, request: Any, table_name: str) -> tuple[OpenTable, ItemKey, Operation]:
         table = self._catalog.open_table(table_name)
-        key = table.keys.of_key(request.key)
+        key = _key(request, table)
         return table, key, Delete(table, key, _condition(request))
 
-    def _update(self, request: pb.UpdateItemRequest, table_name: str) -> tuple[OpenTable, ItemKey, Operation]:
-        canonicalize(request.key)
+    def _update(self, request: Any, table_name: str) -> tuple[OpenTable, ItemKey, Operation]:
         placeholders = _placeholders(request)
         update: Update = NO_UPDATE
         if request.update_expression:
@@ -157,7 +161,7 @@ class ItemService:
             condition = parse_condition(request.condition_expression, placeholders)
         placeholders.check_all_used()
         table = self._catalog.open_table(table_name)
-        key = table.keys.of_key(request.key)
+        key = _key(request, table)
         for name in sorted(update.touched & table.keys.names):
             raise ValidationError(
                 f"One or more parameter values were invalid: Cannot update attribute {name}. This attribute is part of "
@@ -168,7 +172,13 @@ class ItemService:
         return table, key, Change(table, key, update, condition, request.ByteSize())
 
 
-def _condition(request: pb.PutItemRequest | pb.DeleteItemRequest) -> Condition | None:
+def _key(request: Any, table: OpenTable) -> ItemKey:
+    key = parse_item(request.key)
+    canonicalize(key)
+    return table.keys.of_key(key)
+
+
+def _condition(request: Any) -> Condition | None:
     """The condition of a request, which most do not have."""
     if not request.condition_expression:
         if request.expression_attribute_names or request.expression_attribute_values:
@@ -183,7 +193,7 @@ def _condition(request: pb.PutItemRequest | pb.DeleteItemRequest) -> Condition |
     return condition
 
 
-def _placeholders(request: pb.PutItemRequest | pb.DeleteItemRequest | pb.UpdateItemRequest) -> Placeholders:
+def _placeholders(request: Any) -> Placeholders:
     values = {}
     for name, value in request.expression_attribute_values.items():
         try:

@@ -6,8 +6,8 @@ import asyncio
 from typing import TYPE_CHECKING, Any, Final
 
 from broker.encoding.items import canonicalize
-from broker.encoding.varint import field_bytes
 from broker.encoding.records import encode_version
+from broker.encoding.varint import field_bytes
 from broker.model.clock import Version
 from broker.model.errors import HeadraceError, ValidationError
 from broker.model.sequence import format_sequence_number
@@ -31,10 +31,9 @@ from headrace.v1 import replication_service_pb2 as pb
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    import grpc
-
     from broker.consumers.groups import ConsumerGroups
     from broker.replication.registry import Replicas
+    from broker.rpc.status import Context
     from broker.storage.commit import Committer, Operation
     from broker.storage.layout import StoredItem
     from broker.tables.catalog import Catalog, OpenTable
@@ -110,7 +109,7 @@ class ReplicationService:
         await self._replicas.report(request.replica_name, _progress(request.progress))
         return pb.ReportReplicaResponse()
 
-    async def ReadSnapshot(self, request: pb.ReadSnapshotRequest, context: grpc.aio.ServicerContext) -> None:
+    async def ReadSnapshot(self, request: pb.ReadSnapshotRequest, context: Context) -> None:
         """Streams the items of a table."""
         snapshot = await self._reader.snapshot(self._catalog.open_table(request.table_name))
         number = format_sequence_number(snapshot.sequence_number)
@@ -131,9 +130,7 @@ class ReplicationService:
         if items:
             await context.write(_snapshot_response(items, last_key))
 
-    async def ApplyChanges(
-        self, iterator: AsyncIterator[pb.ApplyChangesRequest], context: grpc.aio.ServicerContext
-    ) -> None:
+    async def ApplyChanges(self, iterator: AsyncIterator[pb.ApplyChangesRequest], context: Context) -> None:
         """Applies changes made elsewhere, request after request."""
         table: OpenTable | None = None
 
@@ -146,7 +143,9 @@ class ReplicationService:
             count = len(request.records) + len(request.items)
             if count > PAGE_RECORDS_MAX:
                 raise ValidationError(
-                    f"A request holds at most {PAGE_RECORDS_MAX} records and items", field="records", limit=PAGE_RECORDS_MAX
+                    f"A request holds at most {PAGE_RECORDS_MAX} records and items",
+                    field="records",
+                    limit=PAGE_RECORDS_MAX,
                 )
             operations: list[Operation] = [_apply_item(table, item) for item in request.items]
             operations += [_apply_record(table, record) for record in request.records]
@@ -176,7 +175,9 @@ def _apply_record(table: OpenTable, record: record_pb2.Record) -> ApplyChange:
 def _version(version: record_pb2.Version) -> Version:
     if not version.hybrid_time or not 1 <= len(version.origin_region) <= _REGION_LENGTH_MAX:
         raise ValidationError(
-            "A change needs a version with a hybrid_time and an origin_region", field="version", limit=_REGION_LENGTH_MAX
+            "A change needs a version with a hybrid_time and an origin_region",
+            field="version",
+            limit=_REGION_LENGTH_MAX,
         )
     return Version(version.hybrid_time, version.origin_region)
 

@@ -9,6 +9,7 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from broker.rpc import mirror
 from broker.rpc.consumer_service import ConsumerService
 from broker.rpc.handlers import Drain, service_handler
 from broker.rpc.item_service import ItemService
@@ -18,7 +19,6 @@ from broker.rpc.table_service import TableService
 from broker.rpc.trigger_service import TriggerService
 from headrace.v1 import (
     consumer_service_pb2,
-    item_service_pb2,
     replication_service_pb2,
     stream_service_pb2,
     table_service_pb2,
@@ -26,6 +26,10 @@ from headrace.v1 import (
 )
 
 if TYPE_CHECKING:
+    from types import ModuleType
+
+    from google.protobuf.descriptor import ServiceDescriptor
+
     from broker.consumers.groups import ConsumerGroups, Members
     from broker.replication.registry import Replicas
     from broker.storage.commit import Committer
@@ -86,17 +90,19 @@ class RpcServer:
         self._server = grpc.aio.server(options=_OPTIONS)
         self._health = health.aio.HealthServicer()
         e = engine
-        services = {
-            table_service_pb2: TableService(e.catalog),
-            item_service_pb2: ItemService(e.catalog, e.committer, e.items),
-            stream_service_pb2: StreamService(e.catalog, e.log, e.iterators),
-            consumer_service_pb2: ConsumerService(e.catalog, e.groups, e.members, e.log),
-            trigger_service_pb2: TriggerService(e.catalog, e.triggers, e.groups),
-            replication_service_pb2: ReplicationService(e.catalog, e.committer, e.items, e.replicas, e.groups),
-        }
+        services = (
+            (_service(table_service_pb2), TableService(e.catalog)),
+            (mirror.ITEM_SERVICE, ItemService(e.catalog, e.committer, e.items)),
+            (_service(stream_service_pb2), StreamService(e.catalog, e.log, e.iterators)),
+            (_service(consumer_service_pb2), ConsumerService(e.catalog, e.groups, e.members, e.log)),
+            (_service(trigger_service_pb2), TriggerService(e.catalog, e.triggers, e.groups)),
+            (
+                _service(replication_service_pb2),
+                ReplicationService(e.catalog, e.committer, e.items, e.replicas, e.groups),
+            ),
+        )
         self._names = ["", health.SERVICE_NAME]
-        for module, service in services.items():
-            (descriptor,) = module.DESCRIPTOR.services_by_name.values()
+        for descriptor, service in services:
             self._names.append(descriptor.full_name)
             self._server.add_generic_rpc_handlers([service_handler(descriptor, service, self._drain, telemetry)])
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
@@ -120,6 +126,13 @@ class RpcServer:
         self._drain.begin()
         await self._server.stop(_STOP_GRACE_SECONDS)
 
-    async def _set_health(self, status: health_pb2.HealthCheckResponse.ServingStatus) -> None:
+    async def _set_health(self, status: int) -> None:
         for name in self._names:
             await self._health.set(name, status)
+
+
+def _service(module: ModuleType) -> ServiceDescriptor:
+    """The one service a generated module defines."""
+    descriptor: ServiceDescriptor
+    (descriptor,) = module.DESCRIPTOR.services_by_name.values()
+    return descriptor

@@ -1,11 +1,12 @@
 """Errors as gRPC statuses: one table.
 
-Every error carries google.rpc.ErrorInfo with the reason, the domain "headrace" and metadata; throttling carries RetryInfo too.
+Every error carries google.rpc.ErrorInfo with the reason, the domain "headrace" and metadata; throttling carries
+RetryInfo too.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeAlias
 
 import grpc
 from google.protobuf import any_pb2, duration_pb2
@@ -16,6 +17,9 @@ from headrace.v1 import error_pb2
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message
+
+    # What a handler is given; the types of requests and responses stand in the handlers.
+    Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 
 DOMAIN: Final = "headrace"
 _DETAILS_KEY: Final = "grpc-status-details-bin"
@@ -45,7 +49,7 @@ def to_message(error: errors.HeadraceError) -> error_pb2.Error:
     )
 
 
-async def abort(context: grpc.aio.ServicerContext, error: errors.HeadraceError) -> NoReturn:
+async def abort(context: Context, error: errors.HeadraceError) -> NoReturn:
     """Ends the call with an error's status."""
     details: list[Message] = [
         error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=error.metadata),

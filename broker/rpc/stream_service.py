@@ -13,11 +13,10 @@ from broker.tables.validate import check_range, page_limit
 from headrace.v1 import stream_service_pb2 as pb
 
 if TYPE_CHECKING:
-    import grpc
-
     from broker.model.tables import Shard, Stream
+    from broker.rpc.status import Context
     from broker.streams.iterators import Iterators
-    from broker.streams.tail import LogReader
+    from broker.streams.tail import LogReader, Page
     from broker.tables.catalog import Catalog
 
 HEARTBEAT_SECONDS: Final = 15.0
@@ -89,7 +88,7 @@ class StreamService:
             after = wanted
         return pb.GetShardIteratorResponse(shard_iterator=self._mint(stream, shard, after))
 
-    async def GetRecords(self, request: pb.GetRecordsRequest, context: grpc.aio.ServicerContext) -> None:
+    async def GetRecords(self, request: pb.GetRecordsRequest, context: Context) -> None:
         """Streams the records from an iterator on."""
         limit = PAGE_RECORDS_MAX
         if request.HasField("limit"):
@@ -103,30 +102,31 @@ class StreamService:
             moved = page.last_sequence_number > after
             after = page.last_sequence_number
             if page.count or is_first or page.is_end:
-                await context.write(self._response(stream, shard, page.records, after, page.millis_behind_latest, page.is_end, is_first))
+                await context.write(self._response(stream, shard, page, is_first=is_first))
                 is_first = False
             at_tip = not page.count and not moved
             if page.is_end or (at_tip and not request.follow):
                 return
             if at_tip and not await self._reader.wait(shard, after, HEARTBEAT_SECONDS):
-                await context.write(self._response(stream, shard, b"", after, 0, False, False))
+                await context.write(self._heartbeat(stream, shard, after))
             # The shard may have been closed since.
             stream, shard = self._find(position)
 
-    def _response(
-        self, stream: Stream, shard: Shard, records: bytes, after: int, behind_ms: int, is_end: bool, is_first: bool
-    ) -> bytes:
-        rest = pb.GetRecordsResponse(millis_behind_latest=behind_ms)
-        if is_end:
+    def _heartbeat(self, stream: Stream, shard: Shard, after: int) -> pb.GetRecordsResponse:
+        return pb.GetRecordsResponse(next_shard_iterator=self._mint(stream, shard, after))
+
+    def _response(self, stream: Stream, shard: Shard, page: Page, *, is_first: bool) -> bytes:
+        rest = pb.GetRecordsResponse(millis_behind_latest=page.millis_behind_latest)
+        if page.is_end:
             rest.shard_end = True
             rest.child_shard_ids.extend(child.shard_id for child in stream.children(shard.shard_id))
         else:
-            rest.next_shard_iterator = self._mint(stream, shard, after)
+            rest.next_shard_iterator = self._mint(stream, shard, page.last_sequence_number)
         if is_first:
             rest.stream_arn = self._catalog.stream_arn(stream)
             rest.region = self._catalog.region
         # The stored records are the response's field 1 already.
-        return records + rest.SerializeToString()
+        return b"".join((*page.parts, rest.SerializeToString()))
 
     def _mint(self, stream: Stream, shard: Shard, after: int) -> str:
         name = _stream_name(self._catalog.stream_arn(stream))

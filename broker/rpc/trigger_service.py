@@ -25,9 +25,8 @@ from headrace.v1 import consumer_service_pb2
 from headrace.v1 import trigger_service_pb2 as pb
 
 if TYPE_CHECKING:
-    import grpc
-
     from broker.consumers.groups import ConsumerGroups
+    from broker.rpc.status import Context
     from broker.tables.catalog import Catalog
     from broker.triggers.registry import Triggers
 
@@ -144,7 +143,7 @@ class TriggerService:
         )
         return pb.ReportInvocationsResponse()
 
-    async def TailTriggerLogs(self, request: pb.TailTriggerLogsRequest, context: grpc.aio.ServicerContext) -> None:
+    async def TailTriggerLogs(self, request: pb.TailTriggerLogsRequest, context: Context) -> None:
         """Streams log lines."""
         last_lines = request.last_lines if request.HasField("last_lines") else _LAST_LINES_DEFAULT
         check_range(last_lines, "last_lines", 0, LOG_LINES_MAX)
@@ -163,7 +162,9 @@ class TriggerService:
 
     def _event_source(self, request: pb.CreateTriggerRequest) -> str:
         if bool(request.event_source_arn) == bool(request.table_name):
-            raise ValidationError("Exactly one of event_source_arn and table_name must be given", field="event_source_arn")
+            raise ValidationError(
+                "Exactly one of event_source_arn and table_name must be given", field="event_source_arn"
+            )
         if request.table_name:
             return self._catalog.stream_arn(self._catalog.enabled_stream(request.table_name))
         try:

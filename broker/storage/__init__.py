@@ -1,1 +1,1 @@
-"""Durable state: RocksDB, the bytes on disk, the group commit and the watermarks. The only package that imports rocksdict."""
+"""Durable state: RocksDB, the bytes on disk, the group commit and the watermarks. Alone in importing rocksdict."""

@@ -1,14 +1,15 @@
 """The group commit: the only way anything is written.
 
 All operations that wait are evaluated one after the other, each against the state and what those before it in the group
-changed, and become one entry: items, one log block per shard, documents, counters. While the disk syncs that entry the next
-operations gather; the callers are answered, and the watermarks raised, only after the sync. So writes are serializable without
-locks, and the cost of a sync is shared by all who wait for it.
+changed, and become one entry: items, one log block per shard, documents, counters. While the disk syncs that entry
+the next operations gather; the callers are answered, and the watermarks raised, only after the sync. So writes are
+serializable without locks, and the cost of a sync is shared by all who wait for it.
 
 What could go wrong in the order, and why it does not:
 1. A reader of the log must not see what a crash could take back: it stops at the watermark, which rises after the sync.
 2. A reader of an item must not either: `settled` makes it wait when the item's last change is not synced yet.
-3. A failed write or sync leaves the disk in an unknown state: the committer refuses all further work and the node stops.
+3. A failed write or sync leaves the disk in an unknown state: the committer refuses all further work and the node
+   stops.
 """
 
 from __future__ import annotations
@@ -187,7 +188,9 @@ class _Unsettled:
 
     __slots__ = ("group", "results", "synced")
 
-    def __init__(self, group: Group, results: list[tuple[_Submission, list[Any]]], synced: asyncio.Future[None]) -> None:
+    def __init__(
+        self, group: Group, results: list[tuple[_Submission, list[Any]]], synced: asyncio.Future[None]
+    ) -> None:
         self.group = group
         self.results = results
         self.synced = synced
@@ -196,8 +199,8 @@ class _Unsettled:
 class Committer:
     """Owns all writes of a store.
 
-    Responsibilities: 1. bound what waits; 2. evaluate operations in order; 3. make each group durable as one entry; 4. answer
-    the callers and wake the readers afterwards; 5. stop for good after a failure of the disk.
+    Responsibilities: 1. bound what waits; 2. evaluate operations in order; 3. make each group durable as one entry;
+    4. answer the callers and wake the readers afterwards; 5. stop for good after a failure of the disk.
     """
 
     def __init__(self, store: Store, journal: Journal, watermarks: Watermarks, clock: Clock, region: str) -> None:
@@ -238,10 +241,12 @@ class Committer:
         return result
 
     def submit(self, operations: Sequence[Operation], size_bytes: int) -> asyncio.Future[list[Any]]:
-        """Queues operations, to be carried out in order; the future gets, when all are durable, for each its result or its
-        HeadraceError.
+        """Queues operations, to be carried out in order.
 
-        Raises ThrottlingError if too much waits already and UnavailableError if the node stops; then nothing was queued.
+        The future gets, when all are durable, for each operation its result or its HeadraceError.
+
+        Raises ThrottlingError if too much waits already and UnavailableError if the node stops; then nothing was
+        queued.
         """
         if self._failure is not None or self._closing:
             raise UnavailableError("The node is stopping")

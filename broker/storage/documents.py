@@ -1,7 +1,7 @@
 """Small documents in the catalog: tables, streams, groups, triggers, replicas. One typed collection per kind.
 
-A collection holds all its documents in memory, as the planned operations have left them; every change is a mutation of the
-group that plans it, so that memory never says more than the log that follows will.
+A collection holds all its documents in memory, as the planned operations have left them; every change is a mutation
+of the group that plans it, so that memory never says more than the log that follows will.
 """
 
 from __future__ import annotations

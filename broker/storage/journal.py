@@ -1,8 +1,9 @@
 """The seam between deciding and making durable.
 
 An entry holds the effects of a group of operations, not the operations: whoever applies it, here or on another node,
-decides nothing and reads no clock. Today append is RocksDB's own batch and there is no second log. A replicated journal would
-send the entry to its log instead, conditional on the position it was planned after, and apply it when the log has taken it.
+decides nothing and reads no clock. Today append is RocksDB's own batch and there is no second log. A replicated
+journal would send the entry to its log instead, conditional on the position it was planned after, and apply it when
+the log has taken it.
 """
 
 from __future__ import annotations

@@ -6,9 +6,10 @@ What is encoded here is checked again on decoding; bytes that do not fit raise C
 from __future__ import annotations
 
 import struct
-import zlib
 from bisect import bisect_right
 from typing import Final, NamedTuple
+
+import google_crc32c
 
 from broker.encoding.items import EncodedItem
 from broker.model.clock import Version
@@ -20,15 +21,19 @@ _FORMAT: Final = 1
 COUNTERS_KEY: Final = b"counters"
 _COUNTERS: Final = struct.Struct(">BQQQ")
 
-# Item value: format, item size by DynamoDB's rules, hybrid time, length of the origin region; then the region, then the item.
+# Item value: format, item size by DynamoDB's rules, hybrid time, length of the origin region; then the region, then
+# the item.
 _ITEM_HEAD: Final = struct.Struct(">BIQB")
 _ITEM_HEAD_BYTES: Final = _ITEM_HEAD.size
 
-# Log block: format, records, first and last sequence number, first and last time in ms, payload length, payload CRC-32; then for
-# each record its distance from the first sequence number, then for each record its offset in the payload, then the payload.
-_BLOCK_HEAD: Final = struct.Struct("<BIQQQQII")
+# Log block: format, records, first and last sequence number, time in ms; then for each record its distance from the
+# first sequence number, then for each record its offset in the payload, then the payload, then the CRC-32C of all that.
+_BLOCK_HEAD: Final = struct.Struct("<BIQQQ")
 _BLOCK_HEAD_BYTES: Final = _BLOCK_HEAD.size
 _NUMBER_BYTES: Final = 4
+_CHECKSUM_BYTES: Final = 4
+# The CRC-32C of any bytes followed by their own CRC-32C, least significant byte first.
+_CHECKSUM_RESIDUE: Final = 0x48674BC7
 
 SHARD_ID_BYTES: Final = 8
 _SEQUENCE_NUMBER_BYTES: Final = 8
@@ -118,56 +123,62 @@ def encode_block(sequence_numbers: list[int], records: list[bytes], now_ms: int)
     for index, record in enumerate(records):
         offsets[index] = offset
         offset += len(record)
-    payload = b"".join(records)
-    head = _BLOCK_HEAD.pack(_FORMAT, count, first, last, now_ms, now_ms, len(payload), zlib.crc32(payload))
-    return b"%b%b%b" % (head, struct.pack(f"<{2 * count}I", *distances, *offsets), payload)
+    head = _BLOCK_HEAD.pack(_FORMAT, count, first, last, now_ms)
+    block = b"".join((head, struct.pack(f"<{2 * count}I", *distances, *offsets), *records))
+    checksum: int = google_crc32c.value(block)
+    return block + checksum.to_bytes(_CHECKSUM_BYTES, "little")
 
 
 class Block:
     """A log block as it is stored. Its records are only sliced, never parsed."""
 
-    __slots__ = ("_payload_start", "_value", "count", "first_sequence_number", "last_sequence_number", "last_time_ms")
+    __slots__ = ("_end", "_start", "_value", "count", "first_sequence_number", "last_sequence_number", "time_ms")
+
+    count: int
+    first_sequence_number: int
+    last_sequence_number: int
+    time_ms: int
 
     def __init__(self, value: bytes) -> None:
-        """Checks the block's head and checksum. Raises CorruptionError."""
-        _check(len(value) >= _BLOCK_HEAD_BYTES and value[0] == _FORMAT, "log block")
-        head = _BLOCK_HEAD.unpack_from(value)
-        _, self.count, self.first_sequence_number, self.last_sequence_number, _, self.last_time_ms, length, checksum = head
-        self._value = memoryview(value)
-        self._payload_start = _BLOCK_HEAD_BYTES + 2 * _NUMBER_BYTES * self.count
-        _check(self._payload_start + length == len(value), "log block")
-        _check(zlib.crc32(self._value[self._payload_start :]) == checksum, "log block")
+        """Checks the block. Raises CorruptionError."""
+        _check(len(value) > _BLOCK_HEAD_BYTES and value[0] == _FORMAT, "log block")
+        _check(google_crc32c.value(value) == _CHECKSUM_RESIDUE, "log block")
+        self._value = value
+        _, self.count, self.first_sequence_number, self.last_sequence_number, self.time_ms = _BLOCK_HEAD.unpack_from(
+            value
+        )
+        # Where the payload begins and ends.
+        self._start = _BLOCK_HEAD_BYTES + 2 * _NUMBER_BYTES * self.count
+        self._end = len(value) - _CHECKSUM_BYTES
 
     def find(self, after: int) -> int:
         """The index of the first record beyond a sequence number; `count` if there is none."""
         if after < self.first_sequence_number:
             return 0
-        return bisect_right(self._distances(), after - self.first_sequence_number)
+        return bisect_right(self._numbers(0), after - self.first_sequence_number)
 
     def sequence_number(self, index: int) -> int:
         """The sequence number of the record at an index."""
-        return self.first_sequence_number + self._distances()[index]
+        return self.first_sequence_number + self._numbers(0)[index]
 
     def slice(self, begin: int, end: int) -> memoryview:
         """The records from index `begin` up to `end`, as elements of `repeated Record records = 1`."""
-        if begin == 0 and end == self.count:
-            return self._value[self._payload_start :]
-        offsets = self.offsets()
-        start = self._payload_start + offsets[begin]
-        stop = len(self._value) if end == self.count else self._payload_start + offsets[end]
-        return self._value[start:stop]
+        offsets = self.offsets() if begin > 0 or end < self.count else (0,)
+        stop = self._end if end == self.count else self._start + offsets[end]
+        return memoryview(self._value)[self._start + offsets[begin] : stop]
 
     def offsets(self) -> tuple[int, ...]:
         """Where each record begins in the payload."""
-        return struct.unpack_from(f"<{self.count}I", self._value, _BLOCK_HEAD_BYTES + _NUMBER_BYTES * self.count)
+        return self._numbers(self.count)
 
     @property
     def payload_bytes(self) -> int:
         """The length of all records together."""
-        return len(self._value) - self._payload_start
+        return self._end - self._start
 
-    def _distances(self) -> tuple[int, ...]:
-        return struct.unpack_from(f"<{self.count}I", self._value, _BLOCK_HEAD_BYTES)
+    def _numbers(self, skip: int) -> tuple[int, ...]:
+        """One of the two lists between the head and the payload."""
+        return struct.unpack_from(f"<{self.count}I", self._value, _BLOCK_HEAD_BYTES + _NUMBER_BYTES * skip)
 
 
 def _check(holds: bool, what: str) -> None:

@@ -1,7 +1,7 @@
 """The store: column families of RocksDB.
 
-rocksdict holds the GIL in `get`, `write` and iterator steps, and releases it in `flush_wal`: so everything but the sync runs on the
-event loop's thread, and the sync runs beside it.
+rocksdict holds the GIL in `get`, `write` and iterator steps, and releases it in `flush_wal`: so everything but the
+sync runs on the event loop's thread, and the sync runs beside it.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ class Store:
 
     def sync(self) -> None:
         """Makes every write so far durable. Blocks on the disk without holding the GIL: call it in a thread."""
-        self._db.flush_wal(True)
+        self._db.flush_wal(sync=True)
 
     def scan(self, family: Family, begin: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:
         """The entries with begin <= key < end, in key order, as they are now."""
@@ -146,8 +146,8 @@ def _entries(source: object, begin: bytes, end: bytes) -> Iterator[tuple[bytes, 
 
 def _database_options() -> Options:
     options = Options(raw_mode=True)
-    options.create_if_missing(True)
-    options.create_missing_column_families(True)
+    options.create_if_missing(create_if_missing=True)
+    options.create_missing_column_families(create_missing_cfs=True)
     options.set_wal_recovery_mode(DBRecoveryMode.point_in_time())
     options.set_max_total_wal_size(_WAL_BYTES_MAX)
     options.set_max_open_files(_OPEN_FILES_MAX)
@@ -160,7 +160,7 @@ def _family_options(family: Family, cache: Cache) -> Options:
     options.set_write_buffer_size(_WRITE_BUFFER_BYTES)
     blocks = BlockBasedOptions()
     blocks.set_block_cache(cache)
-    blocks.set_bloom_filter(_BLOOM_BITS, False)
+    blocks.set_bloom_filter(_BLOOM_BITS, block_based=False)
     options.set_block_based_table_factory(blocks)
     # Log blocks are read at memory speed and soon trimmed: not worth the time to compress.
     compression = DBCompressionType.none() if family is Family.LOG else DBCompressionType.lz4()

@@ -48,4 +48,3 @@ def closed_stream(stream: Stream, last_number: int) -> Stream:
 def public_shard_id(now_ms: int, seed: str) -> str:
     """A shard id in AWS's form: the time it was made, and a hash that keeps ids of one millisecond apart."""
     return f"shardId-{now_ms:020d}-{partition_hash(seed.encode()) >> 32:08x}"
-

@@ -23,9 +23,10 @@ PAGE_BYTES_MAX: Final = 1024 * 1024
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Page:
-    """Some records of a shard, in order, as stored bytes: elements of `repeated Record records = 1`."""
+    """Some records of a shard, in order, as stored bytes."""
 
-    records: bytes
+    # Together they are elements of `repeated Record records = 1`; slices of what is stored, so nothing is copied yet.
+    parts: list[memoryview]
     count: int
     # The position after the page: pass it as `after` to go on.
     last_sequence_number: int
@@ -57,10 +58,10 @@ class LogReader:
         return max(self._watermarks.of(shard.id).value, horizon(shard))
 
     def read(self, shard: Shard, after: int, records_max: int) -> Page:
-        """The next page after a position: up to `records_max` records and 1 MiB, but at least one record if there is one."""
+        """The next page after a position: up to `records_max` records and 1 MiB, but one record if there is one."""
         watermark = self._watermarks.of(shard.id).value
         parts: list[memoryview] = []
-        count = size = last_time_ms = 0
+        count = size = time_ms = 0
         position = after
         is_full = has_more = False
         begin, end = layout.log_key(shard.id, after + 1), layout.log_key(shard.id, watermark + 1)
@@ -69,7 +70,7 @@ class LogReader:
                 has_more = True
                 break
             block = layout.Block(value)
-            last_time_ms = block.last_time_ms
+            time_ms = block.time_ms
             first = block.find(position)
             stop = _fit(block, first, records_max - count, PAGE_BYTES_MAX - size, is_first=count == 0)
             if stop > first:
@@ -77,7 +78,7 @@ class LogReader:
                 parts.append(part)
                 size += len(part)
                 count += stop - first
-                position = block.sequence_number(stop - 1)
+                position = block.last_sequence_number if stop == block.count else block.sequence_number(stop - 1)
             if stop < block.count:
                 has_more = True
                 break
@@ -89,10 +90,10 @@ class LogReader:
         self.bytes_total += size
         is_closed = shard.ending_sequence_number is not None and watermark >= shard.ending_sequence_number
         return Page(
-            records=b"".join(parts),
+            parts=parts,
             count=count,
             last_sequence_number=position,
-            millis_behind_latest=max(0, self._clock.now_ms() - last_time_ms) if has_more else 0,
+            millis_behind_latest=max(0, self._clock.now_ms() - time_ms) if has_more else 0,
             is_end=is_closed and not has_more,
         )
 
@@ -101,7 +102,7 @@ class LogReader:
         begin = layout.log_key(shard.id, after + 1)
         end = layout.log_key(shard.id, self._watermarks.of(shard.id).value + 1)
         for _, value in self._store.scan(Family.LOG, begin, end):
-            return max(0, self._clock.now_ms() - layout.Block(value).last_time_ms)
+            return max(0, self._clock.now_ms() - layout.Block(value).time_ms)
         return 0
 
     async def wait(self, shard: Shard, after: int, timeout_seconds: float) -> bool:

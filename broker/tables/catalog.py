@@ -53,7 +53,7 @@ class Catalog:
         self._open = {t.name: OpenTable(t, self._enabled_stream(t)) for t in self.tables.all()}
 
     def open_table(self, name: str) -> OpenTable:
-        """A table to read or write. Raises ResourceNotFoundError, or ValidationError for what cannot be a table's name."""
+        """A table to read or write. Raises ResourceNotFoundError, or ValidationError for a name no table can have."""
         opened = self._open.get(name)
         if opened is None:
             check_table_name(name)
@@ -213,7 +213,9 @@ class _SetStream:
                 )
             table = self.catalog.plan_enable_stream(group, table, self.view_type)
         elif stream is None:
-            raise ValidationError(f"Table has no stream to disable: TableName: {self.name}", field="stream_specification")
+            raise ValidationError(
+                f"Table has no stream to disable: TableName: {self.name}", field="stream_specification"
+            )
         else:
             self.catalog.plan_disable_stream(group, stream)
         self.catalog.plan_put(group, table)

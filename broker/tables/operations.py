@@ -1,7 +1,7 @@
 """Writes of single items, as objects whose `plan` decides against the state and changes the group.
 
-One place decides what a change is: `replace_item`. Put, update, delete and replicated changes all end there, so a change
-and its record cannot differ.
+One place decides what a change is: `replace_item`. Put, update, delete and replicated changes all end there, so a
+change and its record cannot differ.
 """
 
 from __future__ import annotations

@@ -52,7 +52,8 @@ def check_range(value: int, field: str, least: int, most: int) -> None:
     if not least <= value <= most:
         bound, limit = ("greater", least) if value < least else ("less", most)
         raise ValidationError(
-            f"Value {value} at {field} failed to satisfy constraint: Member must have value {bound} than or equal to {limit}",
+            f"Value {value} at {field} failed to satisfy constraint: Member must have value {bound} than or equal to "
+            f"{limit}",
             field=field,
             limit=limit,
         )

@@ -172,11 +172,12 @@ class Triggers:
         """Up to `count` log lines from a line number on; those before the last 10,000 are gone."""
         begin, end = _line_key(name, first), _line_key(name, first + count)
         return [
-            msgspec.msgpack.decode(value, type=LogLine) for _, value in self._store.scan(Family.TRIGGER_LINES, begin, end)
+            msgspec.msgpack.decode(value, type=LogLine)
+            for _, value in self._store.scan(Family.TRIGGER_LINES, begin, end)
         ]
 
     async def wait_for_lines(self, name: str, seen: int, timeout_seconds: float) -> None:
-        """Returns when a trigger has written more than `seen` lines, or the time is up. Raises ResourceNotFoundError."""
+        """Returns when there are more than `seen` lines, or the time is up. Raises ResourceNotFoundError."""
         if self.get(name).lines_total > seen:
             return
         event = self._written.setdefault(name, asyncio.Event())
@@ -206,7 +207,13 @@ class Triggers:
 
 
 def new_function(
-    *, handler: str, runtime: str, environment: Mapping[str, str], timeout_seconds: int, memory_size_mb: int, archive: bytes
+    *,
+    handler: str,
+    runtime: str,
+    environment: Mapping[str, str],
+    timeout_seconds: int,
+    memory_size_mb: int,
+    archive: bytes,
 ) -> Function:
     """A checked function; zeros mean the defaults. Raises ValidationError."""
     module, _, function = handler.rpartition(".")
@@ -328,7 +335,9 @@ class _Report:
         before, total = trigger.lines_total, trigger.lines_total + len(self.lines)
         # Old lines first: a range delete comes before the puts of its group.
         if before // _TRIM_EVERY_LINES != total // _TRIM_EVERY_LINES and total > LOG_LINES_MAX:
-            group.delete_range(Family.TRIGGER_LINES, _line_key(self.name, 0), _line_key(self.name, total - LOG_LINES_MAX))
+            group.delete_range(
+                Family.TRIGGER_LINES, _line_key(self.name, 0), _line_key(self.name, total - LOG_LINES_MAX)
+            )
         for number, line in enumerate(self.lines, start=before):
             group.put(Family.TRIGGER_LINES, _line_key(self.name, number), msgspec.msgpack.encode(line))
         self.triggers.plan_put(

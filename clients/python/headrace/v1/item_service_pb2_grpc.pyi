@@ -68,7 +68,7 @@ class ItemServiceStub:
     in the order of the requests. Operations are applied in order, each on its own: one that fails does not
     stop the others. A response is sent when all of its batch's writes are on disk. The server takes up to 16 batches
     ahead of their responses; send several to keep it busy.
-    Errors that end the call: VALIDATION (a batch of over 1,000 operations or an unset operation). All others are results.
+    Errors that end the call: VALIDATION (a batch of no or over 1,000 operations). All others are results.
     """
 
 class ItemServiceAsyncStub:
@@ -121,7 +121,7 @@ class ItemServiceAsyncStub:
     in the order of the requests. Operations are applied in order, each on its own: one that fails does not
     stop the others. A response is sent when all of its batch's writes are on disk. The server takes up to 16 batches
     ahead of their responses; send several to keep it busy.
-    Errors that end the call: VALIDATION (a batch of over 1,000 operations or an unset operation). All others are results.
+    Errors that end the call: VALIDATION (a batch of no or over 1,000 operations). All others are results.
     """
 
 class ItemServiceServicer(metaclass=abc.ABCMeta):
@@ -186,7 +186,7 @@ class ItemServiceServicer(metaclass=abc.ABCMeta):
         in the order of the requests. Operations are applied in order, each on its own: one that fails does not
         stop the others. A response is sent when all of its batch's writes are on disk. The server takes up to 16 batches
         ahead of their responses; send several to keep it busy.
-        Errors that end the call: VALIDATION (a batch of over 1,000 operations or an unset operation). All others are results.
+        Errors that end the call: VALIDATION (a batch of no or over 1,000 operations). All others are results.
         """
 
 def add_ItemServiceServicer_to_server(servicer: ItemServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...
