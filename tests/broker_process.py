@@ -6,11 +6,12 @@ Nothing here imports the broker: what it hides is only a child process and the o
 from __future__ import annotations
 
 import json
+import os
 import select
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import ClassVar, Self
@@ -37,7 +38,14 @@ class BrokerProcess:
     # What is running now, so that a failed test can show the logs and the end of the session can reap.
     running: ClassVar[list[BrokerProcess]] = []
 
-    def __init__(self, folder: Path, *, region: str = "eu-north-1", extra: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        region: str = "eu-north-1",
+        extra: Sequence[str] = (),
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.data = folder / "data"
         self.log_path = folder / "broker.log"
@@ -45,6 +53,7 @@ class BrokerProcess:
         self.grpc = ""
         self.http = ""
         self._extra = extra
+        self._environment = {**os.environ, **(environment or {})}
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self, *, keep_ports: bool = False) -> Self:
@@ -60,7 +69,9 @@ class BrokerProcess:
         )
         with self.log_path.open("ab") as log:
             # A group of its own: a Ctrl-C for pytest must not reach the broker before the fixtures stop it.
-            self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, start_new_session=True)
+            self._process = subprocess.Popen(
+                command, stdout=subprocess.PIPE, stderr=log, env=self._environment, start_new_session=True
+            )
         BrokerProcess.running.append(self)
         try:
             ready = json.loads(self._ready_line())
@@ -75,13 +86,7 @@ class BrokerProcess:
         if self._process is None:
             return 0
         self._process.send_signal(signal.SIGTERM)
-        try:
-            code = self._process.wait(STOP_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            raise AssertionError(f"the broker did not stop within {STOP_TIMEOUT_S} s\n{self.log_tail()}") from None
-        finally:
-            self.kill()
-        return code
+        return self.wait()
 
     def kill(self) -> None:
         """Ends the process at once, as a crash would (SIGKILL), and reaps it."""
@@ -93,6 +98,17 @@ class BrokerProcess:
         process.wait(STOP_TIMEOUT_S)
         assert process.stdout is not None
         process.stdout.close()
+
+    def wait(self) -> int:
+        """The exit code of a broker that ends by itself; kills it and raises if it does not in time."""
+        assert self._process is not None, "the broker is not running"
+        try:
+            code = self._process.wait(STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"the broker still runs after {STOP_TIMEOUT_S} s\n{self.log_tail()}") from None
+        finally:
+            self.kill()
+        return code
 
     @property
     def pid(self) -> int:

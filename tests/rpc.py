@@ -132,9 +132,9 @@ class TestTable:
 class Client:
     """Stubs of all services on one channel, and the few calls that nearly every test makes."""
 
-    def __init__(self, endpoint: str) -> None:
+    def __init__(self, endpoint: str, *, deadline_s: float = DEADLINE_S) -> None:
         self.endpoint = endpoint
-        self.channel = grpc.intercept_channel(grpc.insecure_channel(endpoint), _Deadline())
+        self.channel = grpc.intercept_channel(grpc.insecure_channel(endpoint), _Deadline(deadline_s))
         self.tables = table_service_pb2_grpc.TableServiceStub(self.channel)
         self.items = item_service_pb2_grpc.ItemServiceStub(self.channel)
         self.streams = stream_service_pb2_grpc.StreamServiceStub(self.channel)
@@ -297,8 +297,11 @@ class _Deadline(
 ):
     """Gives every call a deadline: a broker that hangs is a failed test with a name, not a stuck run."""
 
+    def __init__(self, deadline_s: float) -> None:
+        self._deadline_s = deadline_s
+
     def _bounded(self, continuation: Callable[[Any, Any], Any], details: Any, request: Any) -> Any:
-        timeout = details.timeout if details.timeout is not None else DEADLINE_S
+        timeout = details.timeout if details.timeout is not None else self._deadline_s
         return continuation(_CallDetails(details, timeout), request)
 
     intercept_unary_unary: Any = _bounded

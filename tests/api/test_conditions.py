@@ -121,7 +121,7 @@ def test_an_update_that_only_removes_creates_nothing(client: Client, table: Test
         update(client, table, "REMOVE n")
 
 
-@pytest.mark.parametrize("expression", ["SET n = :v", "REMOVE missing", ""])
+@pytest.mark.parametrize("expression", ["SET n = :v", "REMOVE absent", ""])
 def test_an_update_that_changes_nothing_makes_no_record(client: Client, table: TestTable, expression: str) -> None:
     client.put(table.name, item(id="a", n=1))
     with client.unchanged(table):
