@@ -9,7 +9,7 @@ from typing import Any
 import grpc
 import grpc.aio
 from google.protobuf import any_pb2, duration_pb2
-from google.rpc import code_pb2, error_details_pb2, status_pb2  # type: ignore[import-untyped]
+from google.rpc import code_pb2, error_details_pb2, status_pb2
 
 from headrace.v1 import (
     consumer_service_pb2_grpc,
@@ -19,8 +19,8 @@ from headrace.v1 import (
     table_service_pb2_grpc,
 )
 
-# A script takes (request or request iterator, context), as a servicer's method does.
-Script = Callable[[Any, Any], Any]
+# A script takes (request or request iterator, context) and returns or writes responses, as a servicer's method does.
+Script = Callable[[Any, Any], Awaitable[Any]]
 
 _ADD_TO_SERVER = {
     "TableService": table_service_pb2_grpc.add_TableServiceServicer_to_server,
@@ -38,14 +38,13 @@ class _Scripted:
         self._scripts = scripts
 
     def __getattr__(self, method: str) -> Script:
-        if method in self._scripts:
-            return self._scripts[method]
+        # A coroutine function, for grpc.aio tells by that how to call it.
+        async def serve(request: object, context: grpc.aio.ServicerContext[Any, Any]) -> object:
+            if method not in self._scripts:
+                await context.abort(grpc.StatusCode.UNIMPLEMENTED, method)
+            return await self._scripts[method](request, context)
 
-        async def unimplemented(request: object, context: grpc.aio.ServicerContext[Any, Any]) -> None:
-            del request
-            await context.abort(grpc.StatusCode.UNIMPLEMENTED, method)
-
-        return unimplemented
+        return serve
 
 
 @asynccontextmanager
@@ -90,7 +89,7 @@ def _packed(message: Any) -> any_pb2.Any:
     return packed
 
 
-def answer(response: object) -> Callable[[Any, Any], Awaitable[object]]:
+def answer(response: object) -> Script:
     """A script that answers each request with the same response."""
 
     async def script(request: object, context: object) -> object:

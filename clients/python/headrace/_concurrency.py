@@ -11,7 +11,7 @@ import contextlib
 import queue
 import threading
 import time
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterable, AsyncIterator, Coroutine, Iterable, Iterator
 from typing import Any, Final, Generic, TypeVar
 
 import grpc
@@ -35,7 +35,9 @@ class AsyncResponses(Generic[Response]):
     ) -> None:
         self._call = call
         self._pending: asyncio.Task[Any] | None = None
+        self._status: grpc.aio.AioRpcError | None = None
         self._is_closed = False
+        call.add_done_callback(self._note_status)
 
     async def receive(self, timeout_s: float = SILENCE_TIMEOUT_S) -> Response | None:
         """The next response; None when the call has ended well or was closed here.
@@ -53,24 +55,51 @@ class AsyncResponses(Generic[Response]):
             self._call.cancel()
             raise errors.UnavailableError(f"nothing was heard from the broker for {timeout_s:.0f} seconds")
         self._pending = None
-        if read.cancelled():
-            if self._is_closed:
-                return None
-            raise errors.UnavailableError("the call was cancelled")
+        if self._is_closed and read.cancelled():
+            return None
         try:
             response: Response | object = read.result()
-        except grpc.RpcError as error:
-            raise errors.from_rpc(error) from error
+        except (grpc.RpcError, asyncio.CancelledError) as error:
+            raise self.ending(error) from error
         return None if response is grpc.aio.EOF else response  # type: ignore[return-value]
+
+    def ending(self, error: BaseException) -> errors.HeadraceError:
+        """What the call ended with, given what grpc.aio has raised because it has ended."""
+        if self._status is not None and self._status.code() not in {grpc.StatusCode.OK, grpc.StatusCode.CANCELLED}:
+            return errors.from_rpc(self._status)
+        if self._status is None and isinstance(error, grpc.RpcError):
+            return errors.from_rpc(error)
+        return errors.UnavailableError("the call has ended")
 
     async def close(self) -> None:
         """Ends the call, if it has not ended."""
         self._is_closed = True
         self._call.cancel()
-        if self._pending is not None:
-            await asyncio.wait({self._pending})
-            if not self._pending.cancelled():
-                self._pending.exception()
+        if (read := self._pending) is not None:
+            await asyncio.wait({read})
+            if not read.cancelled():
+                read.exception()  # taken, or asyncio would report it as never retrieved
+
+    def _note_status(self, call: Any) -> None:
+        # A write that meets the end of the call makes grpc.aio put INTERNAL in the place of the true status. This is
+        # called before that, with the status at hand: its coroutines end without waiting.
+        self._status = grpc.aio.AioRpcError(
+            code=_result_at_hand(call.code()),
+            initial_metadata=grpc.aio.Metadata(),
+            trailing_metadata=_result_at_hand(call.trailing_metadata()),
+            details=_result_at_hand(call.details()),
+        )
+
+
+def _result_at_hand(coroutine: Coroutine[Any, Any, Value]) -> Value:
+    """The result of a coroutine that does not wait."""
+    try:
+        coroutine.send(None)
+    except StopIteration as stop:
+        result: Value = stop.value
+        return result
+    coroutine.close()
+    raise AssertionError("the status of an ended call is at hand")
 
 
 class Responses(Generic[Response]):
@@ -95,15 +124,21 @@ class Responses(Generic[Response]):
         try:
             response: Response | None = next(self._call, None)
         except grpc.RpcError as error:
-            if not self._call.cancelled():
-                raise errors.from_rpc(error) from error
-            if self._is_closed:
+            if self._is_closed and self._call.cancelled():
                 return None
-            raise errors.UnavailableError(f"nothing was heard from the broker for {timeout_s} seconds") from error
+            raise self.ending() from error
         finally:
             if watch is not None:
                 watch.cancel()
         return response
+
+    def ending(self) -> errors.HeadraceError:
+        """What the call ended with, given that it has ended."""
+        if self._call.cancelled():
+            return errors.UnavailableError("nothing was heard from the broker in time")
+        if self._call.code() is grpc.StatusCode.OK:
+            return errors.UnavailableError("the call has ended")
+        return errors.from_rpc(self._call)
 
     def close(self) -> None:
         """Ends the call, if it has not ended."""
@@ -127,15 +162,8 @@ class AsyncDuplex(Generic[Request, Response]):
         async with self._sending:
             try:
                 await self._call.write(request)
-            except grpc.RpcError as error:
-                raise errors.from_rpc(error) from error
-            except asyncio.InvalidStateError:
-                # The call has ended; its status says why, unless it ended well.
-                try:
-                    await self._call.read()
-                except grpc.RpcError as error:
-                    raise errors.from_rpc(error) from error
-                raise errors.UnavailableError("the broker has ended the call") from None
+            except (grpc.RpcError, asyncio.InvalidStateError) as error:
+                raise self._responses.ending(error) from error
 
     async def receive(self, timeout_s: float = SILENCE_TIMEOUT_S) -> Response | None:
         """As AsyncResponses.receive."""
@@ -178,9 +206,7 @@ class Duplex(Generic[Request, Response]):
         Raises: what the call ended with, if it has ended.
         """
         if not self._call.is_active():
-            if self._call.code() is not grpc.StatusCode.OK:
-                raise errors.from_rpc(self._call)
-            raise errors.UnavailableError("the broker has ended the call")
+            raise self._responses.ending()
         self._requests.put(request)
 
     def receive(self, timeout_s: float | None = None) -> Response | None:

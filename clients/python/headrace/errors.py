@@ -135,7 +135,7 @@ def _make(reason: str, message: str, metadata: Mapping[str, str], retry_after_s:
 
 def from_rpc(error: grpc.RpcError) -> HeadraceError:
     """The error of a failed call, from grpc or grpc.aio."""
-    from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-untyped]
+    from google.rpc import error_details_pb2, status_pb2
 
     # The two stacks raise different classes that share these three methods; the stubs declare them on only one.
     call = cast("Any", error)

@@ -190,6 +190,12 @@ class AsyncConsumerSession:
             shard = self._shards[response.shard_id] = _Shard(lease_epoch=response.lease_epoch)
         self.is_standby = False
         event = response.WhichOneof("event")
+        if event == "assigned":
+            shard.delivered = shard.acked = shard.checkpointed = response.assigned.checkpoint
+        elif event == "checkpointed":
+            shard.checkpointed = response.sequence_number
+        elif event == "shard_ended":
+            shard.end = response.sequence_number
         if response.records:
             shard.delivered = response.sequence_number
             self._deliveries.append(
@@ -201,12 +207,10 @@ class AsyncConsumerSession:
                     millis_behind_latest=response.millis_behind_latest,
                 )
             )
-        if event == "checkpointed":
-            shard.checkpointed = response.sequence_number
-        elif event == "shard_ended":
-            shard.end = response.sequence_number
-            if shard.acked >= shard.delivered:
-                await self._send_ack(response.shard_id, shard, shard.end)
+        elif shard.acked >= shard.delivered and (event == "shard_ended" or response.sequence_number > shard.acked):
+            # Nothing is open, and the shard has ended or the position has moved on without records: without this ack,
+            # its children would not begin, or the checkpoint of a quiet shard would age out.
+            await self._send_ack(response.shard_id, shard, response.sequence_number)
 
     def _open_duplex(self) -> AsyncDuplex[pb.ConsumeRequest, pb.ConsumeResponse]:
         if self._duplex is None:

@@ -1,0 +1,767 @@
+"""The client's calls against a scripted broker: what goes over the wire, what comes back, what is tried again."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import aclosing
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any
+
+import grpc
+import pytest
+from google.protobuf import timestamp_pb2
+
+import headrace
+from headrace import Delete, Put, Update, WriteResult
+from headrace._values import from_item, to_item
+from headrace.v1 import (
+    consumer_service_pb2,
+    error_pb2,
+    item_service_pb2,
+    record_pb2,
+    replication_service_pb2,
+    stream_service_pb2,
+    table_pb2,
+    table_service_pb2,
+)
+from tests.client.conftest import Connect
+from tests.client.fake_broker import abort, answer, fake_broker
+
+ARN = "arn:aws:dynamodb:local-1:000000000000:table/flights/stream/2024-01-01T00:00:00.000"
+CREATED = datetime(2024, 1, 1, tzinfo=UTC)
+CREATED_MESSAGE = timestamp_pb2.Timestamp(seconds=int(CREATED.timestamp()))
+
+
+def seq(number: int) -> str:
+    return f"{number:021d}"
+
+
+def table(**options: Any) -> table_pb2.TableDescription:
+    return table_pb2.TableDescription(
+        table_name="flights",
+        table_arn="arn",
+        table_id="id",
+        table_status=table_pb2.TABLE_STATUS_ACTIVE,
+        # The attribute definitions come in any order; the key schema says which is which.
+        key_schema=[
+            table_pb2.KeySchemaElement(attribute_name="carrier", key_type=table_pb2.KEY_TYPE_HASH),
+            table_pb2.KeySchemaElement(attribute_name="at", key_type=table_pb2.KEY_TYPE_RANGE),
+        ],
+        attribute_definitions=[
+            table_pb2.AttributeDefinition(attribute_name="at", attribute_type=table_pb2.SCALAR_ATTRIBUTE_TYPE_N),
+            table_pb2.AttributeDefinition(attribute_name="carrier", attribute_type=table_pb2.SCALAR_ATTRIBUTE_TYPE_S),
+        ],
+        creation_date_time=CREATED_MESSAGE,
+        **options,
+    )
+
+
+def record(number: int, new: dict[str, Any] | None = None, old: dict[str, Any] | None = None) -> record_pb2.Record:
+    return record_pb2.Record(
+        event_name=record_pb2.EVENT_NAME_MODIFY,
+        sequence_number=seq(number),
+        approximate_creation_date_time=CREATED_MESSAGE,
+        keys=to_item({"id": number}),
+        new_image=to_item(new) if new is not None else None,
+        old_image=to_item(old) if old is not None else None,
+        size_bytes=12,
+        version=record_pb2.Version(hybrid_time=1 << 60, origin_region="local-1"),
+    )
+
+
+class Recorder:
+    """A script that keeps the requests and gives the answers one after the other, the last one again and again."""
+
+    def __init__(self, *responses: Any) -> None:
+        self.requests: list[Any] = []
+        self._responses = list(responses)
+
+    async def __call__(self, request: Any, context: Any) -> Any:
+        # Requests are kept as they were: a client may fill the next page into the same message.
+        self.requests.append(type(request).FromString(request.SerializeToString()))
+        response = self._responses.pop(0) if len(self._responses) > 1 else self._responses[0]
+        if callable(response):
+            await response(context)
+        return response
+
+
+def fails(code: grpc.StatusCode, reason: str = "", **options: Any) -> Callable[[Any], Any]:
+    """An answer of Recorder that ends the call with an error."""
+
+    async def fail(context: Any) -> None:
+        await abort(context, code, reason, **options)
+
+    return fail
+
+
+# Tables
+
+
+async def test_create_table_says_key_and_stream(connect: Connect) -> None:
+    create = Recorder(
+        table_service_pb2.CreateTableResponse(
+            table_description=table(
+                stream_specification=table_pb2.StreamSpecification(
+                    stream_enabled=True, stream_view_type=record_pb2.STREAM_VIEW_TYPE_KEYS_ONLY
+                ),
+                latest_stream_label="label",
+                latest_stream_arn=ARN,
+            )
+        )
+    )
+    async with fake_broker(CreateTable=create) as endpoint, connect(endpoint) as client:
+        made = await client.create_table(
+            "flights", partition_key=("carrier", "S"), sort_key=("at", "N"), stream="KEYS_ONLY"
+        )
+    assert create.requests == [
+        table_service_pb2.CreateTableRequest(
+            table_name="flights",
+            key_schema=[
+                table_pb2.KeySchemaElement(attribute_name="carrier", key_type=table_pb2.KEY_TYPE_HASH),
+                table_pb2.KeySchemaElement(attribute_name="at", key_type=table_pb2.KEY_TYPE_RANGE),
+            ],
+            attribute_definitions=[
+                table_pb2.AttributeDefinition(
+                    attribute_name="carrier", attribute_type=table_pb2.SCALAR_ATTRIBUTE_TYPE_S
+                ),
+                table_pb2.AttributeDefinition(attribute_name="at", attribute_type=table_pb2.SCALAR_ATTRIBUTE_TYPE_N),
+            ],
+            stream_specification=table_pb2.StreamSpecification(
+                stream_enabled=True, stream_view_type=record_pb2.STREAM_VIEW_TYPE_KEYS_ONLY
+            ),
+        )
+    ]
+    assert made == headrace.TableDescription(
+        table_name="flights",
+        table_arn="arn",
+        table_id="id",
+        table_status="ACTIVE",
+        partition_key=headrace.KeyAttribute("carrier", "S"),
+        sort_key=headrace.KeyAttribute("at", "N"),
+        creation_date_time=CREATED,
+        stream_view_type="KEYS_ONLY",
+        latest_stream_label="label",
+        latest_stream_arn=ARN,
+    )
+
+
+async def test_update_table_enables_and_disables_the_stream(connect: Connect) -> None:
+    update = Recorder(table_service_pb2.UpdateTableResponse(table_description=table()))
+    async with fake_broker(UpdateTable=update) as endpoint, connect(endpoint) as client:
+        await client.update_table("flights", stream="NEW_IMAGE")
+        described = await client.update_table("flights", stream=None)
+    assert [request.stream_specification for request in update.requests] == [
+        table_pb2.StreamSpecification(stream_enabled=True, stream_view_type=record_pb2.STREAM_VIEW_TYPE_NEW_IMAGE),
+        table_pb2.StreamSpecification(stream_enabled=False),
+    ]
+    assert (described.stream_view_type, described.latest_stream_arn) == (None, None)
+
+
+async def test_a_misspelt_word_is_refused_with_the_words_allowed(connect: Connect) -> None:
+    wrong: Any = "NEW"
+    async with connect("127.0.0.1:1") as client:
+        with pytest.raises(
+            headrace.ValidationError, match="'NEW' is not one of KEYS_ONLY, NEW_IMAGE, OLD_IMAGE, NEW_AND"
+        ):
+            await client.create_table("flights", stream=wrong)
+        with pytest.raises(headrace.ValidationError, match="key attribute 'id': 'NEW' is not one of S, N, B"):
+            await client.create_table("flights", partition_key=("id", wrong))
+
+
+async def test_list_tables_goes_through_all_pages(connect: Connect) -> None:
+    pages = Recorder(
+        table_service_pb2.ListTablesResponse(table_names=["a", "b"], last_evaluated_table_name="b"),
+        table_service_pb2.ListTablesResponse(table_names=["c"]),
+    )
+    async with fake_broker(ListTables=pages) as endpoint, connect(endpoint) as client:
+        assert [name async for name in client.list_tables()] == ["a", "b", "c"]
+    assert [request.exclusive_start_table_name for request in pages.requests] == ["", "b"]
+
+
+# Items
+
+
+async def test_put_item_carries_item_and_condition(connect: Connect) -> None:
+    put = Recorder(item_service_pb2.PutItemResponse())
+    async with fake_broker(PutItem=put) as endpoint, connect(endpoint) as client:
+        await client.put_item(
+            "flights", {"id": "a"}, condition="attribute_not_exists(#i)", names={"#i": "id"}, values={":v": 1}
+        )
+    assert put.requests == [
+        item_service_pb2.PutItemRequest(
+            table_name="flights",
+            item=to_item({"id": "a"}),
+            condition_expression="attribute_not_exists(#i)",
+            expression_attribute_names={"#i": "id"},
+            expression_attribute_values=to_item({":v": 1}).attributes,
+        )
+    ]
+
+
+async def test_update_item_and_delete_item_carry_key_and_expressions(connect: Connect) -> None:
+    update, delete = Recorder(item_service_pb2.UpdateItemResponse()), Recorder(item_service_pb2.DeleteItemResponse())
+    async with fake_broker(UpdateItem=update, DeleteItem=delete) as endpoint, connect(endpoint) as client:
+        await client.update_item("flights", {"id": "a"}, update="SET n = :n", values={":n": Decimal("1.5")})
+        await client.delete_item("flights", {"id": "a"}, condition="attribute_exists(id)")
+    assert update.requests == [
+        item_service_pb2.UpdateItemRequest(
+            table_name="flights",
+            key=to_item({"id": "a"}),
+            update_expression="SET n = :n",
+            expression_attribute_values=to_item({":n": Decimal("1.5")}).attributes,
+        )
+    ]
+    assert delete.requests == [
+        item_service_pb2.DeleteItemRequest(
+            table_name="flights", key=to_item({"id": "a"}), condition_expression="attribute_exists(id)"
+        )
+    ]
+
+
+async def test_get_item_gives_a_dict_or_none(connect: Connect) -> None:
+    get = Recorder(
+        item_service_pb2.GetItemResponse(item=to_item({"id": "a", "n": 1})), item_service_pb2.GetItemResponse()
+    )
+    async with fake_broker(GetItem=get) as endpoint, connect(endpoint) as client:
+        assert await client.get_item("flights", {"id": "a"}) == {"id": "a", "n": 1}
+        assert await client.get_item("flights", {"id": "b"}) is None
+
+
+async def test_batch_write_item_sends_again_what_was_not_written(connect: Connect) -> None:
+    put = item_service_pb2.WriteOperation(
+        put=item_service_pb2.PutItemRequest(table_name="flights", item=to_item({"id": "a"}))
+    )
+    delete = item_service_pb2.WriteOperation(
+        delete=item_service_pb2.DeleteItemRequest(table_name="flights", key=to_item({"id": "b"}))
+    )
+    write = Recorder(
+        item_service_pb2.BatchWriteItemResponse(unprocessed_operations=[delete]),
+        item_service_pb2.BatchWriteItemResponse(),
+    )
+    async with fake_broker(BatchWriteItem=write) as endpoint, connect(endpoint) as client:
+        await client.batch_write_item("flights", puts=[{"id": "a"}], deletes=[{"id": "b"}])
+    assert write.requests == [
+        item_service_pb2.BatchWriteItemRequest(operations=[put, delete]),
+        item_service_pb2.BatchWriteItemRequest(operations=[delete]),
+    ]
+
+
+async def test_batch_write_item_gives_up_in_the_end(connect: Connect, monkeypatch: pytest.MonkeyPatch) -> None:
+    for package in ("_async", "_sync"):
+        monkeypatch.setattr(f"headrace.{package}.client._THROTTLED_DELAY_INITIAL_S", 0.0)
+    operation = item_service_pb2.WriteOperation(delete=item_service_pb2.DeleteItemRequest(table_name="flights"))
+    write = Recorder(item_service_pb2.BatchWriteItemResponse(unprocessed_operations=[operation]))
+    async with fake_broker(BatchWriteItem=write) as endpoint, connect(endpoint) as client:
+        with pytest.raises(headrace.ThrottlingError, match="1 operations are still not written"):
+            await client.batch_write_item("flights", deletes=[{"id": "b"}])
+    assert len(write.requests) == 8
+
+
+# What is tried again, and what is not
+
+
+async def test_a_throttled_call_is_sent_again_after_the_delay_named(connect: Connect) -> None:
+    busy = fails(grpc.StatusCode.RESOURCE_EXHAUSTED, "THROTTLING", retry_after_ms=80)
+    put = Recorder(busy, busy, item_service_pb2.PutItemResponse())
+    async with fake_broker(PutItem=put) as endpoint, connect(endpoint) as client:
+        begin = asyncio.get_running_loop().time()
+        await client.put_item("flights", {"id": "a"})
+        assert asyncio.get_running_loop().time() - begin >= 0.16
+    assert len(put.requests) == 3
+
+
+async def test_a_call_that_stays_throttled_fails_in_the_end(connect: Connect, monkeypatch: pytest.MonkeyPatch) -> None:
+    for package in ("_async", "_sync"):
+        monkeypatch.setattr(f"headrace.{package}.client._THROTTLED_DELAY_INITIAL_S", 0.0)
+    put = Recorder(fails(grpc.StatusCode.RESOURCE_EXHAUSTED, "THROTTLING", retry_after_ms=1))
+    async with fake_broker(PutItem=put) as endpoint, connect(endpoint) as client:
+        with pytest.raises(headrace.ThrottlingError) as throttled:
+            await client.put_item("flights", {"id": "a"})
+    assert throttled.value.retry_after_s == 0.001
+    assert len(put.requests) == 8
+
+
+async def test_a_read_is_sent_again_when_the_broker_is_away_for_a_moment(connect: Connect) -> None:
+    get = Recorder(fails(grpc.StatusCode.UNAVAILABLE), item_service_pb2.GetItemResponse())
+    async with fake_broker(GetItem=get) as endpoint, connect(endpoint) as client:
+        assert await client.get_item("flights", {"id": "a"}) is None
+    assert len(get.requests) == 2
+
+
+# It may have happened; sent again later, it could undo what another writer did in between.
+async def test_a_write_is_not_sent_again_when_the_broker_goes_away(connect: Connect) -> None:
+    put = Recorder(fails(grpc.StatusCode.UNAVAILABLE))
+    async with fake_broker(PutItem=put) as endpoint, connect(endpoint) as client:
+        with pytest.raises(headrace.UnavailableError):
+            await client.put_item("flights", {"id": "a"})
+    assert len(put.requests) == 1
+
+
+async def test_a_call_that_is_not_answered_in_time_fails(connect: Connect) -> None:
+    async def silent(request: object, context: object) -> None:
+        del request, context
+        await asyncio.Event().wait()
+
+    async with fake_broker(PutItem=silent) as endpoint, connect(endpoint, timeout_s=0.05) as client:
+        with pytest.raises(headrace.DeadlineExceededError):
+            await client.put_item("flights", {"id": "a"})
+
+
+# WriteItems
+
+
+class WriteItemsBroker:
+    """Answers WriteItems; keeps the batches and the most that were ever ahead of their results."""
+
+    def __init__(self, *, failing: frozenset[str] = frozenset(), takes_ahead: int = 1) -> None:
+        self.batches: list[item_service_pb2.WriteItemsRequest] = []
+        self.ahead_max = 0
+        self._failing = failing
+        self._takes_ahead = takes_ahead
+
+    async def __call__(self, requests: AsyncIterator[Any], context: Any) -> None:
+        waiting: list[item_service_pb2.WriteItemsRequest] = []
+        async for request in requests:
+            self.batches.append(request)
+            waiting.append(request)
+            self.ahead_max = max(self.ahead_max, len(waiting))
+            if len(waiting) == self._takes_ahead:
+                await context.write(self._results(waiting.pop(0)))
+        for request in waiting:
+            await context.write(self._results(request))
+
+    def _results(self, request: item_service_pb2.WriteItemsRequest) -> item_service_pb2.WriteItemsResponse:
+        failed = error_pb2.Error(code=9, reason="CONDITIONAL_CHECK_FAILED", message="no")
+        return item_service_pb2.WriteItemsResponse(
+            results=[
+                item_service_pb2.WriteResult(
+                    error=failed if from_item(operation.put.item).get("id") in self._failing else None
+                )
+                for operation in request.operations
+            ]
+        )
+
+
+async def test_write_items_gives_one_result_per_operation_in_order(connect: Connect) -> None:
+    broker = WriteItemsBroker(failing=frozenset({"3", "7"}))
+    operations = [Put({"id": str(number)}) for number in range(10)]
+    async with fake_broker(WriteItems=broker) as endpoint, connect(endpoint) as client:
+        results = [result async for result in client.write_items("flights", operations, batch_size=4)]
+    assert [result.operation for result in results] == operations
+    assert [type(result.error) for result in results if result.error] == [headrace.ConditionalCheckFailedError] * 2
+    assert [number for number, result in enumerate(results) if result.error] == [3, 7]
+    assert [len(batch.operations) for batch in broker.batches] == [4, 4, 2]
+    assert {batch.table_name for batch in broker.batches} == {"flights"}
+
+
+async def test_write_items_encodes_all_three_operations(connect: Connect) -> None:
+    broker = WriteItemsBroker()
+    operations: list[headrace.Operation] = [
+        Put({"id": "a"}, condition="attribute_not_exists(id)"),
+        Update({"id": "a"}, "SET #n = :n", names={"#n": "n"}, values={":n": 1}),
+        Delete({"id": "a"}),
+    ]
+    async with fake_broker(WriteItems=broker) as endpoint, connect(endpoint) as client:
+        results = [result async for result in client.write_items("flights", operations)]
+    assert results == [WriteResult(operation) for operation in operations]
+    (batch,) = broker.batches
+    assert list(batch.operations) == [
+        item_service_pb2.WriteOperation(
+            put=item_service_pb2.PutItemRequest(
+                item=to_item({"id": "a"}), condition_expression="attribute_not_exists(id)"
+            )
+        ),
+        item_service_pb2.WriteOperation(
+            update=item_service_pb2.UpdateItemRequest(
+                key=to_item({"id": "a"}),
+                update_expression="SET #n = :n",
+                expression_attribute_names={"#n": "n"},
+                expression_attribute_values=to_item({":n": 1}).attributes,
+            )
+        ),
+        item_service_pb2.WriteOperation(delete=item_service_pb2.DeleteItemRequest(key=to_item({"id": "a"}))),
+    ]
+
+
+# Memory must not depend on how many operations there are: those taken and still without a result are bounded.
+async def test_write_items_takes_no_more_than_its_window_ahead_of_the_results(connect: Connect) -> None:
+    taken = 0
+
+    def endless() -> Iterator[Put]:
+        nonlocal taken
+        while True:
+            taken += 1
+            yield Put({"id": str(taken)})
+
+    broker = WriteItemsBroker(takes_ahead=4)
+    async with fake_broker(WriteItems=broker) as endpoint, connect(endpoint) as client:
+        results = client.write_items("flights", endless(), batch_size=5, max_batches_in_flight=4)
+        async with aclosing(results):
+            received = 0
+            async for _ in results:
+                received += 1
+                assert taken - received < 5 * (4 + 1)
+                if received == 200:
+                    break
+    assert broker.ahead_max == 4
+
+
+async def test_write_items_sends_large_items_in_smaller_batches(connect: Connect) -> None:
+    broker = WriteItemsBroker()
+    operations = [Put({"id": str(number), "text": "x" * 300_000}) for number in range(10)]
+    async with fake_broker(WriteItems=broker) as endpoint, connect(endpoint) as client:
+        results = [result async for result in client.write_items("flights", operations)]
+    assert len(results) == 10
+    assert max(batch.ByteSize() for batch in broker.batches) < 1024 * 1024
+
+
+async def test_write_items_takes_an_async_iterable() -> None:
+    async def operations() -> AsyncIterator[Put]:
+        for number in range(3):
+            yield Put({"id": str(number)})
+
+    broker = WriteItemsBroker()
+    async with fake_broker(WriteItems=broker) as endpoint, headrace.AsyncClient(endpoint) as client:
+        assert [result.error async for result in client.write_items("flights", operations())] == [None] * 3
+
+
+async def test_write_items_refuses_an_operation_that_no_item_can_need(connect: Connect) -> None:
+    broker = WriteItemsBroker()
+    async with fake_broker(WriteItems=broker) as endpoint, connect(endpoint) as client:
+        with pytest.raises(headrace.ValidationError, match="at most 400 KB"):
+            async for _ in client.write_items("flights", [Put({"id": "a", "b": bytes(4_000_000)})]):
+                pass
+    assert broker.batches == []
+
+
+@pytest.mark.parametrize("options", [{"batch_size": 0}, {"batch_size": 1001}, {"max_batches_in_flight": 17}])
+async def test_write_items_names_its_bounds(connect: Connect, options: dict[str, int]) -> None:
+    (field,) = options
+    async with connect("127.0.0.1:1") as client:
+        with pytest.raises(headrace.ValidationError) as refused:
+            async for _ in client.write_items("flights", [], **options):
+                pass
+    assert refused.value.metadata["field"] == field
+
+
+async def test_write_items_raises_what_ended_the_call_after_the_results_before_it(connect: Connect) -> None:
+    async def one_answer(requests: AsyncIterator[Any], context: Any) -> None:
+        await anext(requests)
+        await context.write(item_service_pb2.WriteItemsResponse(results=[item_service_pb2.WriteResult()]))
+        await anext(requests)
+        await abort(context, grpc.StatusCode.UNAVAILABLE, message="draining")
+
+    operations = [Put({"id": str(number)}) for number in range(5)]
+    async with fake_broker(WriteItems=one_answer) as endpoint, connect(endpoint) as client:
+        results = client.write_items("flights", operations, batch_size=1, max_batches_in_flight=1)
+        assert await anext(results) == WriteResult(operations[0])
+        with pytest.raises(headrace.UnavailableError, match="draining"):
+            await anext(results)
+
+
+# A broker that ends the call too early must not look like one that has written everything.
+async def test_write_items_misses_results_that_do_not_come(connect: Connect) -> None:
+    async def no_answer(requests: AsyncIterator[Any], context: Any) -> None:
+        del context
+        await anext(requests)
+
+    async with fake_broker(WriteItems=no_answer) as endpoint, connect(endpoint) as client:
+        with pytest.raises(headrace.UnavailableError):
+            async for _ in client.write_items("flights", [Put({"id": "a"})]):
+                pass
+
+
+# Streams
+
+
+def shard(shard_id: str, parent: str = "", end: int = 0) -> stream_service_pb2.Shard:
+    return stream_service_pb2.Shard(
+        shard_id=shard_id,
+        parent_shard_id=parent,
+        sequence_number_range=stream_service_pb2.SequenceNumberRange(
+            starting_sequence_number=seq(1), ending_sequence_number=seq(end) if end else ""
+        ),
+        hash_key_range=stream_service_pb2.HashKeyRange(starting_hash_key=0, ending_hash_key=2**64 - 1),
+    )
+
+
+def stream_page(*shards: stream_service_pb2.Shard, last: str = "") -> stream_service_pb2.DescribeStreamResponse:
+    return stream_service_pb2.DescribeStreamResponse(
+        stream_description=stream_service_pb2.StreamDescription(
+            stream_arn=ARN,
+            stream_label="label",
+            stream_status=stream_service_pb2.STREAM_STATUS_ENABLED,
+            stream_view_type=record_pb2.STREAM_VIEW_TYPE_NEW_IMAGE,
+            creation_request_date_time=CREATED_MESSAGE,
+            table_name="flights",
+            key_schema=[table_pb2.KeySchemaElement(attribute_name="id", key_type=table_pb2.KEY_TYPE_HASH)],
+            shards=shards,
+            last_evaluated_shard_id=last,
+        )
+    )
+
+
+async def test_describe_stream_gathers_the_shards_of_all_pages(connect: Connect) -> None:
+    pages = Recorder(stream_page(shard("a", end=9), last="a"), stream_page(shard("b", parent="a")))
+    async with fake_broker(DescribeStream=pages) as endpoint, connect(endpoint) as client:
+        stream = await client.describe_stream(ARN)
+    assert [request.exclusive_start_shard_id for request in pages.requests] == ["", "a"]
+    assert (stream.stream_status, stream.stream_view_type) == ("ENABLED", "NEW_IMAGE")
+    assert (stream.partition_key, stream.sort_key) == ("id", None)
+    assert [(one.shard_id, one.parent_shard_id, one.is_open) for one in stream.shards] == [
+        ("a", None, False),
+        ("b", "a", True),
+    ]
+    assert stream.shards[0].ending_hash_key == 2**64 - 1
+
+
+async def test_list_streams_goes_through_all_pages(connect: Connect) -> None:
+    pages = Recorder(
+        stream_service_pb2.ListStreamsResponse(
+            streams=[stream_service_pb2.Stream(stream_arn="1", table_name="flights", stream_label="l")],
+            last_evaluated_stream_arn="1",
+        ),
+        stream_service_pb2.ListStreamsResponse(),
+    )
+    async with fake_broker(ListStreams=pages) as endpoint, connect(endpoint) as client:
+        streams = [stream async for stream in client.list_streams("flights")]
+    assert streams == [headrace.Stream(stream_arn="1", table_name="flights", stream_label="l")]
+    assert [(request.table_name, request.exclusive_start_stream_arn) for request in pages.requests] == [
+        ("flights", ""),
+        ("flights", "1"),
+    ]
+
+
+async def test_get_shard_iterator_says_where(connect: Connect) -> None:
+    get = Recorder(stream_service_pb2.GetShardIteratorResponse(shard_iterator="it"))
+    async with fake_broker(GetShardIterator=get) as endpoint, connect(endpoint) as client:
+        assert await client.get_shard_iterator(ARN, "s", type="AFTER_SEQUENCE_NUMBER", sequence_number=seq(5)) == "it"
+    assert get.requests == [
+        stream_service_pb2.GetShardIteratorRequest(
+            stream_arn=ARN,
+            shard_id="s",
+            shard_iterator_type=stream_service_pb2.SHARD_ITERATOR_TYPE_AFTER_SEQUENCE_NUMBER,
+            sequence_number=seq(5),
+        )
+    ]
+
+
+class Log:
+    """Answers DescribeTable, DescribeStream, GetShardIterator and GetRecords from shards of records in memory.
+
+    An iterator is "shard/type/number". GetRecords gives records one at a time and breaks where it is told to.
+    """
+
+    def __init__(self, shards: dict[str, list[int]], *, parents: dict[str, str] | None = None) -> None:
+        self.shards = shards
+        self.parents = parents or {}
+        self.iterators: list[str] = []
+        self.breaks: list[int] = []
+        self.expired: set[str] = set()
+
+    def scripts(self) -> dict[str, Any]:
+        closed = set(self.parents.values())
+        described = [shard(name, self.parents.get(name, ""), 99 * (name in closed)) for name in self.shards]
+        return {
+            "DescribeTable": answer(table_service_pb2.DescribeTableResponse(table=table(latest_stream_arn=ARN))),
+            "DescribeStream": answer(stream_page(*described)),
+            "GetShardIterator": self.get_shard_iterator,
+            "GetRecords": self.get_records,
+        }
+
+    async def get_shard_iterator(self, request: Any, context: object) -> Any:
+        del context
+        kind = stream_service_pb2.ShardIteratorType.Name(request.shard_iterator_type).removeprefix(
+            "SHARD_ITERATOR_TYPE_"
+        )
+        iterator = f"{request.shard_id}/{kind}/{request.sequence_number}"
+        self.iterators.append(iterator)
+        return stream_service_pb2.GetShardIteratorResponse(shard_iterator=iterator)
+
+    async def get_records(self, request: Any, context: Any) -> None:
+        if request.shard_iterator in self.expired:
+            await abort(context, grpc.StatusCode.FAILED_PRECONDITION, "EXPIRED_ITERATOR")
+        name, kind, after = request.shard_iterator.split("/")
+        await context.write(stream_service_pb2.GetRecordsResponse(next_shard_iterator=request.shard_iterator))
+        numbers = self.shards[name]
+        start = {"TRIM_HORIZON": 0, "LATEST": max(numbers, default=0)}.get(kind) if not after else int(after)
+        for number in [number for number in numbers if number > (start or 0)]:
+            if number in self.breaks:
+                self.breaks.remove(number)
+                await abort(context, grpc.StatusCode.UNAVAILABLE, message="draining")
+            await context.write(
+                stream_service_pb2.GetRecordsResponse(
+                    records=[record(number)], next_shard_iterator=f"{name}/AFTER_SEQUENCE_NUMBER/{seq(number)}"
+                )
+            )
+        children = [child for child, parent in self.parents.items() if parent == name]
+        if children:
+            await context.write(stream_service_pb2.GetRecordsResponse(shard_end=True, child_shard_ids=children))
+        elif request.follow:
+            await asyncio.Event().wait()
+
+
+async def test_get_records_gives_each_response_with_its_position(connect: Connect) -> None:
+    async def get_records(request: Any, context: Any) -> None:
+        assert request == stream_service_pb2.GetRecordsRequest(shard_iterator="it", limit=10, follow=True)
+        await context.write(stream_service_pb2.GetRecordsResponse(next_shard_iterator="it", stream_arn=ARN))
+        await context.write(
+            stream_service_pb2.GetRecordsResponse(
+                records=[record(1, new={"id": 1, "n": Decimal("1.5")}), record(2, old={"id": 2})],
+                next_shard_iterator="it2",
+                millis_behind_latest=5,
+            )
+        )
+        await context.write(stream_service_pb2.GetRecordsResponse(shard_end=True, child_shard_ids=["c"]))
+
+    async with fake_broker(GetRecords=get_records) as endpoint, connect(endpoint) as client:
+        first, second, third = [batch async for batch in client.get_records("it", limit=10, follow=True)]
+    assert (first.records, first.next_shard_iterator) == ((), "it")
+    assert (second.next_shard_iterator, second.millis_behind_latest, second.shard_end) == ("it2", 5, False)
+    assert (third.next_shard_iterator, third.shard_end, third.child_shard_ids) == (None, True, ("c",))
+    changed, removed = second.records
+    assert (changed.event_name, changed.sequence_number, changed.size_bytes) == ("MODIFY", seq(1), 12)
+    assert (changed.keys, changed.new_image, changed.old_image) == ({"id": 1}, {"id": 1, "n": Decimal("1.5")}, None)
+    assert (removed.new_image, removed.old_image) == (None, {"id": 2})
+    assert changed.approximate_creation_date_time == CREATED
+    assert changed.version == headrace.Version(1 << 60, "local-1")
+    assert changed.new_image is changed.new_image, "an image is decoded once"
+
+
+async def test_get_records_takes_everything_before_a_slow_reader_sees_the_end(connect: Connect) -> None:
+    async def get_records(request: Any, context: Any) -> None:
+        del request
+        for number in range(200):
+            await context.write(stream_service_pb2.GetRecordsResponse(records=[record(number)]))
+
+    async with fake_broker(GetRecords=get_records) as endpoint, connect(endpoint) as client:
+        received = 0
+        async for batch in client.get_records("it"):
+            received += len(batch.records)
+            await asyncio.sleep(0)
+    assert received == 200
+
+
+async def test_tail_reads_from_the_oldest_record_through_the_children_of_a_shard(connect: Connect) -> None:
+    log = Log({"a": [1, 2], "b": [3]}, parents={"b": "a"})
+    async with fake_broker(**log.scripts()) as endpoint, connect(endpoint) as client:
+        numbers = [
+            one.sequence_number
+            async for batch in client.tail("flights", start="TRIM_HORIZON", follow=False)
+            for one in batch.records
+        ]
+    assert numbers == [seq(1), seq(2), seq(3)]
+    assert log.iterators == ["a/TRIM_HORIZON/", "b/TRIM_HORIZON/"]
+
+
+async def test_tail_from_now_on_begins_at_the_open_shard(connect: Connect) -> None:
+    log = Log({"a": [1, 2], "b": [3]}, parents={"b": "a"})
+    async with fake_broker(**log.scripts()) as endpoint, connect(endpoint) as client:
+        assert [batch async for batch in client.tail("flights", follow=False)] == []
+    assert log.iterators == ["b/LATEST/"]
+
+
+async def test_tail_reads_on_after_the_last_record_when_the_broker_went_away(connect: Connect) -> None:
+    log = Log({"a": [1, 2, 3, 4]})
+    log.breaks = [2, 4]
+    async with fake_broker(**log.scripts()) as endpoint, connect(endpoint) as client:
+        batches = client.tail("flights", start="TRIM_HORIZON", follow=False)
+        numbers = [one.sequence_number async for batch in batches for one in batch.records]
+    assert numbers == [seq(1), seq(2), seq(3), seq(4)]
+    assert log.breaks == []
+
+
+# After a long absence the position is too old; the number of the last record is still good.
+async def test_tail_replaces_an_expired_position_by_the_last_sequence_number(connect: Connect) -> None:
+    log = Log({"a": [1, 2, 3]})
+    log.breaks = [2]
+    log.expired = {f"a/AFTER_SEQUENCE_NUMBER/{seq(1)}"}
+
+    async def get_shard_iterator(request: Any, context: object) -> Any:
+        response = await log.get_shard_iterator(request, context)
+        if request.sequence_number:
+            log.expired.clear()
+        return response
+
+    scripts = {**log.scripts(), "GetShardIterator": get_shard_iterator}
+    async with fake_broker(**scripts) as endpoint, connect(endpoint) as client:
+        numbers = [
+            one.sequence_number
+            async for batch in client.tail("flights", start="TRIM_HORIZON", follow=False)
+            for one in batch.records
+        ]
+    assert numbers == [seq(1), seq(2), seq(3)]
+    assert log.iterators == ["a/TRIM_HORIZON/", f"a/AFTER_SEQUENCE_NUMBER/{seq(1)}"]
+
+
+async def test_tail_of_a_table_without_a_stream_is_not_found(connect: Connect) -> None:
+    describe = answer(table_service_pb2.DescribeTableResponse(table=table()))
+    async with fake_broker(DescribeTable=describe) as endpoint, connect(endpoint) as client:
+        with pytest.raises(headrace.ResourceNotFoundError, match="'flights' has no stream"):
+            await anext(client.tail("flights"))
+
+
+async def test_tail_does_not_pretend_to_follow_several_shards(connect: Connect) -> None:
+    log = Log({"a": [], "b": []})
+    async with fake_broker(**log.scripts()) as endpoint, connect(endpoint) as client:
+        with pytest.raises(headrace.ValidationError, match="2 shards to follow: use consume"):
+            await anext(client.tail("flights"))
+
+
+# Snapshots and consumer groups
+
+
+async def test_snapshot_gives_items_with_their_versions(connect: Connect) -> None:
+    async def read_snapshot(request: Any, context: Any) -> None:
+        assert request == replication_service_pb2.ReadSnapshotRequest(table_name="flights")
+        await context.write(replication_service_pb2.ReadSnapshotResponse(sequence_number=seq(5)))
+        for number in range(2):
+            versioned = replication_service_pb2.VersionedItem(
+                item=to_item({"id": number}), version=record_pb2.Version(hybrid_time=number, origin_region="local-1")
+            )
+            await context.write(replication_service_pb2.ReadSnapshotResponse(items=[versioned]))
+
+    async with fake_broker(ReadSnapshot=read_snapshot) as endpoint, connect(endpoint) as client:
+        items = [pair async for pair in client.snapshot("flights")]
+    assert items == [({"id": 0}, headrace.Version(0, "local-1")), ({"id": 1}, headrace.Version(1, "local-1"))]
+
+
+async def test_consumer_groups_are_described_and_listed(connect: Connect) -> None:
+    message = consumer_service_pb2.ConsumerGroupDescription(
+        group_name="g",
+        stream_arn=ARN,
+        create_time=CREATED_MESSAGE,
+        shards=[consumer_service_pb2.ShardCheckpoint(shard_id="s", lease_epoch=3, millis_behind_latest=4)],
+        member_names=["m"],
+    )
+    group = headrace.ConsumerGroup(
+        group_name="g",
+        stream_arn=ARN,
+        create_time=CREATED,
+        shards=(
+            headrace.ShardCheckpoint(
+                shard_id="s", sequence_number=None, lease_epoch=3, shard_end=False, millis_behind_latest=4
+            ),
+        ),
+        member_names=("m",),
+    )
+    second_page = "2"
+    pages = Recorder(
+        consumer_service_pb2.ListConsumerGroupsResponse(consumer_groups=[message], next_page_token=second_page),
+        consumer_service_pb2.ListConsumerGroupsResponse(consumer_groups=[message]),
+    )
+    describe = answer(consumer_service_pb2.DescribeConsumerGroupResponse(consumer_group=message))
+    delete = Recorder(fails(grpc.StatusCode.FAILED_PRECONDITION, "RESOURCE_IN_USE"))
+    scripts: dict[str, Any] = {
+        "DescribeConsumerGroup": describe,
+        "ListConsumerGroups": pages,
+        "DeleteConsumerGroup": delete,
+    }
+    async with fake_broker(**scripts) as endpoint, connect(endpoint) as client:
+        assert await client.describe_consumer_group("g") == group
+        assert [one async for one in client.list_consumer_groups()] == [group, group]
+        with pytest.raises(headrace.ResourceInUseError):
+            await client.delete_consumer_group("g")
+    assert [request.page_token for request in pages.requests] == ["", second_page]

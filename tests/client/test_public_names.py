@@ -1,0 +1,61 @@
+"""The public face of `headrace`: what users may rely on."""
+
+from __future__ import annotations
+
+import inspect
+import subprocess
+import sys
+
+import headrace
+
+# ruff: noqa: SIM905 - one name a line would hide the list
+
+PUBLIC_NAMES = """
+    AsyncClient AsyncConsumerBatch ChangeRecord Client ConditionalCheckFailedError ConsumerBatch ConsumerGroup
+    DeadlineExceededError Delete ExpiredIteratorError HeadraceError Item KeyAttribute LeaseFencedError Operation Put
+    RecordBatch ResourceInUseError ResourceNotFoundError Shard ShardCheckpoint Stream StreamDescription TableDescription
+    ThrottlingError TrimmedDataAccessError UnavailableError Update ValidationError Version WriteResult
+""".split()
+
+CALLS = """
+    batch_write_item close consume create_table delete_consumer_group delete_item delete_table describe_consumer_group
+    describe_stream describe_table get_item get_records get_shard_iterator list_consumer_groups list_streams list_tables
+    put_item snapshot tail update_item update_table write_items
+""".split()
+
+
+def test_the_public_names_are_these() -> None:
+    assert sorted(headrace.__all__) == PUBLIC_NAMES
+    for name in PUBLIC_NAMES:
+        assert getattr(headrace, name) is not None
+    assert set(PUBLIC_NAMES) <= set(dir(headrace))
+
+
+def test_both_clients_have_these_calls() -> None:
+    for client in (headrace.Client, headrace.AsyncClient):
+        assert [name for name, _ in inspect.getmembers(client, callable) if not name.startswith("_")] == CALLS
+
+
+def test_both_clients_take_the_same_arguments() -> None:
+    for name in (*CALLS, "__init__"):
+        taken = [
+            [(argument.name, argument.kind, argument.default) for argument in parameters(client, name)]
+            for client in (headrace.Client, headrace.AsyncClient)
+        ]
+        assert taken[0] == taken[1]
+
+
+def parameters(client: type, call: str) -> list[inspect.Parameter]:
+    return list(inspect.signature(getattr(client, call)).parameters.values())
+
+
+# Command lines and trigger workers pay for every import before they do anything.
+def test_importing_headrace_loads_neither_grpc_nor_protobuf() -> None:
+    program = "import sys, headrace, headrace.errors; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
+    assert "headrace.errors" in loaded
+    assert not {"grpc", "google.protobuf", "click", "rich", "aiohttp"} & set(loaded)
+
+
+def test_an_unknown_name_is_an_attribute_error() -> None:
+    assert not hasattr(headrace, "NoSuchName")
