@@ -1,14 +1,12 @@
 """Change records as the event a Lambda function receives from a DynamoDB stream.
 
-The JSON is the one AWS Lambda sends, member by member, so an unmodified handler reads it. Each record is encoded once;
-an event joins encoded records, so a batch can be measured against the payload limit before it is formed.
+The JSON is the one AWS Lambda sends, member by member, so an unmodified handler reads it.
 Source: AWS Lambda Developer Guide, "Using AWS Lambda with Amazon DynamoDB" (example event).
 """
 
 import base64
 import hashlib
 import json
-from collections.abc import Sequence
 from typing import Any
 
 from headrace.v1 import attribute_value_pb2, record_pb2
@@ -17,14 +15,53 @@ from headrace.v1 import attribute_value_pb2, record_pb2
 EVENT_SIZE_BYTES_MAX = 6 * 1024 * 1024
 
 _EVENT_START = b'{"Records":['
+_SEPARATOR = b","
 _EVENT_END = b"]}"
 
 # What a DynamoDB attribute value looks like in JSON: {"S": "text"} and so on.
 JsonAttribute = dict[str, Any]
 
 
-def encode_record(record: record_pb2.Record, *, stream_arn: str, region: str) -> bytes:
-    """The JSON of one record of an event, in UTF-8."""
+class EventBuilder:
+    """Collects records of one shard, in order, for one event."""
+
+    def __init__(self, *, stream_arn: str, region: str, size_bytes_max: int = EVENT_SIZE_BYTES_MAX) -> None:
+        self._stream_arn = stream_arn
+        self._region = region
+        self._size_bytes_max = size_bytes_max
+        self._encoded: list[bytes] = []
+        self._size_bytes = len(_EVENT_START) + len(_EVENT_END)
+
+    @property
+    def record_count(self) -> int:
+        """How many records the event holds so far."""
+        return len(self._encoded)
+
+    def add(self, record: record_pb2.Record) -> bool:
+        """Adds a record, unless the event would become larger than an invocation may carry: then False.
+
+        The first record always goes in, also one that alone is too large (its JSON can be several times its size in the
+        table): leaving it out would lose a change.
+        """
+        encoded = _encode_record(record, stream_arn=self._stream_arn, region=self._region)
+        size_bytes = self._size_bytes + len(encoded) + len(_SEPARATOR)
+        if self._encoded and size_bytes > self._size_bytes_max:
+            return False
+        self._encoded.append(encoded)
+        self._size_bytes = size_bytes
+        return True
+
+    def build(self) -> bytes:
+        """The event: JSON in UTF-8."""
+        return _EVENT_START + _SEPARATOR.join(self._encoded) + _EVENT_END
+
+
+def event_id(stream_arn: str, sequence_number: str) -> str:
+    """The id of a record: the same in every delivery, 32 hexadecimal digits as in AWS."""
+    return hashlib.md5(f"{stream_arn}/{sequence_number}".encode(), usedforsecurity=False).hexdigest()
+
+
+def _encode_record(record: record_pb2.Record, *, stream_arn: str, region: str) -> bytes:
     change: dict[str, Any] = {
         "ApproximateCreationDateTime": record.approximate_creation_date_time.seconds,
         "Keys": _attributes(record.keys),
@@ -52,30 +89,6 @@ def encode_record(record: record_pb2.Record, *, stream_arn: str, region: str) ->
     event_record["dynamodb"] = change
     event_record["eventSourceARN"] = stream_arn
     return json.dumps(event_record, ensure_ascii=False, separators=(",", ":")).encode()
-
-
-def join_records(encoded_records: Sequence[bytes]) -> bytes:
-    """The event that holds these records, in this order."""
-    return _EVENT_START + b",".join(encoded_records) + _EVENT_END
-
-
-def count_fitting(encoded_sizes: Sequence[int], size_bytes_max: int = EVENT_SIZE_BYTES_MAX) -> int:
-    """How many of the first records fit into one event; at least 1 if there is any.
-
-    A single record that passes the limit (its JSON can be several times its size in the table) goes alone: leaving it
-    out would lose a change.
-    """
-    size = len(_EVENT_START) + len(_EVENT_END) - 1
-    for index, encoded_size in enumerate(encoded_sizes):
-        size += encoded_size + 1
-        if size > size_bytes_max:
-            return max(index, 1)
-    return len(encoded_sizes)
-
-
-def event_id(stream_arn: str, sequence_number: str) -> str:
-    """The id of a record: the same in every delivery, 32 hexadecimal digits as in AWS."""
-    return hashlib.md5(f"{stream_arn}/{sequence_number}".encode(), usedforsecurity=False).hexdigest()
 
 
 def _enum_name(name: str, prefix: str) -> str:

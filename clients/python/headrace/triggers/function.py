@@ -95,7 +95,7 @@ class Function:
         return InvocationResult(error=error, duration_ms=duration_ms)
 
     async def _warm_worker(self) -> Worker | None:
-        """The worker of the call before, if it still asks for work. A call must not fail for one that died meanwhile."""
+        """The worker of the call before, if it still asks for work: no call fails for one that died meanwhile."""
         if self._worker is None:
             return None
         error = await self._worker.ready()

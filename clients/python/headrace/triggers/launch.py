@@ -15,6 +15,7 @@ _PR_SET_PDEATHSIG = 1
 
 
 def main() -> None:
+    """Prepares this process and runs the handler until the process ends."""
     host_pid, memory_limit_bytes, handler = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
 
     # A worker whose host was killed would go on without anybody to enforce its time limit, beside the worker that the
@@ -28,7 +29,7 @@ def main() -> None:
         resource.setrlimit(resource.RLIMIT_DATA, (memory_limit_bytes, memory_limit_bytes))
 
     # What `python -m awslambdaric HANDLER` does: the working folder, which holds the code, comes first on the path.
-    sys.path.insert(0, os.getcwd())
+    sys.path.insert(0, os.getcwd())  # noqa: PTH109 - pathlib would cost each cold start
     sys.argv = ["awslambdaric", handler]
     runpy.run_module("awslambdaric", run_name="__main__", alter_sys=True)
 

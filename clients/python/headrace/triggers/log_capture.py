@@ -40,11 +40,11 @@ LogSink = Callable[[LogLine], None]
 class LogParser(Protocol):
     """Turns bytes, as they arrive in pieces of any size, into lines."""
 
-    def feed(self, data: bytes, now_us: int) -> list[LogLine]:
+    def feed(self, data: bytes, now_us: int, /) -> list[LogLine]:
         """The lines that are complete with this piece."""
         ...
 
-    def flush(self, now_us: int) -> list[LogLine]:
+    def flush(self, now_us: int, /) -> list[LogLine]:
         """What there is of a line whose end may never come."""
         ...
 
@@ -63,7 +63,8 @@ class LineParser:
     def __init__(self) -> None:
         self._partial = bytearray()
 
-    def feed(self, data: bytes, now_us: int) -> list[LogLine]:
+    def feed(self, data: bytes, now_us: int, /) -> list[LogLine]:
+        """The lines that end in this piece."""
         lines = []
         *complete, rest = data.split(b"\n")
         for piece in complete:
@@ -72,7 +73,8 @@ class LineParser:
         self._keep(rest)
         return lines
 
-    def flush(self, now_us: int) -> list[LogLine]:
+    def flush(self, now_us: int, /) -> list[LogLine]:
+        """The line that was begun, as far as it goes."""
         if not self._partial:
             return []
         return [self._take(now_us)]
@@ -93,9 +95,10 @@ class FrameParser:
         self._buffer = bytearray()
         self._skip_bytes = 0
 
-    def feed(self, data: bytes, now_us: int) -> list[LogLine]:
+    def feed(self, data: bytes, _now_us: int, /) -> list[LogLine]:
+        """The records that end in this piece, each with its own time."""
         self._buffer += data
-        lines = []
+        lines: list[LogLine] = []
         while True:
             self._discard()
             if self._skip_bytes or len(self._buffer) < _FRAME_HEADER_BYTES:
@@ -114,8 +117,8 @@ class FrameParser:
             # A frame longer than a line may be is not held in memory to its end.
             self._skip_bytes = _FRAME_HEADER_BYTES + length
 
-    def flush(self, now_us: int) -> list[LogLine]:
-        # An unfinished frame is still being written by another thread of the worker, or died with it.
+    def flush(self, _now_us: int, /) -> list[LogLine]:
+        """Nothing: an unfinished record is still being written by another thread of the worker, or died with it."""
         return []
 
     def _discard(self) -> None:
@@ -143,7 +146,7 @@ class LogPipe:
             self.write_fd = -1
 
     def drain(self) -> None:
-        """Takes everything that was written before the call. Bounded: a worker that never stops writing is not awaited."""
+        """Takes what was written before the call. Bounded: a worker that never stops writing is not waited for."""
         taken = 0
         while self._is_open and taken < _PIPE_CAPACITY_BYTES:
             count = self._read()
@@ -153,6 +156,7 @@ class LogPipe:
         self._emit(self._parser.flush(self._now_us()))
 
     def close(self) -> None:
+        """Gives up both ends; what is still in the pipe is lost."""
         self.close_write_end()
         self._close_read_end()
 

@@ -69,6 +69,7 @@ class RuntimeApi:
         return f"{host}:{port}"
 
     async def close(self) -> None:
+        """Ends every connection; idempotent."""
         if self._server is not None:
             self._server.close()
             await self._http.shutdown(_SHUTDOWN_TIMEOUT_S)

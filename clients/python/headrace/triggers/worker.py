@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from headrace.triggers.log_capture import FrameParser, LineParser, LogPipe, LogSink
 from headrace.triggers.runtime_api import FunctionError, Invocation, RuntimeApi
@@ -98,6 +99,7 @@ class Worker:
 
     @property
     def is_alive(self) -> bool:
+        """Whether the process runs."""
         return not self._exit.done() and not self._is_closed
 
     async def ready(self) -> FunctionError | None:
@@ -106,7 +108,7 @@ class Worker:
             return None
         idle = asyncio.create_task(self._api.wait_idle(), name="worker idle")
         try:
-            await asyncio.wait({idle, self._exit}, timeout=INIT_TIMEOUT_S, return_when=asyncio.FIRST_COMPLETED)
+            await self._wait_unless_exit(idle, INIT_TIMEOUT_S)
             if idle.done():
                 error = idle.result()
             elif self._exit.done():
@@ -118,13 +120,14 @@ class Worker:
                 )
         finally:
             idle.cancel()
-        self._observe()
+        self._sample_memory()
+        self._drain()
         return error
 
     async def run(self, invocation: Invocation) -> FunctionError | None:
         """Runs one invocation; the worker must be ready. Its log lines are complete when this returns."""
         answer = self._api.invoke(invocation)
-        await asyncio.wait({answer, self._exit}, timeout=self._spec.timeout_s, return_when=asyncio.FIRST_COMPLETED)
+        await self._wait_unless_exit(answer, self._spec.timeout_s)
         # The memory of a process can be read only while it lives.
         self._sample_memory()
         if answer.done():
@@ -158,9 +161,9 @@ class Worker:
             os.killpg(self._process.pid, signal.SIGKILL)
         await self._exit
 
-    def _observe(self) -> None:
-        self._sample_memory()
-        self._drain()
+    async def _wait_unless_exit(self, outcome: "asyncio.Future[FunctionError | None]", timeout_s: float) -> None:
+        either: set[asyncio.Future[Any]] = {outcome, self._exit}
+        await asyncio.wait(either, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
 
     def _drain(self) -> None:
         for pipe in self._pipes:

@@ -1,0 +1,143 @@
+"""Carries the records of one consumer session to a function, batch by batch, and checkpoints what it has processed.
+
+At least once, in order, without a gap: a batch is acked only after the function returned, and the next batch is not
+begun before. A batch that fails is tried again, the same records in the same event, until it succeeds or the trigger is
+stopped; meanwhile its shard waits, as in Lambda.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from random import Random
+from typing import Protocol, TypeVar
+
+from headrace.consumer import Delivery
+from headrace.triggers.backoff import Backoff
+from headrace.triggers.batch import Batch, BatchQueue
+from headrace.triggers.function import InvocationResult
+from headrace.triggers.report import Reporter
+
+# Between two tries of a batch that fails.
+RETRY_INITIAL_S = 0.2
+RETRY_MAX_S = 30.0
+
+_logger = logging.getLogger(__name__)
+
+Value = TypeVar("Value")
+
+
+class Session(Protocol):
+    """What is needed of headrace.consumer.ConsumerSession."""
+
+    stream_arn: str
+    region: str
+
+    def __aiter__(self) -> AsyncIterator[Delivery]: ...
+
+    async def ack(self, delivery: Delivery, *, durable: bool = False) -> None:
+        """As ConsumerSession.ack."""
+        ...
+
+
+class Invoker(Protocol):
+    """What is needed of a function."""
+
+    async def invoke(self, event: bytes) -> InvocationResult:
+        """As Function.invoke."""
+        ...
+
+
+def wall_clock_ms() -> int:
+    """Milliseconds since 1970 UTC."""
+    return time.time_ns() // 1_000_000
+
+
+class Deliverer:
+    """Delivers sessions to one function, one session after the other."""
+
+    def __init__(
+        self,
+        function: Invoker,
+        reporter: Reporter,
+        *,
+        batch_size: int,
+        random: Random,
+        now_ms: Callable[[], int] = wall_clock_ms,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        self._function = function
+        self._reporter = reporter
+        self._batch_size = batch_size
+        self._random = random
+        self._now_ms = now_ms
+        self._sleep = sleep
+        self._is_stopping = False
+        self.is_busy = False
+        """True from the start of a call of the function until its batch is acked or the call has failed."""
+        self.batches_done = 0
+
+    def stop_after_call(self) -> None:
+        """Makes run() return when the call that is running is done. If none is, cancel run(): nothing is lost."""
+        self._is_stopping = True
+
+    async def run(self, session: Session) -> None:
+        """Delivers until told to stop. Raises what the session raises; what was not acked then comes again."""
+        queue = BatchQueue(stream_arn=session.stream_arn, region=session.region, batch_size=self._batch_size)
+        reading = asyncio.create_task(_read(session, queue), name="read deliveries")
+        try:
+            while not self._is_stopping:
+                batch = await _unless_ended(reading, queue.take())
+                await self._process(batch, session, reading)
+        finally:
+            reading.cancel()
+            await asyncio.wait({reading})
+
+    async def _process(self, batch: Batch, session: Session, reading: "asyncio.Task[None]") -> None:
+        """Calls the function until it succeeds, then acks; returns early only if told to stop."""
+        backoff = Backoff(initial_s=RETRY_INITIAL_S, max_s=RETRY_MAX_S, random=self._random)
+        while True:
+            self.is_busy = True
+            try:
+                result = await self._function.invoke(batch.event)
+                if result.error is None:
+                    await self._succeeded(batch, result, session)
+                    return
+            finally:
+                self.is_busy = False
+            self._reporter.add_failure(duration_ms=result.duration_ms)
+            if self._is_stopping:
+                return
+            delay_s = backoff.next_s()
+            _logger.info("a batch failed records=%d error=%s retry_s=%.2f", batch.record_count, result.error, delay_s)
+            await _unless_ended(reading, self._sleep(delay_s))
+
+    async def _succeeded(self, batch: Batch, result: InvocationResult, session: Session) -> None:
+        # 1. Report: the call was made, whatever becomes of the ack.
+        age_ms = max(0, self._now_ms() - batch.last_record_time_ms)
+        self._reporter.add_success(
+            record_count=batch.record_count, duration_ms=result.duration_ms, iterator_age_ms=age_ms
+        )
+        # 2. Ack. Nobody acks after the last batch, so only there it is worth the wait for the disk.
+        await session.ack(batch.position, durable=self._is_stopping)
+        self.batches_done += 1
+
+
+async def _read(session: Session, queue: BatchQueue) -> None:
+    async for delivery in session:
+        await queue.put(delivery)
+
+
+async def _unless_ended(reading: "asyncio.Task[None]", awaitable: Awaitable[Value]) -> Value:
+    """The result of an awaitable; raises what ended the session if that comes first."""
+    waiting = asyncio.ensure_future(awaitable)
+    try:
+        await asyncio.wait({reading, waiting}, return_when=asyncio.FIRST_COMPLETED)
+        if reading.done():
+            reading.result()
+            raise AssertionError("a session ended without an error")
+        return waiting.result()
+    finally:
+        if not waiting.done():
+            waiting.cancel()
+            await asyncio.wait({waiting})
