@@ -20,7 +20,7 @@ numbers = st.integers() | st.decimals(allow_nan=False, allow_infinity=False)
 text = st.text(st.characters(exclude_categories=["Cs"]))
 scalars = st.none() | st.booleans() | text | st.binary() | numbers
 sets = st.sets(text, min_size=1) | st.sets(st.binary(), min_size=1) | st.sets(numbers, min_size=1)
-values = st.recursive(scalars | sets, lambda inner: st.lists(inner) | st.dictionaries(text, inner), max_leaves=20)
+values = st.recursive(scalars | sets, lambda inner: st.lists(inner) | st.dictionaries(text, inner), max_leaves=8)
 
 
 class Level(IntEnum):
