@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import IntEnum
+from functools import lru_cache
 from typing import Final
 
 from broker.encoding.items import EncodedItem
@@ -33,6 +34,9 @@ _VIEW_TYPE: Final = {
     view: b"\x40" + varint(pb.StreamViewType.Value(f"STREAM_VIEW_TYPE_{view}")) for view in StreamViewType
 }
 _VERSION: Final = b"\x4a"
+# Tags of Version's fields.
+_HYBRID_TIME: Final = b"\x09"
+_ORIGIN_REGION: Final = b"\x12"
 # A record in a response: an element of `repeated Record records = 1`.
 _ELEMENT: Final = b"\x0a"
 
@@ -46,7 +50,12 @@ def encode_time(millis: int) -> bytes:
 
 def encode_version(version: Version) -> bytes:
     """A protobuf Version."""
-    return b"\x09" + version.hybrid_time.to_bytes(8, "little") + field_bytes(b"\x12", version.origin_region.encode())
+    return _HYBRID_TIME + version.hybrid_time.to_bytes(8, "little") + _origin_region(version.origin_region)
+
+
+@lru_cache(maxsize=256)
+def _origin_region(region: str) -> bytes:
+    return field_bytes(_ORIGIN_REGION, region.encode())
 
 
 def encode_record(

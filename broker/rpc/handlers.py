@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 import grpc
@@ -18,7 +19,7 @@ from broker.model.errors import CorruptionError, HeadraceError, UnavailableError
 from broker.rpc.status import abort
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
     from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 
@@ -31,18 +32,43 @@ _log: Final = logging.getLogger(__name__)
 
 
 class Drain:
-    """Tells calls that stay open that the server is about to stop."""
+    """How calls end when the server is about to stop: those under way finish, open streams and new calls are told."""
 
     def __init__(self) -> None:
         self._begun = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._under_way = 0
 
-    def begin(self) -> None:
-        """Ends all open streams with UNAVAILABLE; their callers resume elsewhere, or here after the restart."""
+    async def run(self, timeout_seconds: float) -> None:
+        """Begins the drain; returns when the calls under way have finished, or the time is up.
+
+        Open streams and new calls end with UNAVAILABLE; their callers resume elsewhere, or here after the restart.
+        """
         self._begun.set()
+        try:
+            async with asyncio.timeout(timeout_seconds):
+                await self._idle.wait()
+        except TimeoutError:
+            _log.warning("calls are still under way count=%d", self._under_way)
 
     async def wait(self) -> None:
         """Returns when the drain begins."""
         await self._begun.wait()
+
+    @contextmanager
+    def call(self) -> Iterator[None]:
+        """Stands around a call. Raises UnavailableError if the drain has begun."""
+        if self._begun.is_set():
+            raise UnavailableError("The node is draining")
+        self._under_way += 1
+        self._idle.clear()
+        try:
+            yield
+        finally:
+            self._under_way -= 1
+            if not self._under_way:
+                self._idle.set()
 
 
 class _Malformed:
@@ -67,7 +93,7 @@ def service_handler(
         counter = telemetry.rpc_counter(f"{descriptor.name}/{method.name}")
         if not method.client_streaming and not method.server_streaming:
             handlers[method.name] = grpc.unary_unary_rpc_method_handler(
-                _unary(function, counter), request_deserializer=deserialize, response_serializer=_serialize
+                _unary(function, counter, drain), request_deserializer=deserialize, response_serializer=_serialize
             )
             continue
         make = (
@@ -105,11 +131,14 @@ def _serialize(response: Message | bytes) -> bytes:
     return response if isinstance(response, bytes) else response.SerializeToString()
 
 
-def _unary(function: Callable[[Any], Awaitable[Any]], counter: RpcCounter) -> Callable[..., Awaitable[Any]]:
+def _unary(
+    function: Callable[[Any], Awaitable[Any]], counter: RpcCounter, drain: Drain
+) -> Callable[..., Awaitable[Any]]:
     async def handle(request: Any, context: Context) -> Any:
         counter.started += 1
         try:
-            return await function(checked(request))
+            with drain.call():
+                return await function(checked(request))
         except HeadraceError as error:
             counter.failed += 1
             await abort(context, error)
@@ -128,9 +157,8 @@ def _streaming(
     async def handle(request: Any, context: Context) -> None:
         counter.started += 1
         try:
-            if isinstance(request, _Malformed):
-                checked(request)
-            await _until_drained(function(request, context), drain)
+            with drain.call():
+                await _until_drained(function(checked(request), context), drain)
         except HeadraceError as error:
             counter.failed += 1
             await abort(context, error)

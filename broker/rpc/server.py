@@ -48,7 +48,8 @@ _KEEPALIVE_MS: Final = 60_000
 _KEEPALIVE_TIMEOUT_MS: Final = 20_000
 _PING_INTERVAL_MIN_MS: Final = 10_000
 _STREAMS_PER_CONNECTION_MAX: Final = 1000
-_STOP_GRACE_SECONDS: Final = 10.0
+_DRAIN_SECONDS: Final = 10.0
+_STOP_GRACE_SECONDS: Final = 2.0
 
 _OPTIONS: Final = (
     ("grpc.max_receive_message_length", REQUEST_BYTES_MAX),
@@ -123,7 +124,7 @@ class RpcServer:
     async def close(self) -> None:
         """Says that it stops, ends streams with a notice, lets calls under way finish, then stops."""
         await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
-        self._drain.begin()
+        await self._drain.run(_DRAIN_SECONDS)
         await self._server.stop(_STOP_GRACE_SECONDS)
 
     async def _set_health(self, status: int) -> None:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from broker.encoding.records import encode_record, encode_time
@@ -38,7 +39,9 @@ if TYPE_CHECKING:
 
 # A group is closed when it holds this much, so that one group neither blocks the event loop nor the disk for long.
 GROUP_OPERATIONS_MAX: Final = 256
-GROUP_BYTES_MAX: Final = 4 * 1024 * 1024
+GROUP_BYTES_MAX: Final = 8 * 1024 * 1024
+# A log block is closed when it holds this much: a reader's page is about as large, so it decodes little for nothing.
+BLOCK_BYTES_MAX: Final = 1024 * 1024
 # What may wait. Beyond it callers are told to come again.
 QUEUE_OPERATIONS_MAX: Final = 20_000
 QUEUE_BYTES_MAX: Final = 64 * 1024 * 1024
@@ -59,11 +62,35 @@ class Operation(Protocol):
         """
 
 
+class _ShardLog:
+    """The records a group appends to one shard: usually one block, more if they are large."""
+
+    __slots__ = ("_block_bytes", "blocks", "last_sequence_number")
+
+    def __init__(self) -> None:
+        self.blocks: list[tuple[list[int], list[bytes]]] = []
+        self.last_sequence_number = 0
+        self._block_bytes = BLOCK_BYTES_MAX
+
+    def append(self, sequence_number: int, record: bytes) -> None:
+        """Adds a record, in a new block if the last one is full."""
+        if self._block_bytes >= BLOCK_BYTES_MAX:
+            self.blocks.append(([], []))
+            self._block_bytes = 0
+        numbers, records = self.blocks[-1]
+        numbers.append(sequence_number)
+        records.append(record)
+        self._block_bytes += len(record)
+        self.last_sequence_number = sequence_number
+
+
 class Group:
     """One group commit in the making: a view of the state that includes its own changes."""
 
     def __init__(self, store: Store, counters: layout.Counters, clock: HybridClock, now_ms: int, region: str) -> None:
         self.now_ms = now_ms
+        # How much the records take that the operations so far have made.
+        self.record_bytes = 0
         self._store = store
         self._clock = clock
         self._region = region
@@ -73,7 +100,7 @@ class Group:
         self._items: dict[bytes, bytes | None] = {}
         self._mutations: Mutations = {Family.ITEMS: self._items}
         self._range_deletes: list[tuple[Family, bytes, bytes]] = []
-        self._logs: dict[int, tuple[list[int], list[bytes]]] = {}
+        self._logs: dict[int, _ShardLog] = {}
         self._closed_shards: dict[int, int] = {}
 
     def get(self, family: Family, key: bytes) -> bytes | None:
@@ -125,9 +152,9 @@ class Group:
         )
         log = self._logs.get(shard.id)
         if log is None:
-            log = self._logs[shard.id] = ([], [])
-        log[0].append(self._sequence_number)
-        log[1].append(record)
+            log = self._logs[shard.id] = _ShardLog()
+        log.append(self._sequence_number, record)
+        self.record_bytes += len(record)
 
     def next_version(self) -> Version:
         """The version of a write that begins here; newer than all this store has given or applied."""
@@ -157,9 +184,11 @@ class Group:
 
     def seal(self) -> tuple[Entry, layout.Counters]:
         """The entry to append, and the counters after it."""
-        logs = self._mutations.setdefault(Family.LOG, {}) if self._logs else {}
-        for shard, (numbers, records) in self._logs.items():
-            logs[layout.log_key(shard, numbers[-1])] = layout.encode_block(numbers, records, self.now_ms)
+        for shard, log in self._logs.items():
+            for numbers, records in log.blocks:
+                self.put(
+                    Family.LOG, layout.log_key(shard, numbers[-1]), layout.encode_block(numbers, records, self.now_ms)
+                )
         counters = layout.Counters(self._sequence_number, self._clock.last, self._id)
         self.put(Family.CATALOG, layout.COUNTERS_KEY, layout.encode_counters(counters))
         entry = Entry(
@@ -169,30 +198,28 @@ class Group:
 
     def watermarks(self) -> dict[int, int]:
         """Up to where each shard that the group changes may be read once the group is durable."""
-        return {shard: numbers[-1] for shard, (numbers, _) in self._logs.items()} | self._closed_shards
+        return {shard: log.last_sequence_number for shard, log in self._logs.items()} | self._closed_shards
 
 
 class _Submission:
-    """Operations of one caller, and the future that gets their results."""
+    """Operations of one caller, the results of those evaluated so far, and the future that gets them all."""
 
-    __slots__ = ("future", "operations", "size_bytes")
+    __slots__ = ("future", "operations", "results")
 
-    def __init__(self, operations: Sequence[Operation], size_bytes: int, future: asyncio.Future[list[Any]]) -> None:
+    def __init__(self, operations: Sequence[Operation], future: asyncio.Future[list[Any]]) -> None:
         self.operations = operations
-        self.size_bytes = size_bytes
+        self.results: list[Any] = []
         self.future = future
 
 
 class _Unsettled:
-    """A group on its way to the disk: the results its callers will get, and the future of those who wait to read."""
+    """A group on its way to the disk: whose callers it completes, and the future of those who wait to read."""
 
-    __slots__ = ("group", "results", "synced")
+    __slots__ = ("completed", "group", "synced")
 
-    def __init__(
-        self, group: Group, results: list[tuple[_Submission, list[Any]]], synced: asyncio.Future[None]
-    ) -> None:
+    def __init__(self, group: Group, synced: asyncio.Future[None]) -> None:
         self.group = group
-        self.results = results
+        self.completed: list[_Submission] = []
         self.synced = synced
 
 
@@ -257,7 +284,7 @@ class Committer:
                 limit=QUEUE_OPERATIONS_MAX,
             )
         future: asyncio.Future[list[Any]] = asyncio.get_running_loop().create_future()
-        self._queue.append(_Submission(operations, size_bytes, future))
+        self._queue.append(_Submission(operations, future))
         self._queued_operations += len(operations)
         self._queued_bytes += size_bytes
         self._work.set()
@@ -327,20 +354,27 @@ class Committer:
 
     def _plan_group(self) -> Group:
         group = Group(self._store, self._counters, self._hybrid_clock, self._clock.now_ms(), self._region)
-        planned: list[tuple[_Submission, list[Any]]] = []
-        self._unsettled.append(_Unsettled(group, planned, asyncio.get_running_loop().create_future()))
+        unsettled = _Unsettled(group, asyncio.get_running_loop().create_future())
+        self._unsettled.append(unsettled)
         operations = size_bytes = 0
-        while self._queue and operations < GROUP_OPERATIONS_MAX and size_bytes < GROUP_BYTES_MAX:
-            submission = self._queue.popleft()
-            operations += len(submission.operations)
-            size_bytes += submission.size_bytes
-            results: list[Any] = []
-            planned.append((submission, results))
-            for operation in submission.operations:
+        is_full = False
+        while self._queue and not is_full:
+            # A submission that does not fit goes on in the next group; its last group completes it.
+            submission = self._queue[0]
+            results = submission.results
+            for operation in islice(submission.operations, len(results), None):
                 try:
                     results.append(operation.plan(group))
                 except HeadraceError as error:
                     results.append(error)
+                operations += 1
+                size_bytes += operation.size_bytes
+                is_full = operations >= GROUP_OPERATIONS_MAX or size_bytes + group.record_bytes >= GROUP_BYTES_MAX
+                if is_full:
+                    break
+            if len(results) == len(submission.operations):
+                self._queue.popleft()
+                unsettled.completed.append(submission)
         self._queued_operations -= operations
         self._queued_bytes -= size_bytes
         self._taken.set()
@@ -358,14 +392,14 @@ class Committer:
         for shard, number in unsettled.group.watermarks().items():
             self._watermarks.of(shard).advance(number)
         # 3. The callers.
-        for submission, results in unsettled.results:
+        for submission in unsettled.completed:
             if not submission.future.done():
-                submission.future.set_result(results)
+                submission.future.set_result(submission.results)
 
     def _fail(self, error: BaseException) -> None:
         self._failure = error
         self._taken.set()
-        submissions = [submission for unsettled in self._unsettled for submission, _ in unsettled.results]
+        submissions = [submission for unsettled in self._unsettled for submission in unsettled.completed]
         submissions += self._queue
         self._queue.clear()
         futures = [submission.future for submission in submissions] + [u.synced for u in self._unsettled]
