@@ -12,8 +12,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from random import Random
 from typing import Protocol, TypeVar
 
+from headrace._backoff import Backoff
 from headrace.consumer import Delivery
-from headrace.triggers.backoff import Backoff
 from headrace.triggers.batch import Batch, BatchQueue
 from headrace.triggers.function import InvocationResult
 from headrace.triggers.report import Reporter

@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from random import Random
 
+from headrace.triggers.function_spec import FunctionSpec
 from headrace.triggers.log_capture import LogSink, log_line
 from headrace.triggers.runtime_api import FunctionError, Invocation
-from headrace.triggers.worker import FunctionSpec, Worker
+from headrace.triggers.worker import Worker
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

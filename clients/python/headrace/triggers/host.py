@@ -14,8 +14,8 @@ import grpc
 import grpc.aio
 
 from headrace import errors
+from headrace._backoff import Backoff
 from headrace._channel import UNARY_TIMEOUT_S, open_async_channel, resolve_endpoint
-from headrace.triggers.backoff import Backoff
 from headrace.triggers.runner import TriggerRunner, trigger_stub
 from headrace.v1 import trigger_service_pb2 as pb
 

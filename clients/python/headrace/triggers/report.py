@@ -15,7 +15,7 @@ from typing import Self
 from google.protobuf import timestamp_pb2
 
 from headrace import errors
-from headrace.triggers.backoff import Backoff
+from headrace._backoff import Backoff
 from headrace.triggers.log_capture import LogLine, log_line
 from headrace.v1 import trigger_service_pb2 as pb
 

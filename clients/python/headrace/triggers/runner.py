@@ -13,16 +13,16 @@ import grpc
 import grpc.aio
 
 from headrace import errors
+from headrace._backoff import Backoff
 from headrace._channel import ENDPOINT_VARIABLE, UNARY_TIMEOUT_S
 from headrace.consumer import ConsumerSession
 from headrace.triggers import archive
 from headrace.triggers.archive import ArchiveError
-from headrace.triggers.backoff import Backoff
 from headrace.triggers.deliver import Deliverer
 from headrace.triggers.function import Function, wall_clock_us
+from headrace.triggers.function_spec import FunctionSpec
 from headrace.triggers.log_capture import log_line
 from headrace.triggers.report import Reporter
-from headrace.triggers.worker import FunctionSpec
 from headrace.v1 import consumer_service_pb2, trigger_service_pb2_grpc
 from headrace.v1 import trigger_service_pb2 as pb
 
@@ -38,10 +38,6 @@ _DELIVERY_RECORDS_MAX = 1_000
 # The credit of a session: enough to form the next batch while the function works on this one.
 _IN_FLIGHT_BATCHES = 4
 _IN_FLIGHT_RECORDS_MAX = 100_000
-
-# AWS's defaults, which a description of 0 stands for.
-_TIMEOUT_DEFAULT_S = 3
-_MEMORY_SIZE_DEFAULT_MB = 128
 
 _logger = logging.getLogger(__name__)
 
@@ -76,7 +72,7 @@ class TriggerRunner:
 
     @property
     def is_running(self) -> bool:
-        """Whether it still runs; without stop() it ends only by a defect, or when it gets no temporary folder."""
+        """Whether it still runs. Without stop() it ends when its trigger is deleted, or gets no temporary folder."""
         return self._task is not None and not self._task.done()
 
     async def stop(self, grace_s: float) -> None:
@@ -113,6 +109,9 @@ class TriggerRunner:
             while True:
                 batches_done = deliverer.batches_done
                 try:
+                    # A session of a trigger that is gone would make its consumer group anew.
+                    if not await self._exists():
+                        return
                     if not has_code:
                         await self._fetch_code(code_dir)
                         has_code = True
@@ -141,6 +140,17 @@ class TriggerRunner:
             max_in_flight_records=min(batch_size * _IN_FLIGHT_BATCHES, _IN_FLIGHT_RECORDS_MAX),
         )
 
+    async def _exists(self) -> bool:
+        request = pb.DescribeTriggerRequest(trigger_name=self._trigger.trigger_name)
+        try:
+            await self._stub.DescribeTrigger(request, timeout=UNARY_TIMEOUT_S)
+        except grpc.RpcError as rpc_error:
+            error = errors.from_rpc(rpc_error)
+            if isinstance(error, errors.ResourceNotFoundError):
+                return False
+            raise error from rpc_error
+        return True
+
     async def _fetch_code(self, code_dir: Path) -> None:
         try:
             response = await self._stub.GetTriggerCode(
@@ -164,8 +174,8 @@ class TriggerRunner:
             code_dir=code_dir,
             # A function that uses the client finds the broker it was triggered by.
             environment={ENDPOINT_VARIABLE: self._endpoint} | dict(function.environment),
-            timeout_s=function.timeout_seconds or _TIMEOUT_DEFAULT_S,
-            memory_size_mb=function.memory_size_mb or _MEMORY_SIZE_DEFAULT_MB,
+            timeout_s=function.timeout_seconds,
+            memory_size_mb=function.memory_size_mb,
         )
 
     def _note_problem(self, error: Exception) -> None:
