@@ -1,0 +1,53 @@
+"""Runs the benchmarks and writes one JSON document: to stdout and into bench-results/.
+
+    make bench                       everything, about two minutes
+    make bench ARGS=--quick          shorter runs, each benchmark under 25 seconds
+    make bench ARGS="--only latency --only put_item"
+
+Figures of different machines or hours cannot be compared; the ratios of one run can.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from benchmarks import get_records, latency, put_item, write_items
+from benchmarks.measure import ROOT, Effort, facts, progress
+
+BENCHMARKS = {module.__name__.rpartition(".")[2]: module for module in (put_item, write_items, get_records, latency)}
+QUICK = Effort(seconds=1.0, runs=3)
+FULL = Effort(seconds=3.0, runs=5)
+RESULTS = ROOT / "bench-results"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="shorter runs")
+    parser.add_argument("--only", action="append", choices=BENCHMARKS, help="leave out the others")
+    parser.add_argument("--data", type=Path, help="folder for the brokers' data, on the disk to measure")
+    arguments = parser.parse_args()
+    effort = QUICK if arguments.quick else FULL
+    with tempfile.TemporaryDirectory(prefix="headrace-bench-", dir=arguments.data) as name:
+        folder = Path(name)
+        document = facts(folder) | {"quick": arguments.quick, "results": {}}
+        for benchmark in arguments.only or BENCHMARKS:
+            progress(f"{benchmark} ...")
+            begin = time.monotonic()
+            document["results"][benchmark] = BENCHMARKS[benchmark].run(folder, effort)
+            progress(f"{benchmark}: {time.monotonic() - begin:.0f} s")
+        document["machine"]["load_after"] = os.getloadavg()[0]
+    text = json.dumps(document, indent=2)
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / f"{document['time'].replace(':', '')}.json").write_text(text + "\n")
+    print(text)
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()

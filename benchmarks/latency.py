@@ -1,0 +1,82 @@
+"""From the start of a put to its record in a subscriber's hands, one put at a time, against the put alone."""
+
+from __future__ import annotations
+
+import asyncio
+import statistics
+from pathlib import Path
+from typing import Any, Final
+
+import grpc
+
+from benchmarks.items import item_of_about
+from benchmarks.measure import Effort, broker, medians, progress
+from headrace.v1 import item_service_pb2_grpc, stream_service_pb2_grpc
+from headrace.v1.item_service_pb2 import PutItemRequest
+from headrace.v1.stream_service_pb2 import GetRecordsRequest
+from tests.rpc import LATEST, Client
+
+ITEM_BYTES: Final = 500
+WARM_UP_PUTS: Final = 50
+PUTS_PER_SECOND: Final = 200
+
+
+def run(folder: Path, effort: Effort) -> dict[str, Any]:
+    """Measures both with the same puts."""
+    with broker(folder / "latency") as server:
+        with Client(server.endpoint) as client:
+            table = client.create_table()
+            shard_iterator = client.iterator(table.stream_arn, LATEST)
+        results = asyncio.run(_measure(server.endpoint, table.name, shard_iterator, effort))
+    put, delivery = medians([each["put"] for each in results]), medians([each["delivery"] for each in results])
+    return {
+        "what": f"put to subscriber, {ITEM_BYTES} B items, durable, one at a time, {PUTS_PER_SECOND} a second",
+        "put": put,
+        "delivery": delivery,
+        "ratio_p50": round(delivery["p50_ms"] / put["p50_ms"], 3),
+        "ratio_p99": round(delivery["p99_ms"] / put["p99_ms"], 3),
+    }
+
+
+async def _measure(
+    endpoint: str, table_name: str, shard_iterator: str, effort: Effort
+) -> list[dict[str, dict[str, float]]]:
+    clock = asyncio.get_running_loop().time
+    # The channels are two, so that neither waits for the other's bytes.
+    async with grpc.aio.insecure_channel(endpoint) as writing, grpc.aio.insecure_channel(endpoint) as reading:
+        items: Any = item_service_pb2_grpc.ItemServiceStub(writing)
+        streams: Any = stream_service_pb2_grpc.StreamServiceStub(reading)
+        arrived: asyncio.Queue[float] = asyncio.Queue(maxsize=1)
+
+        async def subscribe() -> None:
+            async for response in streams.GetRecords(GetRecordsRequest(shard_iterator=shard_iterator, follow=True)):
+                now = clock()
+                assert len(response.records) <= 1
+                if response.records:
+                    await arrived.put(now)
+
+        subscribing = asyncio.create_task(subscribe())
+        results, number = [], 0
+        for run_ in range(effort.runs + 1):
+            puts: list[float] = []
+            deliveries: list[float] = []
+            count = WARM_UP_PUTS if run_ == 0 else int(effort.seconds * PUTS_PER_SECOND)
+            for _ in range(count):
+                number += 1
+                request = PutItemRequest(table_name=table_name, item=item_of_about(ITEM_BYTES, f"{number:012d}"))
+                begin = clock()
+                await items.PutItem(request, timeout=10)
+                puts.append(clock() - begin)
+                deliveries.append(await asyncio.wait_for(arrived.get(), 10) - begin)
+                await asyncio.sleep(max(0.0, begin + 1 / PUTS_PER_SECOND - clock()))
+            if run_:
+                results.append({"put": _percentiles(puts), "delivery": _percentiles(deliveries)})
+                progress(f"  {results[-1]}")
+        subscribing.cancel()
+        await asyncio.wait({subscribing})
+    return results
+
+
+def _percentiles(seconds: list[float]) -> dict[str, float]:
+    hundredths = statistics.quantiles(seconds, n=100)
+    return {"p50_ms": round(hundredths[49] * 1e3, 3), "p99_ms": round(hundredths[98] * 1e3, 3)}
