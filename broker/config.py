@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import ipaddress
-import re
 import tomllib
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
+
+from broker.model.tables import REGION_NAME
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 ENVIRONMENT_PREFIX: Final = "HEADRACE_"
 LOG_LEVELS: Final = ("DEBUG", "INFO", "WARNING", "ERROR")
-_REGION: Final = re.compile(r"[a-z0-9-]{1,64}", re.ASCII)
 _PORT_MAX: Final = 65_535
 
 
@@ -41,7 +41,7 @@ class Config:
 
     def __post_init__(self) -> None:
         """Raises ConfigError for a value that cannot be."""
-        if _REGION.fullmatch(self.region) is None:
+        if REGION_NAME.fullmatch(self.region) is None:
             raise ConfigError(f"region: {self.region!r} must have 1 to 64 characters of a-z, 0-9 and '-'")
         if self.log_level not in LOG_LEVELS:
             raise ConfigError(f"log_level: {self.log_level!r} must be one of {', '.join(LOG_LEVELS)}")
@@ -64,30 +64,29 @@ def split_address(key: str, address: str) -> tuple[str, int]:
 
 def load(file: Path | None, environment: Mapping[str, str], flags: Mapping[str, object]) -> Config:
     """The settings in force. Raises ConfigError that names the key."""
-    config = Config()
+    values: dict[str, object] = {}
     if file is not None:
         try:
-            config = _merged(config, tomllib.loads(file.read_text()), str(file))
+            values |= _checked(tomllib.loads(file.read_text()), str(file))
         except (OSError, ValueError) as error:
             raise ConfigError(f"{file}: {error}") from error
-    given = {}
     for field in fields(Config):
         name = ENVIRONMENT_PREFIX + field.name.upper()
         if name in environment:
             text = environment[name]
-            given[field.name] = _boolean(name, text) if field.name == "insecure" else text
-    config = _merged(config, given, "environment")
-    return _merged(config, {key: value for key, value in flags.items() if value is not None}, "flags")
+            values[field.name] = _boolean(name, text) if field.name == "insecure" else text
+    values |= _checked({key: value for key, value in flags.items() if value is not None}, "flags")
+    return Config(**values)  # type: ignore[arg-type]
 
 
-def _merged(config: Config, values: Mapping[str, object], source: str) -> Config:
-    known = {field.name: type(getattr(Config(), field.name)) for field in fields(Config)}
+def _checked(values: dict[str, object], source: str) -> dict[str, object]:
+    known = {field.name: type(field.default) for field in fields(Config)}
     for key, value in values.items():
         if key not in known:
             raise ConfigError(f"{source}: unknown key {key!r}; known keys: {', '.join(sorted(known))}")
         if type(value) is not known[key]:
             raise ConfigError(f"{source}: {key} must be a {known[key].__name__}, is {value!r}")
-    return replace(config, **values)  # type: ignore[arg-type]
+    return values
 
 
 def _boolean(name: str, text: str) -> bool:

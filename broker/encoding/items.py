@@ -25,6 +25,8 @@ from headrace.v1 import attribute_value_pb2 as pb
 
 _LIST_OR_MAP_BYTES: Final = 3
 _ELEMENT_BYTES: Final = 1
+# DiscardUnknownFields silently ends 64 messages below the one it is called on, and a level of maps takes three.
+_LEVELS_DISCARDED_AT_ONCE: Final = 16
 
 
 class EncodedItem(NamedTuple):
@@ -144,13 +146,13 @@ def _canonical_value(value: pb.AttributeValue, kind: str | None, level: int) -> 
         case "bs":
             return sum(len(data) for data in _canonical_set(value.bs.values, "BS"))
         case "l":
-            _check_level(level)
+            _enter_level(value, level)
             size = _LIST_OR_MAP_BYTES
             for element in value.l.values:
                 size += _ELEMENT_BYTES + _canonical_value(element, element.WhichOneof("kind"), level + 1)
             return size
         case "m":
-            _check_level(level)
+            _enter_level(value, level)
             size = _LIST_OR_MAP_BYTES
             entries = value.m.attributes
             for name in entries:
@@ -165,7 +167,9 @@ def _canonical_value(value: pb.AttributeValue, kind: str | None, level: int) -> 
             )
 
 
-def _check_level(level: int) -> None:
+def _enter_level(value: pb.AttributeValue, level: int) -> None:
+    if level % _LEVELS_DISCARDED_AT_ONCE == 0:
+        value.DiscardUnknownFields()
     if level > NESTING_LEVELS_MAX:
         raise ValidationError(
             f"Nesting Levels have exceeded supported limits: limit {NESTING_LEVELS_MAX}",

@@ -33,6 +33,11 @@ class Version:
     hybrid_time: int
     origin_region: str
 
+    @property
+    def wall_ms(self) -> int:
+        """The part of the hybrid time that is a clock's, in milliseconds since 1970 UTC."""
+        return self.hybrid_time >> _COUNTER_BITS
+
 
 class HybridClock:
     """Hands out hybrid times that only rise: above all it has given and above all it has observed.

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
+# What a region may be called: it stands in ARNs, versions and records.
+REGION_NAME: Final = re.compile(r"[a-z0-9-]{1,64}", re.ASCII)
 # Stands where an AWS account id stands in an ARN.
 ACCOUNT: Final = "000000000000"
 HASH_MAX: Final = 2**64 - 1

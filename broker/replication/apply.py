@@ -6,9 +6,9 @@ changes may come twice, or again after newer ones, and every region that has see
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
-from broker.model.errors import ResourceNotFoundError
+from broker.model.errors import ResourceNotFoundError, ValidationError
 from broker.storage import layout
 from broker.storage.rocks import Family
 from broker.tables.operations import replace_item
@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from broker.storage.commit import Group
     from broker.tables.catalog import OpenTable
 
-_OVERHEAD_BYTES = 256
+# A version further ahead than this is a broken clock's: applying it would drag this region's clock along for ever.
+CLOCK_DRIFT_MS_MAX: Final = 60 * 60 * 1000
+_OVERHEAD_BYTES: Final = 256
 
 
 class ApplyChange:
@@ -36,11 +38,21 @@ class ApplyChange:
         self.size_bytes = _OVERHEAD_BYTES + (0 if item is None else len(item.encoded))
 
     def plan(self, group: Group) -> bool:
-        """Returns whether the change was newer and so was applied."""
+        """Returns whether the change was newer and so was applied.
+
+        Raises ValidationError if its version lies more than an hour ahead of the clock.
+        """
         if self._table.is_deleted:
             name = self._table.definition.name
             raise ResourceNotFoundError(f"Requested resource not found: Table: {name} not found", table_name=name)
         key, version = self._key, self._version
+        if version.wall_ms > group.now_ms + CLOCK_DRIFT_MS_MAX:
+            raise ValidationError(
+                f"The version lies {version.wall_ms - group.now_ms} ms ahead of this region's clock: limit "
+                f"{CLOCK_DRIFT_MS_MAX} ms",
+                field="version.hybrid_time",
+                limit=CLOCK_DRIFT_MS_MAX,
+            )
         old = group.get_item(key.stored)
         tombstone = group.get(Family.TOMBSTONES, key.stored)
         known = [] if old is None else [old.version]

@@ -45,7 +45,6 @@ _FIELD_1: Final = b"\x0a"
 _FIELD_2: Final = b"\x12"
 # A snapshot shares the event loop with everything else: it lets others run after this many items.
 _ITEMS_PER_STEP: Final = 500
-_REGION_LENGTH_MAX: Final = 64
 
 
 class ReplicationService:
@@ -173,11 +172,10 @@ def _apply_record(table: OpenTable, record: record_pb2.Record) -> ApplyChange:
 
 
 def _version(version: record_pb2.Version) -> Version:
-    if not version.hybrid_time or not 1 <= len(version.origin_region) <= _REGION_LENGTH_MAX:
+    if not version.hybrid_time or REGION_NAME.fullmatch(version.origin_region) is None:
         raise ValidationError(
-            "A change needs a version with a hybrid_time and an origin_region",
+            f"A change needs a version with a hybrid_time and an origin_region that matches {REGION_NAME.pattern}",
             field="version",
-            limit=_REGION_LENGTH_MAX,
         )
     return Version(version.hybrid_time, version.origin_region)
 
@@ -223,7 +221,7 @@ def _progress(progress: pb.ReplicaProgress) -> ReplicaProgress:
         )
     return ReplicaProgress(
         status=status,
-        target_region=progress.target_region[:_REGION_LENGTH_MAX],
+        target_region=progress.target_region[:NAME_LENGTH_MAX],
         snapshot_sequence_number=progress.snapshot_sequence_number,
         bootstrap_start_key=progress.bootstrap_start_key,
         items_copied=progress.items_copied,

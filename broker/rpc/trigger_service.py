@@ -10,6 +10,7 @@ from broker.tables.validate import check_range, page_limit
 from broker.triggers.registry import (
     BATCH_SIZE_DEFAULT,
     BATCH_SIZE_MAX,
+    COUNT_MAX,
     LINE_BYTES_MAX,
     LOG_LINES_MAX,
     REPORT_LINES_MAX,
@@ -127,8 +128,10 @@ class TriggerService:
                 f"lines must have at most {REPORT_LINES_MAX} elements", field="lines", limit=REPORT_LINES_MAX
             )
         counts = request.counts
-        if min(counts.invocations, counts.errors, counts.records, counts.duration_ms, counts.iterator_age_ms) < 0:
-            raise ValidationError("counts must not be negative", field="counts", limit=0)
+        for number in (counts.invocations, counts.errors, counts.records, counts.duration_ms, counts.iterator_age_ms):
+            # A duration may also be no number at all, which no comparison holds for.
+            if not 0 <= number <= COUNT_MAX:
+                raise ValidationError(f"counts must be from 0 to {COUNT_MAX}", field="counts", limit=COUNT_MAX)
         await self._triggers.report(
             request.trigger_name,
             TriggerCounts(

@@ -341,11 +341,11 @@ class Committer:
             if syncing is not None:
                 await syncing
         except BaseException as error:
+            # A sync under way ends first, so that the groups it covers get their true answer.
+            if syncing is not None:
+                await asyncio.wait((syncing,))
             self._fail(error)
             raise
-        finally:
-            if syncing is not None and not syncing.done():
-                await asyncio.wait({syncing})
 
     def close(self) -> None:
         """Refuses new work; `run` returns when all that waits is durable."""

@@ -9,13 +9,16 @@ from broker.model.clock import iso_label, label_ms
 from broker.model.tables import HASH_MAX, Shard, Stream, StreamViewType, Table
 
 
-def new_stream(table: Table, view_type: StreamViewType, now_ms: int, shard_id: int, next_number: int) -> Stream:
+def new_stream(
+    table: Table, view_type: StreamViewType, now_ms: int, shard_id: int, next_number: int, last_label: str
+) -> Stream:
     """An enabled stream with one shard over the whole hash range.
 
-    `shard_id` is the shard's number on disk, `next_number` the first sequence number it can hold.
+    `shard_id` is the shard's number on disk, `next_number` the first sequence number it can hold, `last_label` the
+    label of the newest stream of a table of this name, or empty.
     """
-    # Two streams of a table made within a millisecond must not share a label.
-    created = max(now_ms, label_ms(table.stream_label) + 1) if table.stream_label else now_ms
+    # No two streams share a label, even if they are made within a millisecond or the clock went back.
+    created = max(now_ms, label_ms(last_label) + 1) if last_label else now_ms
     label = iso_label(created)
     shard = Shard(
         id=shard_id,

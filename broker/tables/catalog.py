@@ -130,7 +130,9 @@ class Catalog:
     def plan_enable_stream(self, group: Group, table: Table, view_type: StreamViewType) -> Table:
         """Begins a stream; returns the definition that names it."""
         number = group.next_sequence_number()
-        stream = new_stream(table, view_type, group.now_ms, group.next_id(), number)
+        # A table of this name may have been deleted and left streams that are still readable.
+        last_label = max((s.label for s in self.streams.all() if s.table_name == table.name), default="")
+        stream = new_stream(table, view_type, group.now_ms, group.next_id(), number, last_label)
         self.streams.put(group, _stream_name(stream.table_name, stream.label), stream)
         return replace(table, stream_label=stream.label)
 

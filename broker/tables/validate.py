@@ -29,7 +29,7 @@ def check_table_name(name: str, field: str = "table_name") -> None:
             f"{field} must be at least {TABLE_NAME_LENGTH_MIN} characters long and at most {TABLE_NAME_LENGTH_MAX} "
             "characters long",
             field=field,
-            limit=TABLE_NAME_LENGTH_MAX if name else TABLE_NAME_LENGTH_MIN,
+            limit=TABLE_NAME_LENGTH_MIN if len(name) < TABLE_NAME_LENGTH_MIN else TABLE_NAME_LENGTH_MAX,
         )
     if _TABLE_NAME.fullmatch(name) is None:
         raise ValidationError(

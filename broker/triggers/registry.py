@@ -36,6 +36,8 @@ MEMORY_MB_MAX: Final = 10_240
 LOG_LINES_MAX: Final = 10_000
 REPORT_LINES_MAX: Final = 1000
 LINE_BYTES_MAX: Final = 16 * 1024
+# Far beyond any truth, and small enough for the protos' 64 bits and for a float to be exact. Sums stop there.
+COUNT_MAX: Final = 2**53
 RUNTIMES: Final = ("python",)
 
 _LINE_NUMBER_BYTES: Final = 8
@@ -75,10 +77,10 @@ class TriggerCounts:
     def plus(self, more: TriggerCounts) -> TriggerCounts:
         """The sum; the age is the newer one if the report holds successful records."""
         return TriggerCounts(
-            invocations=self.invocations + more.invocations,
-            errors=self.errors + more.errors,
-            records=self.records + more.records,
-            duration_ms=self.duration_ms + more.duration_ms,
+            invocations=min(COUNT_MAX, self.invocations + more.invocations),
+            errors=min(COUNT_MAX, self.errors + more.errors),
+            records=min(COUNT_MAX, self.records + more.records),
+            duration_ms=min(COUNT_MAX, self.duration_ms + more.duration_ms),
             iterator_age_ms=more.iterator_age_ms if more.records else self.iterator_age_ms,
         )
 
