@@ -26,6 +26,12 @@ Value = TypeVar("Value")
 # A broker sends something on every open stream at least every 15 seconds. Silent for four times that, it is gone.
 SILENCE_TIMEOUT_S: Final = 60.0
 
+# What grpc.aio says, as INTERNAL, when a write meets the end of the call.
+_FAILED_WRITE_DETAILS: Final = "Internal error from Core"
+
+# How long the status of a call may come after its end has shown elsewhere: normally no time at all.
+_STATUS_TIMEOUT_S: Final = 5.0
+
 
 class AsyncResponses(Generic[Response]):
     """The responses of one streaming call, taken one at a time."""
@@ -36,6 +42,7 @@ class AsyncResponses(Generic[Response]):
         self._call = call
         self._pending: asyncio.Task[Any] | None = None
         self._status: grpc.aio.AioRpcError | None = None
+        self._has_status = asyncio.Event()
         self._is_closed = False
         call.add_done_callback(self._note_status)
 
@@ -60,16 +67,17 @@ class AsyncResponses(Generic[Response]):
         try:
             response: Response | object = read.result()
         except (grpc.RpcError, asyncio.CancelledError) as error:
-            raise self.ending(error) from error
+            raise await self.ending() from error
         return None if response is grpc.aio.EOF else response  # type: ignore[return-value]
 
-    def ending(self, error: BaseException) -> errors.HeadraceError:
-        """What the call ended with, given what grpc.aio has raised because it has ended."""
-        if self._status is not None and self._status.code() not in {grpc.StatusCode.OK, grpc.StatusCode.CANCELLED}:
-            return errors.from_rpc(self._status)
-        if self._status is None and isinstance(error, grpc.RpcError):
-            return errors.from_rpc(error)
-        return errors.UnavailableError("the call has ended")
+    async def ending(self) -> errors.HeadraceError:
+        """What the call ended with, given that it has ended."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_STATUS_TIMEOUT_S):
+                await self._has_status.wait()
+        if self._status is None or self._status.code() in {grpc.StatusCode.OK, grpc.StatusCode.CANCELLED}:
+            return errors.UnavailableError("the call has ended")
+        return errors.from_rpc(self._status)
 
     async def close(self) -> None:
         """Ends the call, if it has not ended."""
@@ -81,14 +89,17 @@ class AsyncResponses(Generic[Response]):
                 read.exception()  # taken, or asyncio would report it as never retrieved
 
     def _note_status(self, call: Any) -> None:
-        # A write that meets the end of the call makes grpc.aio put INTERNAL in the place of the true status. This is
-        # called before that, with the status at hand: its coroutines end without waiting.
-        self._status = grpc.aio.AioRpcError(
+        # A write that meets the end of the call makes grpc.aio put a status of its own in the place of the true one,
+        # before or after that arrives. This is called when either does, so its coroutines give it without waiting.
+        status = grpc.aio.AioRpcError(
             code=_result_at_hand(call.code()),
             initial_metadata=grpc.aio.Metadata(),
             trailing_metadata=_result_at_hand(call.trailing_metadata()),
             details=_result_at_hand(call.details()),
         )
+        if status.details() != _FAILED_WRITE_DETAILS:
+            self._status = status
+            self._has_status.set()
 
 
 def _result_at_hand(coroutine: Coroutine[Any, Any, Value]) -> Value:
@@ -163,7 +174,7 @@ class AsyncDuplex(Generic[Request, Response]):
             try:
                 await self._call.write(request)
             except (grpc.RpcError, asyncio.InvalidStateError) as error:
-                raise self._responses.ending(error) from error
+                raise await self._responses.ending() from error
 
     async def receive(self, timeout_s: float = SILENCE_TIMEOUT_S) -> Response | None:
         """As AsyncResponses.receive."""
