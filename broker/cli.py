@@ -97,22 +97,24 @@ def _run(file: Path | None, flags: dict[str, object], companions: tuple[tuple[st
 
 
 async def _serve(config: Config, companions: tuple[tuple[str, ...], ...]) -> int:
+    # gRPC's own log repeats, in a form of its own, what is raised or answered anyway.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     # Imported here so that --help and mistakes in the settings answer at once.
     from broker.node import Node
     from broker.rpc.server import AddressInUseError
-    from broker.storage.rocks import StoreInUseError
+    from broker.storage.rocks import StoreOpenError
 
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     try:
         node = Node(config)
-    except (StoreInUseError, configuration.ConfigError) as error:
+    except (StoreOpenError, configuration.ConfigError) as error:
         _refuse(str(error))
     try:
         try:
             ready = await node.start()
-        except (AddressInUseError, OSError) as error:
+        except AddressInUseError as error:
             _refuse(str(error))
         async with _running(companions, ready["grpc"]):
             print(json.dumps(ready), flush=True)

@@ -13,7 +13,7 @@ from broker.consumers.groups import ConsumerGroups, Members
 from broker.gateway.server import HttpServer
 from broker.model.clock import Clock, SystemClock
 from broker.replication.registry import Replicas
-from broker.rpc.server import Engine, RpcServer
+from broker.rpc.server import AddressInUseError, Engine, RpcServer
 from broker.storage.commit import Committer
 from broker.storage.identity import open_identity
 from broker.storage.journal import EmbeddedJournal
@@ -36,7 +36,7 @@ class Node:
     """One broker process's worth of objects."""
 
     def __init__(self, config: Config, clock: Clock | None = None) -> None:
-        """Opens the store. Raises ConfigError if it belongs to another region, StoreInUseError if it is in use."""
+        """Opens the store. Raises ConfigError if it belongs to another region, StoreOpenError if it is in use."""
         self._config = config
         clock = clock or SystemClock()
         random = SystemRandom()
@@ -75,11 +75,14 @@ class Node:
         self._expose_metrics(committer, log)
 
     async def start(self) -> dict[str, str]:
-        """Serves; returns the region and the addresses. Raises AddressInUseError or OSError if a port is taken."""
+        """Serves; returns the region and the addresses. Raises AddressInUseError if a port is taken."""
         self._committing = asyncio.create_task(self._committer.run(), name="committer")
         grpc_host, _ = split_address("grpc", self._config.grpc)
         http_host, http_port = split_address("http", self._config.http)
-        http_port = await self._http.start(http_host, http_port)
+        try:
+            http_port = await self._http.start(http_host, http_port)
+        except OSError as error:
+            raise AddressInUseError(f"cannot listen on {self._config.http}") from error
         grpc_port = await self._rpc.start(self._config.grpc)
         self._is_serving = True
         _log.info(

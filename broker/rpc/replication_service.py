@@ -11,6 +11,7 @@ from broker.encoding.varint import field_bytes
 from broker.model.clock import Version
 from broker.model.errors import HeadraceError, ValidationError
 from broker.model.sequence import format_sequence_number
+from broker.model.tables import REGION_NAME
 from broker.replication.apply import ApplyChange
 from broker.replication.registry import (
     ENDPOINT_LENGTH_MAX,

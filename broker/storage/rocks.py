@@ -52,22 +52,22 @@ _OPEN_FILES_MAX: Final = 512
 _LOG_FILES_MAX: Final = 4
 
 
-class StoreInUseError(Exception):
-    """The data folder is held by another process, or is not a store."""
+class StoreOpenError(Exception):
+    """The data folder cannot be made, is held by another process, or is not a store."""
 
 
 class Store:
     """One data folder. Reads see every write, also one that is not synced yet."""
 
     def __init__(self, path: Path) -> None:
-        """Opens the folder, or makes it. Raises StoreInUseError if it cannot be opened."""
-        path.mkdir(parents=True, exist_ok=True)
+        """Opens the folder, or makes it. Raises StoreOpenError if it cannot be opened."""
         cache = Cache(_BLOCK_CACHE_BYTES)
         families = {family.value: _family_options(family, cache) for family in Family}
         try:
+            path.mkdir(parents=True, exist_ok=True)
             self._db = Rdict(str(path), _database_options(), column_families=families)
         except Exception as error:
-            raise StoreInUseError(f"cannot open the data folder {path}: {error}") from error
+            raise StoreOpenError(f"cannot open the data folder {path}: {error}") from error
         self._families = {family: self._db.get_column_family(family.value) for family in Family}
         self._handles = {family: self._db.get_column_family_handle(family.value) for family in Family}
         self._write_options = WriteOptions()
