@@ -12,9 +12,10 @@ import headrace
 
 PUBLIC_NAMES = """
     AsyncClient AsyncConsumerBatch ChangeRecord Client ConditionalCheckFailedError ConsumerBatch ConsumerGroup
-    DeadlineExceededError Delete ExpiredIteratorError HeadraceError Item KeyAttribute LeaseFencedError Operation Put
-    RecordBatch ResourceInUseError ResourceNotFoundError Shard ShardCheckpoint Stream StreamDescription TableDescription
-    ThrottlingError TrimmedDataAccessError UnavailableError Update ValidationError Version WriteResult
+    DeadlineExceededError Delete ExpiredIteratorError HeadraceError Item KeyAttribute KeyType LeaseFencedError Operation
+    Put RecordBatch ResourceInUseError ResourceNotFoundError Shard ShardCheckpoint ShardIteratorType Stream
+    StreamDescription TableDescription ThrottlingError TrimmedDataAccessError UnavailableError Update ValidationError
+    Version ViewType WriteResult
 """.split()
 
 CALLS = """

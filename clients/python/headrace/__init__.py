@@ -20,15 +20,18 @@ if TYPE_CHECKING:
         Delete,
         Item,
         KeyAttribute,
+        KeyType,
         Operation,
         Put,
         Shard,
         ShardCheckpoint,
+        ShardIteratorType,
         Stream,
         StreamDescription,
         TableDescription,
         Update,
         Version,
+        ViewType,
         WriteResult,
     )
     from headrace._records import ChangeRecord, RecordBatch
@@ -62,6 +65,7 @@ __all__ = [
     "HeadraceError",
     "Item",
     "KeyAttribute",
+    "KeyType",
     "LeaseFencedError",
     "Operation",
     "Put",
@@ -70,6 +74,7 @@ __all__ = [
     "ResourceNotFoundError",
     "Shard",
     "ShardCheckpoint",
+    "ShardIteratorType",
     "Stream",
     "StreamDescription",
     "TableDescription",
@@ -79,6 +84,7 @@ __all__ = [
     "Update",
     "ValidationError",
     "Version",
+    "ViewType",
     "WriteResult",
 ]
 
