@@ -80,6 +80,8 @@ class Member:
         self._in_flight = 0
         # Where the shard ends, once its end was sent.
         self._end: int | None = None
+        # The shard processed last, and under which epoch.
+        self._finished = ("", 0)
         self._acknowledged = asyncio.Event()
 
     def become_holder(self) -> None:
@@ -108,6 +110,9 @@ class Member:
 
         Raises LeaseFencedError for a lease that is not the newest, ValidationError for what was never sent.
         """
+        if (shard_id, epoch) == self._finished:
+            # Its last records and its end have the same number, and are acknowledged one after the other.
+            return
         shard = self._shard
         if shard is None or shard_id != shard.shard_id or epoch != self._epoch:
             raise LeaseFencedError(
@@ -121,6 +126,8 @@ class Member:
             )
         is_finished = self._end is not None and number >= self._end
         await self._groups.checkpoint(self.group_name, shard_id, epoch, number, is_finished=is_finished)
+        if is_finished:
+            self._finished = (shard_id, epoch)
         while self._sent and self._sent[0][0] <= number:
             self._in_flight -= self._sent.popleft()[1]
         self._acknowledged.set()
