@@ -41,11 +41,11 @@ def demo(*, is_all: bool, limit: int, archive: Path) -> None:
     """
     from headrace.demo.flights import FlightsMissingError
     from headrace.demo.processes import ChildFailedError
-    from headrace.demo.scenario import DifferenceError, run
+    from headrace.demo.scenario import DemoFailedError, run
 
     try:
         asyncio.run(_until_terminated(run(archive, limit=None if is_all else limit)))
-    except (FlightsMissingError, ChildFailedError, DifferenceError) as error:
+    except (FlightsMissingError, ChildFailedError, DemoFailedError) as error:
         raise click.ClickException(str(error)) from error
     except asyncio.CancelledError:
         raise click.Abort from None

@@ -50,6 +50,9 @@ class Progress:
     records_followed: int
     replica_lag_ms: int
     followed_sequence_number: str
+    # What the trigger's newest batch came to, and what is wrong with the replica.
+    trigger_result: str
+    replica_error: str
 
 
 class Account:
@@ -78,8 +81,8 @@ class Account:
         self._started = time.monotonic()
         self.records_streamed = 0
         self.last_sequence_number = ""
-        self.trigger_lag_ms_max = 0
-        self.replica_lag_ms_max = 0
+        self._trigger_lag_ms_max = 0
+        self._replica_lag_ms_max = 0
 
     async def __aenter__(self) -> Self:
         return self
@@ -110,6 +113,19 @@ class Account:
         for headings in _HEADINGS:
             click.echo(_LINE.format(*headings).rstrip())
 
+    async def print_summary(self) -> None:
+        """Print what has come of it all, and how large the lags were at most."""
+        progress = await self.progress()
+        click.echo(f"  {self.records_streamed:,} records streamed to a subscriber")
+        click.echo(
+            f"  {progress.records_handled:,} records handled by the trigger in {progress.invocations:,} invocations,"
+            f" at most {self._trigger_lag_ms_max:,} ms behind"
+        )
+        click.echo(
+            f"  {progress.items_copied:,} items copied and {progress.records_followed:,} records followed by the"
+            f" replica, at most {self._replica_lag_ms_max:,} ms behind"
+        )
+
     async def caught_up(self, changes: int) -> None:
         """Return when so many changes are streamed, handled by the trigger and applied to the replica.
 
@@ -119,15 +135,24 @@ class Account:
         stalled_at = time.monotonic() + STALLED_AFTER_S
         while True:
             progress = await self.progress()
-            if self.records_streamed >= changes and self.last_sequence_number <= min(
-                progress.handled_sequence_number, progress.followed_sequence_number
+            is_streamed = self.records_streamed >= changes
+            # The trigger's counts are reported a moment after its checkpoint; at least once means: not fewer.
+            is_handled = progress.records_handled >= changes
+            if (
+                is_streamed
+                and is_handled
+                and progress.handled_sequence_number >= self.last_sequence_number
+                and progress.followed_sequence_number >= self.last_sequence_number
             ):
                 return
             now = time.monotonic()
             if seen != (self.records_streamed, progress):
                 seen, stalled_at = (self.records_streamed, progress), now + STALLED_AFTER_S
             if now > stalled_at:
-                raise TimeoutError(f"nothing moved for {STALLED_AFTER_S:.0f} s: {progress}")
+                raise TimeoutError(
+                    f"nothing moved for {STALLED_AFTER_S:.0f} s; the trigger says {progress.trigger_result!r},"
+                    f" the replica {progress.replica_error!r}: {progress}"
+                )
             await asyncio.sleep(POLL_INTERVAL_S)
 
     async def progress(self) -> Progress:
@@ -137,26 +162,28 @@ class Account:
         trigger, (handled_sequence_number, trigger_lag_ms), replica = await asyncio.gather(
             self._describe_trigger(), self._trigger_position(), self._describe_replica()
         )
-        self.trigger_lag_ms_max = max(self.trigger_lag_ms_max, trigger_lag_ms)
-        self.replica_lag_ms_max = max(self.replica_lag_ms_max, replica.replication_lag_ms)
+        self._trigger_lag_ms_max = max(self._trigger_lag_ms_max, trigger_lag_ms)
+        self._replica_lag_ms_max = max(self._replica_lag_ms_max, replica.replication_lag_ms)
         return Progress(
-            records_handled=trigger.records,
-            invocations=trigger.invocations,
+            records_handled=trigger.counts.records,
+            invocations=trigger.counts.invocations,
             trigger_lag_ms=trigger_lag_ms,
             handled_sequence_number=handled_sequence_number,
             items_copied=replica.items_copied,
             records_followed=replica.records_applied,
             replica_lag_ms=replica.replication_lag_ms,
             followed_sequence_number=replica.last_applied_sequence_number or replica.snapshot_sequence_number,
+            trigger_result=trigger.last_processing_result,
+            replica_error=replica.last_error,
         )
 
-    async def _describe_trigger(self) -> trigger_service_pb2.TriggerCounts:
+    async def _describe_trigger(self) -> trigger_service_pb2.TriggerDescription:
         request = trigger_service_pb2.DescribeTriggerRequest(trigger_name=self._trigger_name)
         try:
             response = await self._triggers.DescribeTrigger(request, timeout=UNARY_TIMEOUT_S)
         except grpc.RpcError as error:
             raise errors.from_rpc(error) from error
-        return response.trigger.counts
+        return response.trigger
 
     async def _trigger_position(self) -> tuple[str, int]:
         """The trigger's checkpoint, and how old the oldest record is that it has not handled."""

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import shlex
 import tempfile
+import textwrap
 import time
 from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator
 from dataclasses import dataclass
@@ -18,13 +19,13 @@ import click
 from headrace import AsyncClient
 from headrace.demo.account import Account
 from headrace.demo.flights import PARTITION_KEY, REQUIREMENT, SORT_KEY, read_flights
-from headrace.demo.processes import Broker, Child, run_headrace, running_broker, running_headrace
+from headrace.demo.processes import Broker, Child, ChildFailedError, run_headrace, running_broker, running_headrace
 from headrace.demo.verify import ExpectedFlights, Flight, compare_items, compare_totals
 from headrace.errors import HeadraceError
 from headrace.importer.load import Loader
 from headrace.importer.rows import Rejected, Row
 
-__all__ = ["DifferenceError", "run"]
+__all__ = ["DemoFailedError", "run"]
 
 HOME_REGION = "us-east-1"
 AWAY_REGION = "eu-north-1"
@@ -41,16 +42,21 @@ DELAYED_EVERY = 20
 DELETED_EVERY = 50
 MORE_DELAY_MINUTES = 15
 WRITERS = 8
+CARRIERS_SHOWN = 3
+# How soon after the end of a process it is known that it has ended.
+NOTICED_WITHIN_S = 0.5
+COMMAND_WIDTH = 100
+NO_BREAK_SPACE = "\xa0"
 
 
-class DifferenceError(RuntimeError):
-    """Two things that must be equal are not."""
+class DemoFailedError(RuntimeError):
+    """The demo did not get to its end, or two things that must be equal are not."""
 
 
 async def run(archive: Path, *, limit: int | None) -> None:
     """Play the demo with the first `limit` flights, or all.
 
-    Raises FlightsMissingError, ChildFailedError, DifferenceError.
+    Raises FlightsMissingError, ChildFailedError, DemoFailedError.
     """
     started = time.monotonic()
     flights = read_flights(archive, limit=limit)
@@ -61,11 +67,12 @@ async def run(archive: Path, *, limit: int | None) -> None:
             story = _Story(processes, client)
             try:
                 await story.tell(flights)
-            except (HeadraceError, TimeoutError) as error:
-                # A call may have failed because a process is gone: then the end of its log tells more.
+            except (HeadraceError, TimeoutError, ChildFailedError) as error:
+                # It may have failed because a process is gone; then the end of that one's log tells more.
+                await asyncio.sleep(NOTICED_WITHIN_S)
                 for child in processes.children:
                     child.check()
-                raise DifferenceError(f"the demo did not get to its end: {error}") from error
+                raise DemoFailedError(str(error)) from error
     click.secho(f"\nAll is equal. {time.monotonic() - started:.0f} s in all.", bold=True)
 
 
@@ -93,9 +100,9 @@ async def _running_processes(folder: Path) -> AsyncIterator[_Processes]:
         running_headrace("replicator", ["replicator", "--endpoint", home.grpc], logs=folder) as replicator,
     ):
         for broker in (home, away):
-            click.echo(f"  broker        pid {broker.child.pid}  region {broker.region:<10}  gRPC {broker.grpc}")
+            _note(f"broker        pid {broker.child.pid:<7}  region {broker.region:<10}  gRPC {broker.grpc}")
         for child in (trigger_host, replicator):
-            click.echo(f"  {child.name:<12}  pid {child.pid}")
+            _note(f"{child.name:<12}  pid {child.pid}")
         yield _Processes(home=home, away=away, trigger_host=trigger_host, replicator=replicator)
 
 
@@ -112,7 +119,7 @@ class _Story:
         self._changes_made = 0
 
     async def tell(self, flights: Iterator[Row]) -> None:
-        """Play it all. Raises DifferenceError if anything is not as it must be."""
+        """Play it all. Raises DemoFailedError if anything is not as it must be."""
         account = Account(
             endpoint=self._processes.home.grpc,
             table_name=FLIGHTS,
@@ -130,6 +137,7 @@ class _Story:
                 await self._import(flights)
                 await self._change()
                 await account.caught_up(self._loader.items_written + self._changes_made)
+            await account.print_summary()
         await self._verify()
 
     async def _make_tables_and_trigger(self) -> None:
@@ -207,12 +215,29 @@ class _Story:
             kept = [item async for item, _ in totals]
         what = f"the totals of {len(kept)} carriers, kept by the trigger, equal a direct computation"
         _check(what, compare_totals(kept, self._expected.totals))
+        _note("for example:")
+        for item in sorted(kept, key=lambda item: -item["flights"])[:CARRIERS_SHOWN]:
+            mean_minutes = item["arrival_delay_minutes"] / max(item["flights"], 1)
+            _note(f"  {item['carrier']}  {item['flights']:>6,} flights, on average {mean_minutes:+.1f} minutes late")
 
     async def _headrace(self, *arguments: str) -> None:
         """Show and run a command against the first region."""
-        shown = shlex.join(Path(argument).name if argument.startswith("/") else argument for argument in arguments)
-        click.secho(f"  $ headrace {shown}", dim=True)
+        click.secho(f"  $ {_command_text(arguments)}", dim=True)
         await run_headrace([*arguments, "--endpoint", self._processes.home.grpc])
+
+
+def _command_text(arguments: Iterable[str]) -> str:
+    """A command as one would type it, folded between its options."""
+    words = ["headrace"]
+    for argument in arguments:
+        # The folder of the handler is long and says nothing.
+        word = shlex.quote(argument.replace(f"{HANDLER.parent}/", ""))
+        if words[-1].startswith("--") and not word.startswith("--"):
+            words[-1] += NO_BREAK_SPACE + word
+        else:
+            words.append(word)
+    lines = textwrap.wrap(" ".join(words), COMMAND_WIDTH, break_long_words=False, break_on_hyphens=False)
+    return " \\\n      ".join(lines).replace(NO_BREAK_SPACE, " ")
 
 
 @contextlib.asynccontextmanager
@@ -253,13 +278,13 @@ def _with_more_delay(flight: Flight) -> Flight:
 
 
 def _refuse(rejected: Rejected) -> None:
-    raise DifferenceError(f"a flight was refused: line {rejected.line_number} {rejected.reason}")
+    raise DemoFailedError(f"a flight was refused: line {rejected.line_number} {rejected.reason}")
 
 
 def _check(what: str, difference: str | None) -> None:
     if difference is not None:
         click.echo(f"  NO   {what}")
-        raise DifferenceError(difference)
+        raise DemoFailedError(difference)
     click.echo(f"  yes  {what}")
 
 
