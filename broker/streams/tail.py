@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 PAGE_RECORDS_MAX: Final = 1000
 PAGE_BYTES_MAX: Final = 1024 * 1024
+# A block at least this large is not begun by a page that cannot take all of it: it would be read and checked twice.
+WHOLE_BLOCK_BYTES: Final = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,14 +65,9 @@ class LogReader:
         parts: list[memoryview] = []
         count = size = time_ms = 0
         position = after
-        is_full = has_more = False
         begin, end = layout.log_key(shard.id, after + 1), layout.log_key(shard.id, watermark + 1)
         for _, value in self._store.scan(Family.LOG, begin, end):
-            if is_full:
-                has_more = True
-                break
             block = layout.Block(value)
-            time_ms = block.time_ms
             first = block.find(position)
             stop = _fit(block, first, records_max - count, PAGE_BYTES_MAX - size, is_first=count == 0)
             if stop > first:
@@ -79,13 +76,14 @@ class LogReader:
                 size += len(part)
                 count += stop - first
                 position = block.last_sequence_number if stop == block.count else block.sequence_number(stop - 1)
-            if stop < block.count:
-                has_more = True
+                time_ms = block.time_ms
+            # The next block is likely as large as this one, and merely looking at it costs as much as reading it.
+            if stop < block.count or _fit(block, 0, records_max - count, PAGE_BYTES_MAX - size, is_first=False) == 0:
                 break
-            is_full = count >= records_max or size >= PAGE_BYTES_MAX
-        if not has_more:
+        else:
             # All that is readable was read: the position may move to the watermark, even over numbers of other shards.
             position = max(position, watermark)
+        has_more = position < watermark
         self.records_total += count
         self.bytes_total += size
         is_closed = shard.ending_sequence_number is not None and watermark >= shard.ending_sequence_number
@@ -120,6 +118,8 @@ def _fit(block: layout.Block, first: int, records: int, size_bytes: int, *, is_f
     stop = min(block.count, first + records)
     if first == 0 and stop == block.count and block.payload_bytes <= size_bytes:
         return stop
+    if not is_first and block.payload_bytes >= WHOLE_BLOCK_BYTES:
+        return first
     offsets = block.offsets()
     start = offsets[first] if first < block.count else block.payload_bytes
     while stop > first:
