@@ -142,12 +142,13 @@ def test_write_items_answers_each_batch_with_a_result_per_operation_in_order(cli
             put(item(id="b"), table="nowhere"),
             delete(item(id="b")),
             put(pb.Item(attributes={"id": pb.AttributeValue(s="c"), "n": pb.AttributeValue(n="x")})),
+            WriteOperation(),
             put(item(id="d")),
         ),
         batch(table.name, delete(item(id="a")), put(item(id="e"))),
     )
     assert reasons(first) == [
-        "", "CONDITIONAL_CHECK_FAILED", "", "VALIDATION", "RESOURCE_NOT_FOUND", "", "VALIDATION", "",
+        "", "CONDITIONAL_CHECK_FAILED", "", "VALIDATION", "RESOURCE_NOT_FOUND", "", "VALIDATION", "VALIDATION", "",
     ]  # fmt: skip
     assert reasons(second) == ["", ""]
     assert client.contents(table).keys() == {(value("d"),), (value("e"),)}
@@ -205,20 +206,19 @@ def test_one_batch_may_write_an_item_often_with_a_record_for_each_change(client:
     ("operations", "limit"),
     [
         ([put(item(id=str(n))) for n in range(WRITE_ITEMS_OPERATIONS_MAX + 1)], WRITE_ITEMS_OPERATIONS_MAX),
-        ([], None),
-        ([put(item(id="a")), WriteOperation()], None),
+        ([], WRITE_ITEMS_OPERATIONS_MAX),
     ],
-    ids=["1001 operations", "no operation", "an unset operation"],
+    ids=["1001 operations", "no operation"],
 )
-def test_a_batch_that_cannot_be_answered_in_order_ends_the_call(
-    client: Client, table: TestTable, operations: list[WriteOperation], limit: int | None
+def test_a_batch_of_no_or_too_many_operations_ends_the_call(
+    client: Client, table: TestTable, operations: list[WriteOperation], limit: int
 ) -> None:
     with client.unchanged(table), refused("INVALID_ARGUMENT", "VALIDATION", field="operations", limit=limit):
         client.write_items(batch(table.name, *operations))
 
 
 def test_the_batches_before_a_faulty_one_are_answered_and_stay(client: Client, table: TestTable) -> None:
-    call = client.items.WriteItems(iter([batch(table.name, put(item(id="a"))), batch(table.name, WriteOperation())]))
+    call = client.items.WriteItems(iter([batch(table.name, put(item(id="a"))), batch(table.name)]))
     assert reasons(next(call)) == [""]
     with refused("INVALID_ARGUMENT", "VALIDATION"):
         next(call)

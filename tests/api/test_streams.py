@@ -31,6 +31,7 @@ from tests.rpc import (
     Client,
     TestTable,
     batch,
+    delete,
     put,
     refused,
 )
@@ -218,6 +219,18 @@ def test_large_records_come_in_responses_of_about_1_mib(client: Client) -> None:
     for response in responses:
         # One record may be larger than a response should be.
         assert len(response.records) <= 1 or response.ByteSize() <= RESPONSE_BYTES_MAX + 1_000
+
+
+# One block of all these old images would be read whole for each response, and held whole in memory.
+def test_the_old_images_of_a_batch_of_small_deletes_are_read_in_small_responses(client: Client) -> None:
+    table = client.create_table()
+    for n in range(30):
+        client.put(table.name, item(id=str(n), text="x" * 200_000))
+    client.write_items(batch(table.name, *(delete(item(id=str(n))) for n in range(30))))
+    responses = list(client.read(client.iterator(table.stream_arn)))
+    removed = [r.keys for response in responses for r in response.records if r.event_name == REMOVE]
+    assert removed == [item(id=str(n)) for n in range(30)]
+    assert max(response.ByteSize() for response in responses) <= RESPONSE_BYTES_MAX + 1_000
 
 
 def test_reading_on_from_any_response_gives_exactly_the_records_after_it(

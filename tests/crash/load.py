@@ -157,5 +157,7 @@ def _expect_crash(error: grpc.aio.AioRpcError) -> None:
     """A broker that is killed is UNAVAILABLE; anything else is a fault of its own."""
     # grpc.aio says this by itself when it is about to send on a connection that just broke.
     is_broken_send = error.code() is grpc.StatusCode.INTERNAL and error.details() == "Internal error from Core"
-    if error.code() is not grpc.StatusCode.UNAVAILABLE and not is_broken_send:
+    # gRPC says this by itself to a call that arrives in the moment in which the server shuts down.
+    is_late_call = error.code() is grpc.StatusCode.CANCELLED
+    if error.code() is not grpc.StatusCode.UNAVAILABLE and not is_broken_send and not is_late_call:
         raise error

@@ -15,7 +15,7 @@ import asyncio
 import queue
 import random
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
 
@@ -71,6 +71,8 @@ class Background(threading.Thread):
         super().__init__(daemon=True)
         self.client = client
         self.failure: BaseException | None = None
+        # Set when there is something to judge; a crash before that would prove nothing.
+        self.has_begun = threading.Event()
 
     def work(self) -> None:
         raise NotImplementedError
@@ -83,6 +85,15 @@ class Background(threading.Thread):
                 self.failure = error
         except BaseException as error:  # noqa: BLE001
             self.failure = error
+
+    def then(self, crash: Callable[[], None]) -> Callable[[], None]:
+        """The crash, put off until there is something to judge."""
+
+        def crash_later() -> None:
+            assert self.has_begun.wait(JOIN_TIMEOUT_S)
+            crash()
+
+        return crash_later
 
     def finish(self) -> None:
         """Waits for the end, and raises what ended it unless that was the broker's end."""
@@ -145,6 +156,8 @@ class Follower(Background):
     def work(self) -> None:
         for response in self.client.read(self.shard_iterator, follow=True):
             self.seen += logged(response.records)
+            if self.seen:
+                self.has_begun.set()
 
 
 # A reader must never be shown what a crash can still take back, or its checkpoint would name what is not there.
@@ -156,7 +169,7 @@ async def test_a_follower_never_saw_a_record_that_is_gone(
         with Client(crashing.grpc) as client:
             follower = Follower(client, table)
             follower.start()
-            await load.run(crashing.grpc, crashing.kill, after_s=rng.uniform(0.05, 0.4))
+            await load.run(crashing.grpc, follower.then(crashing.kill), after_s=rng.uniform(0.05, 0.4))
             await asyncio.to_thread(follower.finish)
         crashing.start()
         with Client(crashing.grpc) as client:
@@ -190,6 +203,7 @@ class Worker(Background):
             for response in self._call:
                 if response.WhichOneof("event") == "checkpointed":
                     self.confirmed = response.sequence_number
+                    self.has_begun.set()
                 elif response.records:
                     self.read += logged(response.records)
                     ack = ConsumeAck(
@@ -213,9 +227,8 @@ async def test_a_checkpoint_survives_and_the_group_goes_on_exactly_after_it(
             assert worker.resumed_after >= confirmed
             assert worker.lease_epoch > lease_epoch
             worker.start()
-            await load.run(crashing.grpc, crashing.kill, after_s=rng.uniform(0.1, 0.4))
+            await load.run(crashing.grpc, worker.then(crashing.kill), after_s=rng.uniform(0.1, 0.4))
             await asyncio.to_thread(worker.finish)
-        assert worker.confirmed
         confirmed, lease_epoch = worker.confirmed, worker.lease_epoch
         crashing.start()
         with Client(crashing.grpc) as client:
@@ -239,6 +252,7 @@ class TableChanger(Background):
             table = self.client.tables.CreateTable(request).table_description
             self.client.write_items(batch(table.table_name, put(item(id="a"))))
             self.made[table.table_name] = table.latest_stream_arn
+            self.has_begun.set()
             disable = UpdateTableRequest(table_name=table.table_name)
             disable.stream_specification.stream_enabled = False
             self.client.tables.UpdateTable(disable)
@@ -252,9 +266,8 @@ def test_acknowledged_changes_of_tables_survive(crashing: BrokerProcess, rng: ra
             changer = TableChanger(client, f"round{round_}")
             changer.start()
             changer.join(rng.uniform(0.1, 0.5))
-            crashing.kill()
+            changer.then(crashing.kill)()
             changer.finish()
-        assert changer.made
         crashing.start()
         with Client(crashing.grpc) as client:
             for name, stream_arn in changer.made.items():
