@@ -1,20 +1,23 @@
 """The code of a function as a zip archive: packed by the command line, unpacked by the trigger host."""
 
+from __future__ import annotations
+
 import base64
 import hashlib
 import io
 import zipfile
 from pathlib import Path
+from typing import Final
 
 # What the broker takes (protos: CreateTriggerRequest.code).
-ARCHIVE_SIZE_BYTES_MAX = 3 * 1024 * 1024
+ARCHIVE_SIZE_BYTES_MAX: Final = 3 * 1024 * 1024
 
 # AWS Lambda quotas: "Deployment package ... 250 MB (unzipped)".
-UNPACKED_SIZE_BYTES_MAX = 250 * 1024 * 1024
-FILES_MAX = 20_000
+UNPACKED_SIZE_BYTES_MAX: Final = 250 * 1024 * 1024
+FILES_MAX: Final = 20_000
 
 # The oldest time a zip archive can hold. With one time for all, the same files make the same archive.
-_FILE_TIME = (1980, 1, 1, 0, 0, 0)
+_FILE_TIME: Final = (1980, 1, 1, 0, 0, 0)
 
 
 class ArchiveError(Exception):

@@ -1,9 +1,12 @@
 """Cuts what a consumer session delivers into the batches a function is called with."""
 
+from __future__ import annotations
+
 import asyncio
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Final
 
 from headrace.consumer import Delivery
 from headrace.triggers.event import EventBuilder
@@ -11,7 +14,7 @@ from headrace.v1 import record_pb2
 
 # How much may wait to be batched; one delivery more is let in. Beyond it the session is not read, and HTTP/2 holds the
 # broker back.
-WAITING_BYTES_MAX = 16 * 1024 * 1024
+WAITING_BYTES_MAX: Final = 16 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,12 +5,14 @@ begun before. A batch that fails is tried again, the same records in the same ev
 stopped; meanwhile its shard waits, as in Lambda.
 """
 
+from __future__ import annotations
+
 import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from random import Random
-from typing import Protocol, TypeVar
+from typing import Final, Protocol, TypeVar
 
 from headrace._backoff import Backoff
 from headrace.consumer import Delivery
@@ -19,10 +21,10 @@ from headrace.triggers.function import InvocationResult
 from headrace.triggers.report import Reporter
 
 # Between two tries of a batch that fails.
-RETRY_INITIAL_S = 0.2
-RETRY_MAX_S = 30.0
+RETRY_INITIAL_S: Final = 0.2
+RETRY_MAX_S: Final = 30.0
 
-_logger = logging.getLogger(__name__)
+_LOGGER: Final = logging.getLogger(__name__)
 
 Value = TypeVar("Value")
 
@@ -93,7 +95,7 @@ class Deliverer:
             reading.cancel()
             await asyncio.wait({reading})
 
-    async def _process(self, batch: Batch, session: Session, reading: "asyncio.Task[None]") -> None:
+    async def _process(self, batch: Batch, session: Session, reading: asyncio.Task[None]) -> None:
         """Calls the function until it succeeds, then acks; returns early only if told to stop."""
         backoff = Backoff(initial_s=RETRY_INITIAL_S, max_s=RETRY_MAX_S, random=self._random)
         while True:
@@ -109,7 +111,7 @@ class Deliverer:
             if self._is_stopping:
                 return
             delay_s = backoff.next_s()
-            _logger.info("a batch failed records=%d error=%s retry_s=%.2f", batch.record_count, result.error, delay_s)
+            _LOGGER.info("a batch failed records=%d error=%s retry_s=%.2f", batch.record_count, result.error, delay_s)
             await _unless_ended(reading, self._sleep(delay_s))
 
     async def _succeeded(self, batch: Batch, result: InvocationResult, session: Session) -> None:
@@ -128,7 +130,7 @@ async def _read(session: Session, queue: BatchQueue) -> None:
         await queue.put(delivery)
 
 
-async def _unless_ended(reading: "asyncio.Task[None]", awaitable: Awaitable[Value]) -> Value:
+async def _unless_ended(reading: asyncio.Task[None], awaitable: Awaitable[Value]) -> Value:
     """The result of an awaitable; raises what ended the session if that comes first."""
     waiting = asyncio.ensure_future(awaitable)
     try:

@@ -4,19 +4,21 @@ The JSON is the one AWS Lambda sends, member by member, so an unmodified handler
 Source: AWS Lambda Developer Guide, "Using AWS Lambda with Amazon DynamoDB" (example event).
 """
 
+from __future__ import annotations
+
 import base64
 import hashlib
 import json
-from typing import Any
+from typing import Any, Final
 
 from headrace.v1 import attribute_value_pb2, record_pb2
 
 # The payload of a synchronous invocation (AWS Lambda quotas: 6 MB).
-EVENT_SIZE_BYTES_MAX = 6 * 1024 * 1024
+EVENT_SIZE_BYTES_MAX: Final = 6 * 1024 * 1024
 
-_EVENT_START = b'{"Records":['
-_SEPARATOR = b","
-_EVENT_END = b"]}"
+_EVENT_START: Final = b'{"Records":['
+_SEPARATOR: Final = b","
+_EVENT_END: Final = b"]}"
 
 # What a DynamoDB attribute value looks like in JSON: {"S": "text"} and so on.
 JsonAttribute = dict[str, Any]
@@ -30,7 +32,8 @@ class EventBuilder:
         self._region = region
         self._size_bytes_max = size_bytes_max
         self._encoded: list[bytes] = []
-        self._size_bytes = len(_EVENT_START) + len(_EVENT_END)
+        # There is one separator fewer than records.
+        self._size_bytes = len(_EVENT_START) - len(_SEPARATOR) + len(_EVENT_END)
 
     @property
     def record_count(self) -> int:

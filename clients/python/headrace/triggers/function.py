@@ -3,6 +3,8 @@
 The platform's lines (INIT_START, START, END, REPORT) have AWS's wording, because people and tools read them.
 """
 
+from __future__ import annotations
+
 import importlib.metadata
 import math
 import platform

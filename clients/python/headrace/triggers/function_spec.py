@@ -1,17 +1,20 @@
 """What is known of a function before it runs, and the environment its worker gets."""
 
+from __future__ import annotations
+
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 # What a function may not set, because the runtime client reads it. Source: AWS Lambda Developer Guide, "Defined runtime
 # environment variables".
-_RESERVED_PREFIXES = ("AWS_LAMBDA_", "_LAMBDA_")
-_RESERVED_NAMES = frozenset(
+_RESERVED_PREFIXES: Final = ("AWS_LAMBDA_", "_LAMBDA_")
+_RESERVED_NAMES: Final = frozenset(
     {"_HANDLER", "_X_AMZN_TRACE_ID", "AWS_DEFAULT_REGION", "AWS_EXECUTION_ENV", "AWS_REGION", "LAMBDA_TASK_ROOT"}
 )
-_NOT_RESERVED = frozenset({"AWS_LAMBDA_LOG_FORMAT", "AWS_LAMBDA_LOG_LEVEL"})
+_NOT_RESERVED: Final = frozenset({"AWS_LAMBDA_LOG_FORMAT", "AWS_LAMBDA_LOG_LEVEL"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,11 +4,14 @@ It keeps nothing that matters: which triggers there are, their code and how far 
 So it may be killed at any time, and several may run: one holds a trigger's stream, the others stand by for it.
 """
 
+from __future__ import annotations
+
 import asyncio
 import contextlib
 import logging
 from collections.abc import Callable
 from random import Random
+from typing import Final
 
 import grpc
 import grpc.aio
@@ -20,16 +23,16 @@ from headrace.triggers.runner import TriggerRunner, trigger_stub
 from headrace.v1 import trigger_service_pb2 as pb
 
 # How soon a change of a trigger is noticed.
-POLL_INTERVAL_S = 1.0
-POLL_RETRY_MAX_S = 5.0
+POLL_INTERVAL_S: Final = 1.0
+POLL_RETRY_MAX_S: Final = 5.0
 
 # What the calls that run get to finish when the host is to end. Docker and systemd kill after 10 seconds or more.
-SHUTDOWN_GRACE_S = 8.0
+SHUTDOWN_GRACE_S: Final = 8.0
 
 # The longest a function may run (AWS Lambda quotas: 900 seconds), and so the longest a replaced trigger is waited for.
-_CALL_S_MAX = 900.0
+_CALL_S_MAX: Final = 900.0
 
-_logger = logging.getLogger(__name__)
+_LOGGER: Final = logging.getLogger(__name__)
 
 
 class TriggerHost:
@@ -64,7 +67,7 @@ class TriggerHost:
                     try:
                         triggers = await self._list_triggers(channel)
                     except errors.HeadraceError as error:
-                        _logger.warning("cannot list triggers endpoint=%s reason=%s", self._endpoint, error)
+                        _LOGGER.warning("cannot list triggers endpoint=%s reason=%s", self._endpoint, error)
                         await self._sleep(backoff.next_s())
                         continue
                     backoff.reset()
@@ -82,7 +85,7 @@ class TriggerHost:
         for name, (identity, runner) in list(self._running.items()):
             if name in enabled and _identity(enabled[name]) == identity and runner.is_running:
                 continue
-            _logger.info("a trigger ends trigger=%s", name)
+            _LOGGER.info("a trigger ends trigger=%s", name)
             del self._running[name]
             self._ending[name] = asyncio.create_task(runner.stop(_CALL_S_MAX), name=f"end of trigger {name}")
         for name, task in list(self._ending.items()):
@@ -92,7 +95,7 @@ class TriggerHost:
             # The old runner of a changed trigger still holds its stream until its last call is acked.
             if name in self._running or name in self._ending:
                 continue
-            _logger.info("a trigger begins trigger=%s batch_size=%d", name, trigger.batch_size)
+            _LOGGER.info("a trigger begins trigger=%s batch_size=%d", name, trigger.batch_size)
             runner = TriggerRunner(trigger, channel, endpoint=self._endpoint, random=self._random)
             runner.start()
             self._running[name] = (_identity(trigger), runner)

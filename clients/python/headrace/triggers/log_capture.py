@@ -5,22 +5,24 @@ and uncaught exceptions to the telemetry pipe in frames, which keep a traceback 
 framing: awslambdaric, `FramedTelemetryLogSink`.
 """
 
+from __future__ import annotations
+
 import asyncio
 import contextlib
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 # One line of a trigger's log (protos: TriggerLogLine.text). What is longer is cut.
-LINE_SIZE_BYTES_MAX = 16 * 1024
+LINE_SIZE_BYTES_MAX: Final = 16 * 1024
 
 # The default capacity of a pipe on Linux. What a process wrote before it answered is at most this far behind.
-_PIPE_CAPACITY_BYTES = 64 * 1024
+_PIPE_CAPACITY_BYTES: Final = 64 * 1024
 
-_FRAME_HEADER_BYTES = 16
+_FRAME_HEADER_BYTES: Final = 16
 # Frame types are 0xa55a00xx; the low byte is the level, which the text already shows.
-_FRAME_MAGIC = b"\xa5\x5a\x00"
+_FRAME_MAGIC: Final = b"\xa5\x5a\x00"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

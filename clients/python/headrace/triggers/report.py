@@ -4,13 +4,14 @@ Nothing here holds up the trigger. While the broker is away counts add up and lo
 oldest go, and the log says how many.
 """
 
+from __future__ import annotations
+
 import asyncio
-import contextlib
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
 from random import Random
-from typing import Self
+from typing import Final, Self
 
 from google.protobuf import timestamp_pb2
 
@@ -20,23 +21,23 @@ from headrace.triggers.log_capture import LogLine, log_line
 from headrace.v1 import trigger_service_pb2 as pb
 
 # At most one report in this time, so a function called a thousand times a second costs four reports.
-REPORT_INTERVAL_S = 0.25
+REPORT_INTERVAL_S: Final = 0.25
 
 # protos: ReportInvocationsRequest.lines. By bytes too, since a message holds at most 4 MiB.
-REPORT_LINES_MAX = 1_000
-REPORT_TEXT_BYTES_MAX = 1024 * 1024
+REPORT_LINES_MAX: Final = 1_000
+REPORT_TEXT_BYTES_MAX: Final = 1024 * 1024
 
 # What waits while the broker is away.
-WAITING_LINES_MAX = 10_000
-WAITING_TEXT_BYTES_MAX = 8 * 1024 * 1024
+WAITING_LINES_MAX: Final = 10_000
+WAITING_TEXT_BYTES_MAX: Final = 8 * 1024 * 1024
 
-RESULT_OK = "OK"
-RESULT_CALL_FAILED = "PROBLEM: Function call failed"
+RESULT_OK: Final = "OK"
+RESULT_CALL_FAILED: Final = "PROBLEM: Function call failed"
 
 # How long the end of a trigger waits for its last report.
-FINAL_TIMEOUT_S = 2.0
+FINAL_TIMEOUT_S: Final = 2.0
 
-_logger = logging.getLogger(__name__)
+_LOGGER: Final = logging.getLogger(__name__)
 
 SendReport = Callable[[pb.ReportInvocationsRequest], Awaitable[None]]
 """Sends one report; raises HeadraceError."""
@@ -54,6 +55,7 @@ class Reporter:
         self._result = ""
         self._lines = _LineBuffer(WAITING_LINES_MAX, WAITING_TEXT_BYTES_MAX)
         self._has_news = asyncio.Event()
+        self._sending = asyncio.Lock()
         self._task: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
@@ -61,16 +63,23 @@ class Reporter:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait({self._task})
-            if not self._task.cancelled():
-                self._task.result()
-            self._task = None
-        with contextlib.suppress(TimeoutError):
+        task, self._task = self._task, None
+        assert task is not None
+        try:
             async with asyncio.timeout(FINAL_TIMEOUT_S):
+                # A report that is on its way is not cut off: sent again it would be counted twice.
+                async with self._sending:
+                    task.cancel()
+                    await asyncio.wait({task})
                 while self._has_news.is_set() and await self._send_one():
                     pass
+        except TimeoutError:
+            _LOGGER.warning("the last report of a trigger was not taken trigger=%s", self._trigger_name)
+        finally:
+            task.cancel()
+            await asyncio.wait({task})
+        if not task.cancelled():
+            task.result()
 
     def add_line(self, line: LogLine) -> None:
         """Adds a log line."""
@@ -112,23 +121,19 @@ class Reporter:
 
     async def _send_one(self) -> bool:
         """Sends what there is, as far as it fits; False if the broker did not take it, which is then kept."""
-        self._has_news.clear()
-        counts, result = self._counts, self._result
-        self._counts, self._result = pb.TriggerCounts(), ""
-        lines, dropped = self._lines.take(REPORT_LINES_MAX - 1, REPORT_TEXT_BYTES_MAX)
-        sent = False
-        try:
-            sent = await self._try(counts, result, lines, dropped)
-        finally:
-            # Also when the wait was cut off: then the final report sends it once more. The broker may have counted it
-            # already; a count twice is better than a lost error.
-            if not sent:
+        async with self._sending:
+            self._has_news.clear()
+            counts, result = self._counts, self._result
+            self._counts, self._result = pb.TriggerCounts(), ""
+            lines, dropped = self._lines.take(REPORT_LINES_MAX - 1, REPORT_TEXT_BYTES_MAX)
+            is_taken = await self._try(counts, result, lines, dropped)
+            if not is_taken:
                 self._counts = _sum(counts, self._counts)
                 self._result = self._result or result
                 self._lines.put_back(lines, dropped)
-            if not sent or self._lines:
+            if not is_taken or self._lines:
                 self._has_news.set()
-        return sent
+            return is_taken
 
     async def _try(self, counts: pb.TriggerCounts, result: str, lines: list[LogLine], dropped: int) -> bool:
         request = pb.ReportInvocationsRequest(
@@ -146,9 +151,9 @@ class Reporter:
             await self._send_report(request)
         except (errors.ValidationError, errors.ResourceNotFoundError) as error:
             # It will not be taken the next time either: the trigger is gone, or this host does not suit the broker.
-            _logger.warning("a report was refused trigger=%s reason=%s %s", self._trigger_name, error.reason, error)
+            _LOGGER.warning("a report was refused trigger=%s reason=%s %s", self._trigger_name, error.reason, error)
         except errors.HeadraceError as error:
-            _logger.debug("a report was not taken trigger=%s reason=%s", self._trigger_name, error.reason)
+            _LOGGER.debug("a report was not taken trigger=%s reason=%s", self._trigger_name, error.reason)
             return False
         return True
 

@@ -1,5 +1,7 @@
 """Runs one trigger as long as it stays as it is: code, worker, consumer session, reports, and all their failures."""
 
+from __future__ import annotations
+
 import asyncio
 import logging
 import os
@@ -7,7 +9,7 @@ import socket
 import tempfile
 from pathlib import Path
 from random import Random
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Final, cast
 
 import grpc
 import grpc.aio
@@ -30,16 +32,16 @@ if TYPE_CHECKING:
     from headrace.v1.trigger_service_pb2_grpc import TriggerServiceAsyncStub
 
 # Between two tries to reach the broker, the stream or the code.
-RECONNECT_INITIAL_S = 0.2
-RECONNECT_MAX_S = 15.0
+RECONNECT_INITIAL_S: Final = 0.2
+RECONNECT_MAX_S: Final = 15.0
 
 # AWS: most records in one GetRecords response; the broker's own bound of a delivery.
-_DELIVERY_RECORDS_MAX = 1_000
+_DELIVERY_RECORDS_MAX: Final = 1_000
 # The credit of a session: enough to form the next batch while the function works on this one.
-_IN_FLIGHT_BATCHES = 4
-_IN_FLIGHT_RECORDS_MAX = 100_000
+_IN_FLIGHT_BATCHES: Final = 4
+_IN_FLIGHT_RECORDS_MAX: Final = 100_000
 
-_logger = logging.getLogger(__name__)
+_LOGGER: Final = logging.getLogger(__name__)
 
 
 class StaleCodeError(Exception):
@@ -48,7 +50,12 @@ class StaleCodeError(Exception):
 
 # These heal by themselves: the broker comes back, another host goes on, the new description arrives. They are no
 # problem of the trigger.
-_PASSING_ERRORS = (errors.UnavailableError, errors.DeadlineExceededError, errors.LeaseFencedError, StaleCodeError)
+_PASSING_ERRORS: Final = (
+    errors.UnavailableError,
+    errors.DeadlineExceededError,
+    errors.LeaseFencedError,
+    StaleCodeError,
+)
 
 
 class TriggerRunner:
@@ -91,7 +98,7 @@ class TriggerRunner:
             task.cancel()
             await asyncio.wait({task})
             if not task.cancelled() and task.exception() is not None:
-                _logger.error("a trigger broke trigger=%s", self._trigger.trigger_name, exc_info=task.exception())
+                _LOGGER.error("a trigger broke trigger=%s", self._trigger.trigger_name, exc_info=task.exception())
 
     async def _run(self) -> None:
         async with self._reporter:
@@ -181,12 +188,12 @@ class TriggerRunner:
     def _note_problem(self, error: Exception) -> None:
         name = self._trigger.trigger_name
         if isinstance(error, _PASSING_ERRORS):
-            _logger.warning("a trigger lost its stream trigger=%s reason=%s", name, error)
+            _LOGGER.warning("a trigger lost its stream trigger=%s reason=%s", name, error)
             return
         if isinstance(error, errors.HeadraceError | ArchiveError | OSError):
-            _logger.warning("a trigger cannot run trigger=%s reason=%s", name, error)
+            _LOGGER.warning("a trigger cannot run trigger=%s reason=%s", name, error)
         else:
-            _logger.error("a trigger met a defect of this host trigger=%s", name, exc_info=error)
+            _LOGGER.error("a trigger met a defect of this host trigger=%s", name, exc_info=error)
         text = f"PROBLEM: {str(error) or type(error).__name__}"
         self._reporter.add_problem(text)
         self._reporter.add_line(log_line(wall_clock_us(), text))
@@ -198,6 +205,6 @@ class TriggerRunner:
             raise errors.from_rpc(error) from error
 
 
-def trigger_stub(channel: grpc.aio.Channel) -> "TriggerServiceAsyncStub":
+def trigger_stub(channel: grpc.aio.Channel) -> TriggerServiceAsyncStub:
     """The stub of TriggerService for asyncio."""
     return cast("TriggerServiceAsyncStub", trigger_service_pb2_grpc.TriggerServiceStub(channel))

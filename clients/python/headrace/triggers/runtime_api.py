@@ -5,22 +5,25 @@ meant for another by mistake. It is not a security boundary: processes of one us
 Source: AWS Lambda Developer Guide, "Using the Lambda runtime API".
 """
 
+from __future__ import annotations
+
 import asyncio
 import json
 from dataclasses import dataclass
+from typing import Final
 
 from aiohttp import web
 
 # AWS Lambda quotas, "Invocation payload": what the function may answer.
-RESPONSE_SIZE_BYTES_MAX = 6_291_556
+RESPONSE_SIZE_BYTES_MAX: Final = 6_291_556
 
 # What is kept of the document that describes an error; more than any message and trace of use.
-_ERROR_SIZE_BYTES_MAX = 256 * 1024
+_ERROR_SIZE_BYTES_MAX: Final = 256 * 1024
 
-_PREFIX = "/2018-06-01/runtime"
-_ERROR_TYPE_HEADER = "Lambda-Runtime-Function-Error-Type"
+_PREFIX: Final = "/2018-06-01/runtime"
+_ERROR_TYPE_HEADER: Final = "Lambda-Runtime-Function-Error-Type"
 # 0 would mean "no limit" to aiohttp. Nothing is lost: by now the worker is idle or being killed.
-_SHUTDOWN_TIMEOUT_S = 0.1
+_SHUTDOWN_TIMEOUT_S: Final = 0.1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,6 +4,8 @@ The process has a session of its own, so it can be killed with everything it sta
 nothing of the host's environment, which may hold secrets, reaches the function.
 """
 
+from __future__ import annotations
+
 import asyncio
 import contextlib
 import os
@@ -11,20 +13,20 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from headrace.triggers.function_spec import FunctionSpec, worker_environment
 from headrace.triggers.log_capture import FrameParser, LineParser, LogPipe, LogSink
 from headrace.triggers.runtime_api import FunctionError, Invocation, RuntimeApi
 
 # How long a process may take until it asks for work (AWS Lambda: "Init phase ... 10 seconds").
-INIT_TIMEOUT_S = 10.0
+INIT_TIMEOUT_S: Final = 10.0
 
 # What a process may have beyond the function's memory size: above all the stacks of its threads, which count in full
 # although little of them is ever touched.
-MEMORY_HEADROOM_BYTES = 128 * 1024 * 1024
+MEMORY_HEADROOM_BYTES: Final = 128 * 1024 * 1024
 
-_LAUNCHER = Path(__file__).with_name("launch.py")
+_LAUNCHER: Final = Path(__file__).with_name("launch.py")
 
 
 class Worker:
@@ -45,7 +47,7 @@ class Worker:
     @classmethod
     async def start(
         cls, spec: FunctionSpec, *, log_stream_name: str, sink: LogSink, now_us: Callable[[], int]
-    ) -> "Worker":
+    ) -> Worker:
         """Starts the process and does not wait for it. Raises OSError if the system refuses."""
         api = RuntimeApi()
         output = LogPipe(LineParser(), sink, now_us)
@@ -137,7 +139,7 @@ class Worker:
             os.killpg(self._process.pid, signal.SIGKILL)
         await self._exit
 
-    async def _wait_unless_exit(self, outcome: "asyncio.Future[FunctionError | None]", timeout_s: float) -> None:
+    async def _wait_unless_exit(self, outcome: asyncio.Future[FunctionError | None], timeout_s: float) -> None:
         either: set[asyncio.Future[Any]] = {outcome, self._exit}
         await asyncio.wait(either, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
 

@@ -1,0 +1,241 @@
+"""Delivering: ack only after success, the same batch again after a failure, order, and every way to stop."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from random import Random
+
+import pytest
+
+from headrace import errors
+from headrace.triggers.deliver import RETRY_INITIAL_S, RETRY_MAX_S, Deliverer
+from headrace.triggers.function import InvocationResult
+from headrace.triggers.report import Reporter
+from headrace.triggers.runtime_api import FunctionError
+from headrace.v1 import trigger_service_pb2 as pb
+from tests.triggers.deliveries import WRITTEN_MS, FakeSession, delivery, numbers
+
+OK = InvocationResult(error=None, duration_ms=2.0)
+FAILED = InvocationResult(error=FunctionError(error_type="ValueError", message="bad"), duration_ms=3.0)
+
+
+class FakeFunction:
+    """Notes the events it is called with and answers what the test planned; then it succeeds."""
+
+    def __init__(self, *planned: InvocationResult) -> None:
+        self.events: list[bytes] = []
+        self.calls = asyncio.Semaphore(0)
+        self.may_return = asyncio.Event()
+        self.may_return.set()
+        self._planned = list(planned)
+
+    async def invoke(self, event: bytes) -> InvocationResult:
+        self.events.append(event)
+        self.calls.release()
+        await self.may_return.wait()
+        return self._planned.pop(0) if self._planned else OK
+
+    async def called(self, times: int = 1) -> None:
+        """Returns after so many more calls."""
+        async with asyncio.timeout(5):
+            for _ in range(times):
+                await self.calls.acquire()
+
+
+class FakeSleep:
+    """Virtual time: a sleep is noted and ends at once, or when the test lets it."""
+
+    def __init__(self) -> None:
+        self.delays_s: list[float] = []
+        self.begun = asyncio.Event()
+        self.may_end = asyncio.Event()
+        self.may_end.set()
+
+    async def __call__(self, delay_s: float) -> None:
+        self.delays_s.append(delay_s)
+        self.begun.set()
+        await self.may_end.wait()
+
+
+async def _nowhere(_: pb.ReportInvocationsRequest) -> None:
+    return
+
+
+class Delivering:
+    """A deliverer at work on a fake session."""
+
+    def __init__(self, session: FakeSession, function: FakeFunction, batch_size: int = 100) -> None:
+        self.session = session
+        self.function = function
+        self.sleep = FakeSleep()
+        self.reporter = Reporter("orders", _nowhere, random=Random(1))
+        self.deliverer = Deliverer(
+            function,
+            self.reporter,
+            batch_size=batch_size,
+            random=Random(1),
+            now_ms=lambda: WRITTEN_MS + 1_000,
+            sleep=self.sleep,
+        )
+        self.task = asyncio.create_task(self.deliverer.run(session))
+
+    async def settled(self) -> None:
+        """Returns when nothing happens any more."""
+        for _ in range(50):
+            await asyncio.sleep(0)
+
+    async def failure(self) -> BaseException | None:
+        """What ended it."""
+        await asyncio.wait({self.task}, timeout=5)
+        assert self.task.done()
+        return self.task.exception()
+
+
+@asynccontextmanager
+async def delivering(session: FakeSession, function: FakeFunction, batch_size: int = 100) -> AsyncIterator[Delivering]:
+    running = Delivering(session, function, batch_size)
+    try:
+        yield running
+    finally:
+        running.task.cancel()
+        await asyncio.wait({running.task})
+
+
+async def test_batches_are_delivered_in_order_and_acked_one_by_one() -> None:
+    async with delivering(FakeSession(delivery([1, 2, 3, 4, 5])), FakeFunction(), batch_size=2) as running:
+        await running.function.called(3)
+        await running.settled()
+        assert [numbers(event) for event in running.function.events] == [[1, 2], [3, 4], [5]]
+        assert running.session.acked == [("shard-1", 1, n, False) for n in (2, 4, 5)]
+        counts = running.reporter._counts
+        assert (counts.invocations, counts.errors, counts.records, counts.duration_ms) == (3, 0, 5, 6.0)
+        assert running.reporter._iterator_age_ms == 1_000 - 5
+
+
+async def test_nothing_is_acked_and_nothing_else_begun_while_the_function_works() -> None:
+    function = FakeFunction()
+    function.may_return.clear()
+    async with delivering(FakeSession(delivery([1, 2]), delivery([3])), function, batch_size=2) as running:
+        await function.called()
+        await running.settled()
+        assert running.session.acked == []
+        assert len(function.events) == 1
+        function.may_return.set()
+        await function.called()
+        await running.settled()
+        assert [acked[2] for acked in running.session.acked] == [2, 3]
+
+
+# As in Lambda: the shard is blocked by a batch that fails, until it succeeds.
+async def test_a_batch_that_fails_comes_again_as_it_was_and_blocks_what_follows() -> None:
+    function = FakeFunction(FAILED, FAILED, FAILED)
+    async with delivering(FakeSession(delivery([1, 2])), function) as running:
+        running.sleep.may_end.clear()
+        await running.sleep.begun.wait()
+        # More records have come meanwhile; they do not join the batch.
+        running.session.put(delivery([3]))
+        await running.settled()
+        assert running.session.acked == []
+        running.sleep.may_end.set()
+        await function.called(5)
+        await running.settled()
+        assert [numbers(event) for event in function.events] == [[1, 2]] * 4 + [[3]]
+        assert function.events[0] == function.events[3]
+        assert [acked[2] for acked in running.session.acked] == [2, 3]
+        counts = running.reporter._counts
+        assert (counts.invocations, counts.errors, counts.records) == (5, 3, 3)
+
+
+async def test_retries_wait_longer_each_time_up_to_a_bound_and_spread() -> None:
+    function = FakeFunction(*[FAILED] * 15)
+    async with delivering(FakeSession(delivery([1])), function) as running:
+        await function.called(16)
+        delays = running.sleep.delays_s
+        ceilings = [min(RETRY_INITIAL_S * 2**attempt, RETRY_MAX_S) for attempt in range(15)]
+        assert all(ceiling / 2 <= delay <= ceiling for delay, ceiling in zip(delays, ceilings, strict=True))
+        assert len(set(delays)) == 15
+
+
+async def test_the_next_batch_that_fails_begins_with_a_short_delay_again() -> None:
+    function = FakeFunction(*[FAILED] * 8, OK, FAILED)
+    async with delivering(FakeSession(delivery([1, 2])), function, batch_size=1) as running:
+        await function.called(11)
+        assert running.sleep.delays_s[7] > 8 * RETRY_INITIAL_S
+        assert running.sleep.delays_s[8] <= RETRY_INITIAL_S
+
+
+async def test_a_broken_session_ends_the_wait_for_records() -> None:
+    async with delivering(FakeSession(), FakeFunction()) as running:
+        running.session.put(errors.UnavailableError("gone"))
+        assert isinstance(await running.failure(), errors.UnavailableError)
+
+
+# The lease may be somebody else's by now: nothing of this session may be processed any more.
+async def test_a_broken_session_ends_the_retries() -> None:
+    function = FakeFunction(*[FAILED] * 100)
+    async with delivering(FakeSession(delivery([1])), function) as running:
+        running.sleep.may_end.clear()
+        await running.sleep.begun.wait()
+        running.session.put(errors.LeaseFencedError("taken over"))
+        assert isinstance(await running.failure(), errors.LeaseFencedError)
+        assert len(function.events) == 1
+
+
+async def test_records_of_a_broken_session_that_wait_are_not_delivered() -> None:
+    function = FakeFunction()
+    function.may_return.clear()
+    async with delivering(FakeSession(delivery([1]), delivery([2])), function, batch_size=1) as running:
+        await function.called()
+        running.session.put(errors.UnavailableError("gone"))
+        running.session.ack_error = errors.UnavailableError("gone")
+        function.may_return.set()
+        assert isinstance(await running.failure(), errors.UnavailableError)
+        assert [numbers(event) for event in function.events] == [[1]]
+
+
+async def test_a_call_is_counted_also_when_its_ack_is_lost() -> None:
+    session = FakeSession(delivery([1]))
+    session.ack_error = errors.LeaseFencedError("taken over")
+    async with delivering(session, FakeFunction()) as running:
+        assert isinstance(await running.failure(), errors.LeaseFencedError)
+        assert running.reporter._counts.invocations == 1
+        assert running.deliverer.batches_done == 0
+
+
+async def test_stopping_finishes_the_call_and_waits_until_its_ack_is_on_disk() -> None:
+    function = FakeFunction()
+    function.may_return.clear()
+    async with delivering(FakeSession(delivery([1]), delivery([2])), function, batch_size=1) as running:
+        await function.called()
+        assert running.deliverer.is_busy
+        running.deliverer.stop_after_call()
+        function.may_return.set()
+        assert await running.failure() is None
+        assert running.session.acked == [("shard-1", 1, 1, True)]
+        assert len(function.events) == 1
+
+
+async def test_stopping_does_not_try_a_failed_batch_again_nor_ack_it() -> None:
+    function = FakeFunction(FAILED)
+    function.may_return.clear()
+    async with delivering(FakeSession(delivery([1])), function) as running:
+        await function.called()
+        running.deliverer.stop_after_call()
+        function.may_return.set()
+        assert await running.failure() is None
+        assert running.session.acked == []
+        assert running.reporter._counts.errors == 1
+
+
+@pytest.mark.parametrize("planned", [[], [FAILED]])
+async def test_between_calls_it_is_idle_and_can_be_cancelled(planned: list[InvocationResult]) -> None:
+    async with delivering(FakeSession(delivery([1])), FakeFunction(*planned)) as running:
+        running.sleep.may_end.clear()
+        await running.function.called()
+        await running.settled()
+        assert not running.deliverer.is_busy
+        running.task.cancel()
+        await asyncio.wait({running.task}, timeout=5)
+        assert running.task.cancelled()
