@@ -222,9 +222,15 @@ async def pipeline(
     try:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(respond())
-            async for request in requests(iterator):
-                await waiting.put(await start(request))
-            await waiting.put(None)
+            try:
+                async for request in requests(iterator):
+                    await waiting.put(await start(request))
+                await waiting.put(None)
+            except HeadraceError as error:
+                # What was started before is answered first; then this ends the call.
+                refused: asyncio.Future[Message | bytes] = asyncio.get_running_loop().create_future()
+                refused.set_exception(error)
+                await waiting.put(refused)
     except BaseExceptionGroup as group:
         # The first is the cause; what came after it is its consequence.
         raise group.exceptions[0] from None

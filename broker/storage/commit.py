@@ -46,6 +46,9 @@ BLOCK_BYTES_MAX: Final = 1024 * 1024
 QUEUE_OPERATIONS_MAX: Final = 20_000
 QUEUE_BYTES_MAX: Final = 64 * 1024 * 1024
 _RETRY_AFTER_MS: Final = 50
+# A group is begun after so many turns of the event loop that brought no operation, and after so many in any case.
+_GATHER_QUIET_TURNS: Final = 4
+_GATHER_TURNS_MAX: Final = 64
 
 
 class Operation(Protocol):
@@ -327,6 +330,7 @@ class Committer:
                     self._work.clear()
                     await self._work.wait()
                     continue
+                await self._gather()
                 # 1. Evaluate and write the next group; it is visible to the next evaluation, and not yet durable.
                 entry, self._counters = self._plan_group().seal()
                 self._journal.append(entry)
@@ -351,6 +355,21 @@ class Committer:
         """Refuses new work; `run` returns when all that waits is durable."""
         self._closing = True
         self._work.set()
+
+    async def _gather(self) -> None:
+        """Lets operations that are on their way arrive, unless a full group waits already.
+
+        A group costs about the same with one operation as with thirty, and a call takes a few turns of the event loop
+        from its socket to the queue. So this waits as long as turns bring more, not by the clock: an idle loop turns in
+        microseconds.
+        """
+        quiet = waiting = 0
+        for _ in range(_GATHER_TURNS_MAX):
+            quiet = quiet + 1 if self._queued_operations == waiting else 0
+            waiting = self._queued_operations
+            if quiet == _GATHER_QUIET_TURNS or waiting >= GROUP_OPERATIONS_MAX:
+                return
+            await asyncio.sleep(0)
 
     def _plan_group(self) -> Group:
         group = Group(self._store, self._counters, self._hybrid_clock, self._clock.now_ms(), self._region)
