@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
+import re
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol
 from uuid import uuid4
@@ -15,6 +18,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from headrace.cli import main
+from tests.broker_process import BrokerProcess
 
 
 class Headrace(Protocol):
@@ -348,3 +352,51 @@ def test_an_import_into_a_table_that_does_not_exist_fails(headrace: Headrace, na
 
     assert result.exit_code == 1
     assert "RESOURCE_NOT_FOUND" in result.stderr
+
+
+def test_a_pipe_can_be_imported(headrace: Headrace, orders: str, endpoint: str, tmp_path: Path) -> None:
+    path = tmp_path / "orders.csv"
+    os.mkfifo(path)
+    with ThreadPoolExecutor(1) as pool:
+        writing = pool.submit(path.write_text, "id,n\na,1\nb,2\n")
+        done(headrace("import", orders, str(path)))
+        writing.result(timeout=10)
+
+    assert [item["id"] for item in items_of(endpoint, orders)] == ["a", "b"]
+
+
+def test_a_damaged_archive_tells_how_far_the_import_got(headrace: Headrace, orders: str, tmp_path: Path) -> None:
+    path = tmp_path / "orders.csv.gz"
+    whole = gzip.compress(b"id,n\n" + b"".join(b"a,%d\n" % number for number in range(20_000)))
+    path.write_bytes(whole[: len(whole) // 2])
+
+    result = headrace("import", orders, str(path))
+
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert re.search(r"items were written, go on from line \d+ of .*orders.csv.gz", result.stderr)
+
+
+# Lines are known to be done only when they are answered: going on from the line named must lose nothing.
+def test_an_import_that_loses_its_broker_says_where_to_go_on(tmp_path: Path) -> None:
+    path = tmp_path / "orders.csv"
+    os.mkfifo(path)
+    with BrokerProcess(tmp_path / "broker") as broker:
+        arguments = ["orders", str(path), "--create-table", "--partition-key", "id:N", "--endpoint", broker.grpc]
+        command = [sys.executable, "-m", "headrace.cli", "import", *arguments]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+            try:
+                with path.open("w") as lines:
+                    lines.write("id,n\n" + "".join(f"{number},1\n" for number in range(20_000)))
+                    broker.kill()
+                out, err = process.communicate(timeout=60)
+            finally:
+                process.kill()
+        broker.start()
+        found = {item["id"] for item in items_of(broker.grpc, "orders")}
+
+    assert (process.returncode, out) == (1, "")
+    told = re.fullmatch(r"Error: UNAVAILABLE: .*; ([\d,]+) items were written, go on from line (\d+) of .*\n", err)
+    assert told, err
+    first_line = int(told[2])
+    assert int(told[1].replace(",", "")) == first_line - 2
+    assert set(range(first_line - 2)) <= found

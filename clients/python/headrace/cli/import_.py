@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Iterator
+import zlib
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from decimal import Decimal
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
 
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from headrace import AsyncClient
     from headrace._models import KeyType, ViewType
     from headrace.cli.progress import ByteProgress
-    from headrace.errors import HeadraceError
     from headrace.importer.formats import CsvOptions
     from headrace.importer.load import Loader
     from headrace.importer.rows import ReadRow, Rejected
@@ -154,6 +154,10 @@ class _NewTable:
     def keys(self) -> list[KeyOption]:
         return [key for key in (self.partition_key, self.sort_key) if key is not None]
 
+    @property
+    def given_types(self) -> dict[str, str]:
+        return {name: key_type for name, key_type in self.keys if key_type is not None}
+
 
 async def _import(
     table_name: str,
@@ -170,14 +174,10 @@ async def _import(
 
     started = time.monotonic()
     bytes_before = 0
+    total_bytes = sum(source.path.stat().st_size for source in sources)
     async with AsyncClient(endpoint) as client:
-        if new_table is None:
-            key_types = await _key_types(client, table_name)
-        else:
-            key_types = {name: key_type for name, key_type in new_table.keys if key_type is not None}
-        with byte_progress(
-            f"importing {table_name}", sum(source.path.stat().st_size for source in sources)
-        ) as progress:
+        key_types = await _key_types(client, table_name) if new_table is None else new_table.given_types
+        with byte_progress(f"importing {table_name}", total_bytes) as progress:
             rejections = _Rejections(progress)
             loader = Loader(client, table_name, on_rejected=rejections.add)
             for source in sources:
@@ -193,11 +193,20 @@ async def _import(
                         if new_table is not None:
                             rows = await _create_table(client, table_name, new_table, rows)
                             new_table = None
-                        await loader.load(_shown(rows, progress, lambda: bytes_before + raw.tell()))  # noqa: B023
-                    except (SourceError, OSError, EOFError) as error:
+                        await loader.load(_shown(rows, progress, raw, bytes_before))
+                    except SourceError as error:
                         raise click.ClickException(f"{source.path}: {error}") from error
+                    except (OSError, EOFError, zlib.error) as error:
+                        raise click.ClickException(
+                            f"{source.path}: {error}; {_how_far(source.path, loader)}"
+                        ) from error
                     except HeadraceError as error:
-                        raise _interrupted(error, source.path, loader) from error
+                        raise click.ClickException(
+                            f"{error.reason}: {error}; {_how_far(source.path, loader)}"
+                        ) from error
+                    except asyncio.CancelledError:
+                        progress.note(f"interrupted; {_how_far(source.path, loader)}")
+                        raise
                 bytes_before += source.path.stat().st_size
     seconds = time.monotonic() - started
     return {
@@ -260,9 +269,11 @@ def _key_type_of(name: str, item: dict[str, Any]) -> KeyType:
     raise SourceError(f"the first item has no string, number or binary {name!r} for the table's key")
 
 
-def _interrupted(error: HeadraceError, path: Path, loader: Loader) -> click.ClickException:
-    where = "" if loader.first_unanswered_line is None else f"; {path}: go on from line {loader.first_unanswered_line}"
-    return click.ClickException(f"{error.reason}: {error} ({loader.items_written:,} items were written{where})")
+def _how_far(path: Path, loader: Loader) -> str:
+    written = f"{loader.items_written:,} items were written"
+    if loader.first_unanswered_line is None:
+        return written
+    return f"{written}, go on from line {loader.first_unanswered_line} of {path}"
 
 
 class _Rejections:
@@ -281,9 +292,10 @@ class _Rejections:
             self._progress.note("more lines are rejected; they are counted but not shown")
 
 
-def _shown(rows: Iterable[ReadRow], progress: ByteProgress, position: Callable[[], int]) -> Iterator[ReadRow]:
+def _shown(rows: Iterable[ReadRow], progress: ByteProgress, raw: BinaryIO, bytes_before: int) -> Iterator[ReadRow]:
     """The rows; the progress bar follows them."""
+    has_position = raw.seekable()  # A pipe has none.
     for number, row in enumerate(rows):
-        if number % PROGRESS_ROWS == 0:
-            progress.move_to(position())
+        if has_position and number % PROGRESS_ROWS == 0:
+            progress.move_to(bytes_before + raw.tell())
         yield row
