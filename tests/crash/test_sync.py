@@ -11,6 +11,7 @@ import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -19,7 +20,7 @@ from headrace.v1.item_service_pb2 import PutItemRequest
 from headrace.v1.stream_service_pb2 import GetRecordsRequest
 from tests.broker_process import BrokerProcess
 from tests.conftest import eventually
-from tests.rpc import LATEST, Client, TestTable, batch, put
+from tests.rpc import LATEST, Client, TestTable, batch, put, refusal_of
 from tests.values import attributes, item
 
 COMPILER = shutil.which("cc") or shutil.which("gcc")
@@ -152,6 +153,29 @@ def test_writes_that_waited_for_the_sync_are_there_after_it(client: Client, tabl
     for writer in writers:
         writer.join(20)
     assert len(client.contents(table)) == len(client.records(table.stream_arn)) == 10
+
+
+# A disk that stalls must not fill the memory with what waits for it: beyond a bound writers are told to come again.
+def test_more_than_may_wait_is_throttled_and_what_was_taken_is_written(
+    client: Client, table: TestTable, gate: Gate
+) -> None:
+    gate.shut()
+    text = "x" * 400_000
+    # 80 MB, where at most 64 MiB may wait.
+    requests = [PutItemRequest(table_name=table.name, item=item(id=str(n), text=text)) for n in range(200)]
+    calls = [client.items.PutItem.future(request, timeout=60) for request in requests]
+    refusals = [refusal_of(error) for call in _first_done(calls) if (error := call.exception()) is not None]
+    assert {(refusal.code.name, refusal.reason) for refusal in refusals} == {("RESOURCE_EXHAUSTED", "THROTTLING")}
+    assert all(refusal.retry_delay_s for refusal in refusals)
+    gate.open()
+    written = sum(call.exception() is None for call in calls)
+    assert 0 < written < len(calls)
+    assert len(client.contents(table)) == len(client.records(table.stream_arn)) == written
+
+
+def _first_done(calls: list[Any]) -> list[Any]:
+    """The calls that ended already, once there is one."""
+    return eventually(lambda: [call for call in calls if call.done()])
 
 
 # After a sync that failed nobody knows what is on disk, even if the next one succeeds. The node must stop.
