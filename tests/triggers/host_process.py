@@ -99,20 +99,21 @@ class Call:
 
 
 class NotingFunction:
-    """A handler file that appends each event to a file. `then` is code that it runs after that."""
+    """A handler file that appends each event to a file."""
 
-    def __init__(self, folder: Path, *, then: str = "") -> None:
+    def __init__(self, folder: Path) -> None:
         self._notes = folder / "calls.jsonl"
         self._notes.touch()
         self.file = folder / "app.py"
-        self.rewrite(then)
+        self.rewrite()
 
-    def rewrite(self, then: str) -> None:
-        """Makes it do something else; the trigger gets it by an update."""
+    def rewrite(self, then: str = "", *, before: str = "pass") -> None:
+        """Makes it do something before or after it notes the event; a trigger that has it already needs an update."""
         code = f"""
             import json, os, sys, time
 
             def handler(event, context):
+                {before}
                 with open({str(self._notes)!r}, "a") as notes:
                     notes.write(json.dumps({{"pid": os.getpid(), "event": event}}) + "\\n")
         """
