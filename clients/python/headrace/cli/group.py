@@ -98,17 +98,11 @@ def _help_of(entry_point: EntryPoint) -> str:
 def _failure_message(error: Exception) -> str | None:
     """What to tell the user about an expected failure; None for a defect, which keeps its traceback.
 
-    The error classes are looked up only among the modules the command has already imported.
+    The client's errors are looked up only if the command has imported them.
     """
     errors = sys.modules.get("headrace.errors")
     if errors is not None and isinstance(error, errors.HeadraceError):
         return f"{error.reason}: {error}"
-    grpc = sys.modules.get("grpc")
-    if grpc is not None and isinstance(error, grpc.RpcError):
-        # Commands that call generated stubs themselves: trigger and replica.
-        code = getattr(error, "code", lambda: None)()
-        details = getattr(error, "details", lambda: None)()
-        return f"{code.name if code else 'RPC failed'}: {details or error}"
     if isinstance(error, ConnectionError | TimeoutError):
         return f"connection failed: {error}"
     return None
