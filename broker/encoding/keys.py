@@ -6,6 +6,7 @@ segments of a scan, and the slices of a split shard, ranges of keys.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from hashlib import blake2b
 from typing import Final, NamedTuple
 
@@ -69,22 +70,8 @@ class KeyCodec:
     def of_item(self, item: pb.Item) -> ItemKey:
         """The key of a whole, canonical item. Raises ValidationError if a key attribute is missing or mistyped."""
         attributes = item.attributes
-        for attribute in (self._partition, self._sort):
-            if attribute is None:
-                continue
-            if attribute.name not in attributes:
-                raise ValidationError(
-                    f"One or more parameter values were invalid: Missing the key {attribute.name} in the item",
-                    field=attribute.name,
-                )
-            kind = attributes[attribute.name].WhichOneof("kind")
-            if kind != attribute.kind:
-                raise ValidationError(
-                    f"One or more parameter values were invalid: Type mismatch for key {attribute.name} expected: "
-                    f"{attribute.kind.upper()} actual: {(kind or 'none').upper()}",
-                    field=attribute.name,
-                )
-        return self._key(attributes)
+        partition = self._partition.of(attributes)
+        return self._key(partition, None if self._sort is None else self._sort.of(attributes))
 
     def of_key(self, key: pb.Item) -> ItemKey:
         """The key that is exactly these attributes. Raises ValidationError if they do not match the key schema."""
@@ -98,17 +85,18 @@ class KeyCodec:
             raise ValidationError(
                 "The provided key element does not match the schema", field="key", expected=",".join(sorted(self.names))
             )
-        return self._key(attributes)
+        sort = None if self._sort is None else attributes[self._sort.name]
+        return self._key(attributes[self._partition.name], sort)
 
-    def _key(self, attributes: object) -> ItemKey:
+    def _key(self, partition_value: pb.AttributeValue, sort_value: pb.AttributeValue | None) -> ItemKey:
         partition, sort = self._partition, self._sort
-        content = partition.content(attributes[partition.name])  # type: ignore[index]
+        content = partition.content(partition_value)
         hash_bytes = blake2b(content, digest_size=HASH_BYTES).digest()
         stored = b"%b%b%b" % (self._prefix, hash_bytes, partition.ordered(content))
         encoded = partition.entry(content)
         size = partition.size_bytes(content)
-        if sort is not None:
-            content = sort.content(attributes[sort.name])  # type: ignore[index]
+        if sort is not None and sort_value is not None:
+            content = sort.content(sort_value)
             stored += sort.ordered(content)
             entry = sort.entry(content)
             encoded = encoded + entry if partition.name_bytes < sort.name_bytes else entry + encoded
@@ -128,6 +116,23 @@ class _Attribute:
         self._bytes_max = bytes_max
         self._entry_name = field_bytes(_FIELD_1, self.name_bytes)
         self._value_tag = _VALUE_TAGS[self.kind]
+
+    def of(self, attributes: Mapping[str, pb.AttributeValue]) -> pb.AttributeValue:
+        """The attribute in an item. Raises ValidationError if it is missing or has another type."""
+        # Looking a missing name up would add it.
+        if self.name not in attributes:
+            raise ValidationError(
+                f"One or more parameter values were invalid: Missing the key {self.name} in the item", field=self.name
+            )
+        value = attributes[self.name]
+        kind = value.WhichOneof("kind")
+        if kind != self.kind:
+            raise ValidationError(
+                f"One or more parameter values were invalid: Type mismatch for key {self.name} expected: "
+                f"{self.kind.upper()} actual: {(kind or 'none').upper()}",
+                field=self.name,
+            )
+        return value
 
     def content(self, value: pb.AttributeValue) -> bytes:
         """The value's bytes, in normal form. Raises ValidationError if it is empty, too long or not a number."""

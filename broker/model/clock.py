@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 # 16 bits of counter below 48 bits of milliseconds.
 _COUNTER_BITS = 16
@@ -26,8 +25,7 @@ class SystemClock:
         return time.time_ns() // 1_000_000
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Version:
+class Version(NamedTuple):
     """Which write this was; of two writes to one item the greater wins, in every region."""
 
     hybrid_time: int
