@@ -100,6 +100,7 @@ class Comparison:
                 alone = self._pending[settling]
                 differences += [_difference(key, settling, item, None) for key, item in alone.items()]
                 alone.clear()
+            if not self._pending[settling]:
                 self._settled[settling] = self._bounds[settling]
         if side is Side.LEFT:
             self._ahead.append((self._bounds[side], self.items[side]))

@@ -58,6 +58,10 @@ class Replicator:
                             is_ready = True
                             when_ready()
                     await unless_stopped(self._stopping, asyncio.sleep(pause_s))
+            except asyncio.CancelledError:
+                for _, task in self._links.values():
+                    task.cancel()
+                raise
             finally:
                 for link, _ in self._links.values():
                     link.stop()
