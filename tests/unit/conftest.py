@@ -32,3 +32,7 @@ def store(tmp_path: Path) -> Iterator[Store]:
 async def engine(store: Store, clock: FakeClock) -> AsyncIterator[Engine]:
     async with running(store, clock) as engine:
         yield engine
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.getgroup("headrace").addoption("--rewrite", action="store_true", help="write tests/golden anew")

@@ -1,0 +1,98 @@
+"""Documents: small, typed, in memory as planned and on disk as committed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from broker.model.errors import CorruptionError
+from broker.model.tables import HASH_MAX
+from broker.storage.documents import Documents
+from broker.storage.rocks import Family, Store
+from tests.unit.engine import Engine, FakeClock, running
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pet:
+    name: str
+    number: int = 0
+    tags: dict[str, int] = field(default_factory=dict)
+
+
+def pets(store: Store) -> Documents[Pet]:
+    return Documents(store, "pet", Pet)
+
+
+async def put(engine: Engine, documents: Documents[Pet], *names: str) -> None:
+    for name in names:
+        await engine.do(lambda group, name=name: documents.put(group, name, Pet(name=name)))  # type: ignore[misc]
+
+
+async def test_documents_are_there_after_a_restart(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    rex = Pet(name="rex", number=HASH_MAX, tags={"a": 1})
+    async with running(store, FakeClock()) as engine:
+        documents = pets(store)
+        await engine.do(lambda group: documents.put(group, "rex", Pet(name="rex")))
+        await engine.do(lambda group: documents.put(group, "rex", rex))
+        await put(engine, documents, "tom")
+        await engine.do(lambda group: documents.delete(group, "tom"))
+        assert documents.all() == [rex]
+    store.close()
+    del store, engine
+    again = Store(tmp_path / "store")
+    assert pets(again).get("rex") == rex
+    assert pets(again).get("tom") is None
+    assert pets(again).all() == [rex]
+    again.close()
+
+
+async def test_kinds_do_not_mix_even_if_one_begins_with_the_other(engine: Engine) -> None:
+    documents = pets(engine.store)
+    other = Documents(engine.store, "pet-toy", Pet)
+    await engine.do(lambda group: documents.put(group, "a", Pet(name="pet")))
+    await engine.do(lambda group: other.put(group, "a", Pet(name="toy")))
+    assert [pet.name for pet in pets(engine.store).all()] == ["pet"]
+    assert [toy.name for toy in Documents(engine.store, "pet-toy", Pet).all()] == ["toy"]
+
+
+async def test_a_group_that_is_planned_is_in_memory(engine: Engine) -> None:
+    documents = pets(engine.store)
+    engine.journal.hold()
+    future = engine.committer.submit((), 0)
+    await engine.journal.sync_begun(1)
+    assert documents.get("rex") is None
+    engine.journal.release()
+    await future
+    await put(engine, documents, "rex")
+    assert documents.get("rex") == Pet(name="rex")
+
+
+NAMES = ["", "A", "Z", "a", "a-b", "a.b", "ab", "z", "\u00e9", "\uffff", "\U0001f600"]
+
+
+async def test_pages_list_all_names_once_in_the_order_of_their_bytes(engine: Engine) -> None:
+    documents = pets(engine.store)
+    names = NAMES[1:]
+    await put(engine, documents, *reversed(names))
+    assert [pet.name for pet in documents.all()] == sorted(names, key=str.encode)
+
+    @given(st.integers(1, 12), st.sampled_from([*NAMES, "aa", "zz"]))
+    def check(limit: int, after: str) -> None:
+        page, more = documents.page(after, limit)
+        rest = [name for name in sorted(names, key=str.encode) if name.encode() > after.encode()]
+        assert [pet.name for pet in page] == rest[:limit]
+        assert more == (len(rest) > limit)
+
+    check()
+
+
+@pytest.mark.parametrize("broken", [b"", b"{", b'{"name": 1}', b"{}", b"null", b"\xff\xfe"])
+def test_a_broken_document_is_not_believed(store: Store, broken: bytes) -> None:
+    store.write({Family.CATALOG: {b"pet/rex": broken}})
+    with pytest.raises(CorruptionError, match="pet/rex"):
+        pets(store)

@@ -1,0 +1,101 @@
+"""The store: what a reader of RocksDB's bindings would take for granted, and some of it had to be made true."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from broker.storage.rocks import Family, Store, StoreOpenError
+
+PAIRS: dict[bytes, bytes | None] = {b"a": b"1", b"b": b"2", b"c": b"3"}
+
+
+def entries(store: Store, family: Family = Family.ITEMS) -> dict[bytes, bytes]:
+    return dict(store.scan(family, b"", b"\xff"))
+
+
+def test_a_scan_has_the_keys_from_begin_up_to_end_in_order(store: Store) -> None:
+    store.write({Family.ITEMS: dict.fromkeys((b"d", b"a", b"b\x00", b"c", b"b"), b"")})
+    assert [key for key, _ in store.scan(Family.ITEMS, b"b", b"d")] == [b"b", b"b\x00", b"c"]
+    assert list(store.scan(Family.ITEMS, b"b", b"b")) == []
+    assert list(store.scan(Family.ITEMS, b"x", b"b")) == []
+
+
+def test_families_are_apart(store: Store) -> None:
+    store.write({Family.ITEMS: {b"a": b"item"}, Family.LOG: {b"a": b"log"}})
+    assert (store.get(Family.ITEMS, b"a"), store.get(Family.LOG, b"a")) == (b"item", b"log")
+    assert store.get(Family.CATALOG, b"a") is None
+
+
+def test_a_write_puts_and_deletes(store: Store) -> None:
+    store.write({Family.ITEMS: PAIRS})
+    store.write({Family.ITEMS: {b"a": None, b"b": b"new", b"missing": None}})
+    assert entries(store) == {b"b": b"new", b"c": b"3"}
+
+
+def test_range_deletes_come_before_the_puts_of_their_write(store: Store) -> None:
+    store.write({Family.ITEMS: PAIRS, Family.LOG: PAIRS})
+    store.write({Family.ITEMS: {b"b": b"new"}}, [(Family.ITEMS, b"a", b"c")])
+    assert entries(store) == {b"b": b"new", b"c": b"3"}
+    assert entries(store, Family.LOG) == PAIRS
+
+
+@pytest.mark.parametrize(
+    ("begin", "end", "found"),
+    [
+        (b"a", b"z", b"c"),
+        (b"a", b"c", b"b"),
+        (b"b", b"c", b"b"),
+        (b"b\x00", b"c", None),
+        (b"a", b"a", None),
+        (b"d", b"e", None),
+    ],
+)
+def test_the_last_entry_of_a_range_is_found(store: Store, begin: bytes, end: bytes, found: bytes | None) -> None:
+    store.write({Family.LOG: PAIRS})
+    assert store.last_before(Family.LOG, begin, end) == (None if found is None else (found, PAIRS[found]))
+
+
+def test_an_empty_family_has_no_last_entry(store: Store) -> None:
+    assert store.last_before(Family.LOG, b"", b"\xff") is None
+
+
+# rocksdict 0.3.29 iterates over the newest state, whatever snapshot it is asked for.
+def test_a_snapshot_stays_as_it_was(store: Store) -> None:
+    store.write({Family.ITEMS: PAIRS})
+    snapshot = store.snapshot(Family.ITEMS)
+    store.write({Family.ITEMS: {b"a": b"changed", b"b": None, b"bb": b"new"}})
+    assert dict(snapshot.scan(b"", b"\xff")) == PAIRS
+
+
+def test_a_scan_under_way_does_not_see_later_writes(store: Store) -> None:
+    store.write({Family.ITEMS: PAIRS})
+    scan = store.scan(Family.ITEMS, b"", b"\xff")
+    first = next(scan)
+    store.write({Family.ITEMS: {b"b": b"changed", b"c": None, b"d": b"new"}})
+    assert [first, *scan] == list(PAIRS.items())
+
+
+def test_a_closed_store_can_be_opened_again(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.write({Family.ITEMS: PAIRS})
+    store.sync()
+    store.close()
+    again = Store(tmp_path)
+    assert entries(again) == PAIRS
+    again.close()
+
+
+def test_a_folder_is_opened_by_one_store_at_a_time(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    with pytest.raises(StoreOpenError, match=str(tmp_path)):
+        Store(tmp_path)
+    store.close()
+
+
+def test_a_folder_that_cannot_be_made_is_refused_by_its_name(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for path in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(StoreOpenError, match=str(path)):
+            Store(path)
