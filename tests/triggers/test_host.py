@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -389,6 +391,25 @@ def test_a_host_waits_for_the_broker_to_come_and_stops_while_it_waits(
         own_broker.kill()
         host.terminate()
         assert host.wait() == 0
+
+
+# A broker that is stuck answers no call, and the host must not wait for the deadline of each.
+def test_a_host_stops_in_time_when_the_broker_is_stuck(
+    own_broker: BrokerProcess, function: NotingFunction, tmp_path: Path
+) -> None:
+    with Client(own_broker.grpc) as client, HostProcess(own_broker.grpc, tmp_path) as host:
+        table = client.create_table()
+        create(headrace_at(own_broker.grpc), "orders", table, function)
+        client.put(table.name, item("a", 1))
+        eventually(function.calls)
+        os.kill(own_broker.pid, signal.SIGSTOP)
+        try:
+            started = time.monotonic()
+            host.terminate()
+            assert host.wait() == 0
+            assert time.monotonic() - started < 10
+        finally:
+            os.kill(own_broker.pid, signal.SIGCONT)
 
 
 @pytest.mark.usefixtures("host")

@@ -75,11 +75,11 @@ def _encode_record(record: record_pb2.Record, *, stream_arn: str, region: str) -
         change["OldImage"] = _attributes(record.old_image)
     change["SequenceNumber"] = record.sequence_number
     change["SizeBytes"] = record.size_bytes
-    change["StreamViewType"] = _enum_name(record_pb2.StreamViewType.Name(record.stream_view_type), "STREAM_VIEW_TYPE_")
+    change["StreamViewType"] = record_pb2.StreamViewType.Name(record.stream_view_type).removeprefix("STREAM_VIEW_TYPE_")
 
     event_record: dict[str, Any] = {
         "eventID": event_id(stream_arn, record.sequence_number),
-        "eventName": _enum_name(record_pb2.EventName.Name(record.event_name), "EVENT_NAME_"),
+        "eventName": record_pb2.EventName.Name(record.event_name).removeprefix("EVENT_NAME_"),
         "eventVersion": "1.1",
         "eventSource": "aws:dynamodb",
         "awsRegion": region,
@@ -92,10 +92,6 @@ def _encode_record(record: record_pb2.Record, *, stream_arn: str, region: str) -
     event_record["dynamodb"] = change
     event_record["eventSourceARN"] = stream_arn
     return json.dumps(event_record, ensure_ascii=False, separators=(",", ":")).encode()
-
-
-def _enum_name(name: str, prefix: str) -> str:
-    return name.removeprefix(prefix)
 
 
 def _attributes(item: attribute_value_pb2.Item) -> dict[str, JsonAttribute]:

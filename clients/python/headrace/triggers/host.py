@@ -7,7 +7,6 @@ So it may be killed at any time, and several may run: one holds a trigger's stre
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Callable
 from random import Random
@@ -26,8 +25,9 @@ from headrace.v1 import trigger_service_pb2 as pb
 POLL_INTERVAL_S: Final = 1.0
 POLL_RETRY_MAX_S: Final = 5.0
 
-# What the calls that run get to finish when the host is to end. Docker and systemd kill after 10 seconds or more.
-SHUTDOWN_GRACE_S: Final = 8.0
+# What the calls that run get to finish when the host is to end. With a broker that does not answer, leaving the group
+# and the last report take four seconds more, and Docker kills after ten.
+SHUTDOWN_GRACE_S: Final = 5.0
 
 # The longest a function may run (AWS Lambda quotas: 900 seconds), and so the longest a replaced trigger is waited for.
 _CALL_S_MAX: Final = 900.0
@@ -54,30 +54,41 @@ class TriggerHost:
         self._ending: dict[str, asyncio.Task[None]] = {}
 
     def stop(self) -> None:
-        """Makes run() finish: calls that run are completed and acked, or cut off after eight seconds."""
+        """Makes run() finish: calls that run are completed and acked, or cut off after five seconds."""
         self._stopping.set()
 
     async def run(self) -> None:
         """Runs triggers until stop(). A broker that is away, now or later, is waited for."""
+        async with open_async_channel(self._endpoint) as channel:
+            polling = asyncio.create_task(self._poll(channel), name="poll triggers")
+            stopping = asyncio.create_task(self._stopping.wait(), name="wait for stop")
+            try:
+                await asyncio.wait({polling, stopping}, return_when=asyncio.FIRST_COMPLETED)
+                if polling.done():
+                    # It goes on until it is cancelled: this raises what broke it.
+                    polling.result()
+            finally:
+                polling.cancel()
+                stopping.cancel()
+                await asyncio.wait({polling, stopping})
+                await self._end_all()
+
+    async def _poll(self, channel: grpc.aio.Channel) -> None:
         backoff = Backoff(initial_s=POLL_INTERVAL_S / 4, max_s=POLL_RETRY_MAX_S, random=self._random)
         is_ready = False
-        async with open_async_channel(self._endpoint) as channel:
+        while True:
             try:
-                while not self._stopping.is_set():
-                    try:
-                        triggers = await self._list_triggers(channel)
-                    except errors.HeadraceError as error:
-                        _LOGGER.warning("cannot list triggers endpoint=%s reason=%s", self._endpoint, error)
-                        await self._sleep(backoff.next_s())
-                        continue
-                    backoff.reset()
-                    self._follow(triggers, channel)
-                    if not is_ready:
-                        is_ready = True
-                        self._on_ready()
-                    await self._sleep(POLL_INTERVAL_S)
-            finally:
-                await self._end_all()
+                triggers = await self._list_triggers(channel)
+            except errors.HeadraceError as error:
+                _LOGGER.warning("cannot list triggers endpoint=%s reason=%s", self._endpoint, error)
+                await asyncio.sleep(backoff.next_s())
+                continue
+            backoff.reset()
+            self._follow(triggers, channel)
+            if not is_ready:
+                is_ready = True
+                self._on_ready()
+            await asyncio.sleep(POLL_INTERVAL_S)
 
     def _follow(self, triggers: list[pb.TriggerDescription], channel: grpc.aio.Channel) -> None:
         """Makes what runs equal to what is enabled."""
@@ -125,10 +136,6 @@ class TriggerHost:
             # A TimeoutError is a call that was cut off: its batch comes again.
             if isinstance(outcome, Exception) and not isinstance(outcome, TimeoutError):
                 raise outcome
-
-    async def _sleep(self, delay_s: float) -> None:
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._stopping.wait(), delay_s)
 
 
 def _identity(trigger: pb.TriggerDescription) -> bytes:
