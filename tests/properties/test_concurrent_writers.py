@@ -7,11 +7,15 @@ import random
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from itertools import count
+from typing import Any
 
 import grpc
 
-from headrace.v1 import item_service_pb2_grpc
+from headrace.v1 import item_service_pb2_grpc, table_service_pb2_grpc
 from headrace.v1.item_service_pb2 import DeleteItemRequest, PutItemRequest
+from headrace.v1.stream_service_pb2 import ListStreamsRequest
+from headrace.v1.table_service_pb2 import DeleteTableRequest
 from tests.guarantees import (
     Write,
     check_atomic,
@@ -21,8 +25,18 @@ from tests.guarantees import (
     check_unique,
     logged,
 )
-from tests.rpc import DEADLINE_S, Client, TestTable, batch, put
-from tests.values import Key, attributes, item, value
+from tests.rpc import (
+    DEADLINE_S,
+    NEW_IMAGE,
+    Client,
+    TestTable,
+    batch,
+    create_table_request,
+    put,
+    refusal_of,
+    unique_name,
+)
+from tests.values import Key, attributes, item, to_item, value
 
 WRITERS = 32
 
@@ -133,3 +147,67 @@ async def test_of_32_writers_who_create_one_item_exactly_one_wins(client: Client
         (value(str(n)),): attributes(id=str(n), winner=number) for n, number in winners.items()
     }
     assert len(client.records(table.stream_arn)) == 30
+
+
+async def test_of_many_who_create_one_table_exactly_one_wins(client: Client) -> None:
+    name = unique_name()
+
+    async def create() -> bool:
+        async with grpc.aio.insecure_channel(client.endpoint) as channel:
+            stub: Any = table_service_pb2_grpc.TableServiceStub(channel)
+            try:
+                await stub.CreateTable(create_table_request(name, view_type=NEW_IMAGE), timeout=DEADLINE_S)
+            except grpc.aio.AioRpcError as error:
+                if refusal_of(error).reason != "RESOURCE_IN_USE":
+                    raise
+                return False
+            return True
+
+    assert sum(await asyncio.gather(*(create() for _ in range(WRITERS)))) == 1
+    assert len(client.streams.ListStreams(ListStreamsRequest(table_name=name)).streams) == 1
+
+
+# What is written to a table while it is deleted must go with it: a table made again under its name begins empty.
+async def test_a_table_deleted_and_made_again_under_writers_holds_only_what_was_written_to_the_new_one(
+    client: Client, rng: random.Random
+) -> None:
+    table = client.create_table()
+    stop = asyncio.Event()
+    refusals: set[str] = set()
+
+    async def writer(number: int) -> list[Write]:
+        """Returns its writes that were acknowledged, each with an outcome of its own."""
+        writes = []
+        async with connection(client.endpoint) as stub:
+            for n in count():
+                if stop.is_set():
+                    break
+                content = attributes(id=str(number), n=n)
+                try:
+                    await stub.PutItem(PutItemRequest(table_name=table.name, item=to_item(content)), timeout=DEADLINE_S)
+                except grpc.aio.AioRpcError as error:
+                    refusals.add(refusal_of(error).reason)
+                else:
+                    writes.append(Write(key=(value(str(number)),), outcome=content))
+        return writes
+
+    async def recreate() -> list[TestTable]:
+        made = [table]
+        for _ in range(10):
+            await asyncio.to_thread(client.tables.DeleteTable, DeleteTableRequest(table_name=table.name))
+            made.append(await asyncio.to_thread(client.create_table, name=table.name))
+            await asyncio.sleep(rng.uniform(0, 0.02))
+        stop.set()
+        return made
+
+    recreating = asyncio.create_task(recreate())
+    histories = await asyncio.gather(*(writer(number) for number in range(8)))
+    made = await recreating
+    assert refusals <= {"RESOURCE_NOT_FOUND"}
+    logs = [logged(client.records(each.stream_arn)) for each in made]
+    for log in logs:
+        check_ordered(log)
+        check_unique(log)
+    # Each acknowledged write is in one of the streams, and the last stream replayed is the table as it is.
+    check_atomic(logs[-1], client.contents(made[-1]), made[-1].key_names)
+    check_reliable([write for history in histories for write in history], [e for log in logs for e in log], ("id",))
