@@ -31,10 +31,16 @@ def record(number: int, *, text: str = "", size_bytes: int = 100) -> record_pb2.
 
 
 def delivery(
-    numbers: Iterable[int], *, shard: str = "shard-1", epoch: int = 1, read_to: int | None = None, text: str = ""
+    numbers: Iterable[int],
+    *,
+    shard: str = "shard-1",
+    epoch: int = 1,
+    read_to: int | None = None,
+    text: str = "",
+    size_bytes: int = 100,
 ) -> Delivery:
     """These records of a shard; `read_to` is the sequence number to ack, that of the last record unless given."""
-    records = [record(number, text=text) for number in numbers]
+    records = [record(number, text=text, size_bytes=size_bytes) for number in numbers]
     return Delivery(
         records=records,
         shard_id=shard,

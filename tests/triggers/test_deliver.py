@@ -10,7 +10,8 @@ from random import Random
 import pytest
 
 from headrace import errors
-from headrace.triggers.deliver import RETRY_INITIAL_S, RETRY_MAX_S, Deliverer
+from headrace.triggers.batch import WAITING_BYTES_MAX
+from headrace.triggers.deliver import RETRY_INITIAL_S, RETRY_MAX_S, Deliverer, UnreadSessionError
 from headrace.triggers.function import InvocationResult
 from headrace.triggers.report import Reporter
 from headrace.triggers.runtime_api import FunctionError
@@ -76,7 +77,7 @@ class Delivering:
             self.reporter,
             batch_size=batch_size,
             random=Random(1),
-            now_ms=lambda: WRITTEN_MS + 1_000,
+            now_us=lambda: (WRITTEN_MS + 1_000) * 1_000,
             sleep=self.sleep,
         )
         self.task = asyncio.create_task(self.deliverer.run(session))
@@ -193,6 +194,21 @@ async def test_records_of_a_broken_session_that_wait_are_not_delivered() -> None
         function.may_return.set()
         assert isinstance(await running.failure(), errors.UnavailableError)
         assert [numbers(event) for event in function.events] == [[1]]
+
+
+# While nobody reads a session its end goes unnoticed, and somebody else may be past this batch already.
+async def test_a_batch_that_fails_with_too_much_waiting_behind_it_asks_for_a_new_session() -> None:
+    function = FakeFunction(*[FAILED] * 100)
+    function.may_return.clear()
+    big = WAITING_BYTES_MAX // 2
+    session = FakeSession(delivery([1]), *(delivery([number], size_bytes=big) for number in (2, 3, 4)))
+    async with delivering(session, function, batch_size=1) as running:
+        await function.called()
+        await running.settled()
+        assert session.taken == 4, "one delivery more than there is room for is taken, and no other"
+        function.may_return.set()
+        assert isinstance(await running.failure(), UnreadSessionError)
+        assert len(function.events) == 1
 
 
 async def test_a_call_is_counted_also_when_its_ack_is_lost() -> None:

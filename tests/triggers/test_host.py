@@ -168,6 +168,27 @@ def test_a_batch_that_fails_is_tried_again_until_the_code_is_mended(
     eventually(lambda: headrace("trigger", "describe", trigger)["last_processing_result"] == "OK")
 
 
+# More waits than a host holds in memory, and an event carries 6 MB: sessions are opened anew and batches cut, and still
+# nothing is left out.
+@pytest.mark.usefixtures("host")
+def test_large_records_behind_a_failing_batch_are_neither_held_in_memory_nor_lost(
+    headrace: Headrace, client: Client, table: TestTable, function: NotingFunction, trigger: str
+) -> None:
+    function.rewrite("raise ValueError('not yet')")
+    create(headrace, trigger, table, function)
+    for number in range(60):
+        large = item(f"k{number}", number)
+        large.attributes["text"].s = "x" * 390_000
+        client.put(table.name, large)
+    eventually(lambda: len(function.calls()) >= 4)
+    function.rewrite()
+    headrace("trigger", "update", trigger, "--code", str(function.file))
+    expected = logged(client, table)
+    eventually(lambda: len(set(function.sequence_numbers())) == 60, timeout_s=20)
+    assert_at_least_once_without_gap([call.sequence_numbers for call in function.calls()], expected)
+    assert max(len(call.sequence_numbers) for call in function.calls()) <= 6 * 1024 * 1024 // 390_000
+
+
 @pytest.mark.usefixtures("host")
 def test_a_disabled_trigger_keeps_its_place(
     headrace: Headrace, client: Client, table: TestTable, function: NotingFunction, trigger: str

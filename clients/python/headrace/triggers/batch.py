@@ -43,10 +43,15 @@ class BatchQueue:
         self._waiting_bytes = 0
         self._has_changed = asyncio.Condition()
 
+    @property
+    def is_full(self) -> bool:
+        """Whether the next put() would wait."""
+        return self._waiting_bytes >= self._waiting_bytes_max
+
     async def put(self, delivery: Delivery) -> None:
         """Adds a delivery; waits while too much is there already."""
         async with self._has_changed:
-            await self._has_changed.wait_for(lambda: self._waiting_bytes < self._waiting_bytes_max)
+            await self._has_changed.wait_for(lambda: not self.is_full)
             self._waiting.append(delivery)
             self._waiting_bytes += _size_bytes(delivery.records)
             self._has_changed.notify_all()

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from random import Random
 from typing import Final, Protocol, TypeVar
@@ -17,7 +16,7 @@ from typing import Final, Protocol, TypeVar
 from headrace._backoff import Backoff
 from headrace.consumer import Delivery
 from headrace.triggers.batch import Batch, BatchQueue
-from headrace.triggers.function import InvocationResult
+from headrace.triggers.function import InvocationResult, wall_clock_us
 from headrace.triggers.report import Reporter
 
 # Between two tries of a batch that fails.
@@ -50,9 +49,12 @@ class Invoker(Protocol):
         ...
 
 
-def wall_clock_ms() -> int:
-    """Milliseconds since 1970 UTC."""
-    return time.time_ns() // 1_000_000
+class UnreadSessionError(Exception):
+    """A batch fails while so much waits behind it that nobody reads the session. It has to be opened anew.
+
+    Else nobody would notice that the session has ended and another host holds the lease, and a late success would put
+    old changes over newer ones.
+    """
 
 
 class Deliverer:
@@ -65,14 +67,14 @@ class Deliverer:
         *,
         batch_size: int,
         random: Random,
-        now_ms: Callable[[], int] = wall_clock_ms,
+        now_us: Callable[[], int] = wall_clock_us,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._function = function
         self._reporter = reporter
         self._batch_size = batch_size
         self._random = random
-        self._now_ms = now_ms
+        self._now_us = now_us
         self._sleep = sleep
         self._is_stopping = False
         self.is_busy = False
@@ -84,18 +86,21 @@ class Deliverer:
         self._is_stopping = True
 
     async def run(self, session: Session) -> None:
-        """Delivers until told to stop. Raises what the session raises; what was not acked then comes again."""
+        """Delivers until told to stop. What was not acked when it raises comes again.
+
+        Raises: what the session raises; UnreadSessionError.
+        """
         queue = BatchQueue(stream_arn=session.stream_arn, region=session.region, batch_size=self._batch_size)
         reading = asyncio.create_task(_read(session, queue), name="read deliveries")
         try:
             while not self._is_stopping:
                 batch = await _unless_ended(reading, queue.take())
-                await self._process(batch, session, reading)
+                await self._process(batch, session, queue, reading)
         finally:
             reading.cancel()
             await asyncio.wait({reading})
 
-    async def _process(self, batch: Batch, session: Session, reading: asyncio.Task[None]) -> None:
+    async def _process(self, batch: Batch, session: Session, queue: BatchQueue, reading: asyncio.Task[None]) -> None:
         """Calls the function until it succeeds, then acks; returns early only if told to stop."""
         backoff = Backoff(initial_s=RETRY_INITIAL_S, max_s=RETRY_MAX_S, random=self._random)
         while True:
@@ -110,13 +115,17 @@ class Deliverer:
             self._reporter.add_failure(duration_ms=result.duration_ms)
             if self._is_stopping:
                 return
+            if queue.is_full:
+                raise UnreadSessionError("a batch failed, and the records behind it fill the memory they may take")
             delay_s = backoff.next_s()
-            _LOGGER.info("a batch failed records=%d error=%s retry_s=%.2f", batch.record_count, result.error, delay_s)
+            # The message may hold data of items: it goes to the trigger's log only.
+            error_type = result.error.error_type
+            _LOGGER.info("a batch failed records=%d error=%s retry_s=%.2f", batch.record_count, error_type, delay_s)
             await _unless_ended(reading, self._sleep(delay_s))
 
     async def _succeeded(self, batch: Batch, result: InvocationResult, session: Session) -> None:
         # 1. Report: the call was made, whatever becomes of the ack.
-        age_ms = max(0, self._now_ms() - batch.last_record_time_ms)
+        age_ms = max(0, self._now_us() // 1000 - batch.last_record_time_ms)
         self._reporter.add_success(
             record_count=batch.record_count, duration_ms=result.duration_ms, iterator_age_ms=age_ms
         )

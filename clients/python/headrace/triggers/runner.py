@@ -20,7 +20,7 @@ from headrace._channel import ENDPOINT_VARIABLE, UNARY_TIMEOUT_S
 from headrace.consumer import ConsumerSession
 from headrace.triggers import archive
 from headrace.triggers.archive import ArchiveError
-from headrace.triggers.deliver import Deliverer
+from headrace.triggers.deliver import Deliverer, UnreadSessionError
 from headrace.triggers.function import Function, wall_clock_us
 from headrace.triggers.function_spec import FunctionSpec
 from headrace.triggers.log_capture import log_line
@@ -48,13 +48,14 @@ class StaleCodeError(Exception):
     """The code fetched is not the code that the trigger's description names: it was replaced in between."""
 
 
-# These heal by themselves: the broker comes back, another host goes on, the new description arrives. They are no
-# problem of the trigger.
+# These heal by themselves: the broker comes back, another host goes on, the new description arrives, the next session
+# tries the batch again. They are no problem of the trigger.
 _PASSING_ERRORS: Final = (
     errors.UnavailableError,
     errors.DeadlineExceededError,
     errors.LeaseFencedError,
     StaleCodeError,
+    UnreadSessionError,
 )
 
 

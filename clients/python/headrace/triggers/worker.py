@@ -127,11 +127,13 @@ class Worker:
         if self._is_closed:
             return
         self._is_closed = True
-        await self._kill()
-        self._drain()
-        for pipe in self._pipes:
-            pipe.close()
-        await self._api.close()
+        try:
+            await self._kill()
+        finally:
+            self._drain()
+            for pipe in self._pipes:
+                pipe.close()
+            await self._api.close()
 
     async def _kill(self) -> None:
         # Also when the process has exited: what it started may live on in its group, whose number stays taken then.
