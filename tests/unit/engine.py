@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from random import Random
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from broker.model.tables import KeyAttribute, KeyAttributeType, StreamViewType
@@ -151,3 +153,16 @@ async def running(store: Store, clock: FakeClock, region: str = REGION) -> Async
         if not committing.cancelled():
             # A test that makes the disk fail has looked at this already.
             committing.exception()
+
+
+def run_on_new_store(scenario: Callable[[Engine], Awaitable[None]]) -> None:
+    """Runs a scenario on an engine of its own: for tests that Hypothesis runs many times."""
+
+    async def run(folder: str) -> None:
+        store = Store(Path(folder))
+        async with running(store, FakeClock()) as engine:
+            await scenario(engine)
+        store.close()
+
+    with TemporaryDirectory() as folder:
+        asyncio.run(run(folder))

@@ -23,7 +23,7 @@ from broker.storage.commit import Group
 from broker.storage.journal import EmbeddedJournal, Entry
 from broker.storage.rocks import Family, Store
 from headrace.v1.stream_service_pb2 import GetRecordsResponse
-from tests.unit.engine import NOON_MS, REGION, TIMEOUT_S, Do, Engine, FakeClock, running
+from tests.unit.engine import NOON_MS, REGION, TIMEOUT_S, Do, Engine, FakeClock, run_on_new_store, running
 from tests.values import item
 
 ITEM = canonicalize(item(id="a"))
@@ -336,14 +336,14 @@ async def test_a_snapshot_holds_exactly_the_writes_up_to_its_number_and_only_dur
     second = engine.committer.submit((Do(does=write(b"b")),), 100)
     await engine.journal.sync_begun(2)
     third = engine.committer.submit((Do(does=write(b"c")),), 100)
-    taking = asyncio.create_task(engine.committer.snapshot(Family.ITEMS))
+    taking = asyncio.create_task(engine.committer.snapshot(Family.ITEMS, b"", b"\xff"))
     assert await is_waiting(taking)
     engine.journal.release()
     async with asyncio.timeout(TIMEOUT_S):
-        number, snapshot = await taking
+        number, entries = await taking
     assert await answer(second) == [number] == [2]
     assert await answer(third) == [3]
-    assert [key for key, _ in snapshot.scan(b"", b"\xff")] == [b"a", b"b"]
+    assert [key for key, _ in entries] == [b"a", b"b"]
 
 
 # 5. Bounds.
@@ -466,7 +466,7 @@ async def test_a_failed_sync_stops_everything(engine: Engine, monkeypatch: pytes
     await engine.journal.sync_begun(1)
     second = engine.committer.submit((put(),), 100)
     reader = asyncio.create_task(engine.committer.settled(b"item"))
-    snapshot = asyncio.create_task(engine.committer.snapshot(Family.ITEMS))
+    snapshot = asyncio.create_task(engine.committer.snapshot(Family.ITEMS, b"", b"\xff"))
     room = asyncio.create_task(engine.committer.wait_for_room(1, 100))
     assert await is_waiting(room)
     engine.journal.release()
@@ -626,9 +626,7 @@ STEPS = st.lists(
 
 @settings(max_examples=40)
 @given(st.lists(STEPS, max_size=3))
-def test_a_group_does_to_the_store_what_its_steps_say(
-    tmp_path_factory: pytest.TempPathFactory, groups: list[list[tuple[str, bytes, Any]]]
-) -> None:
+def test_a_group_does_to_the_store_what_its_steps_say(groups: list[list[tuple[str, bytes, Any]]]) -> None:
     expected: dict[bytes, bytes] = {}
 
     def does(group: Group, steps: list[tuple[str, bytes, Any]]) -> None:
@@ -645,15 +643,12 @@ def test_a_group_does_to_the_store_what_its_steps_say(
                 for gone in [each for each in expected if key <= each < more]:
                     del expected[gone]
 
-    async def scenario() -> None:
-        store = Store(tmp_path_factory.mktemp("store"))
-        async with running(store, FakeClock()) as engine:
-            for steps in groups:
-                await engine.do(lambda group, steps=steps: does(group, steps))  # type: ignore[misc]
-        assert dict(store.scan(Family.TOMBSTONES, b"", b"\xff")) == expected
-        store.close()
+    async def scenario(engine: Engine) -> None:
+        for steps in groups:
+            await engine.do(lambda group, steps=steps: does(group, steps))  # type: ignore[misc]
+        assert dict(engine.store.scan(Family.TOMBSTONES, b"", b"\xff")) == expected
 
-    asyncio.run(scenario())
+    run_on_new_store(scenario)
 
 
 # 10. The journal of a single node.

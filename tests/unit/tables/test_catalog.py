@@ -1,0 +1,248 @@
+"""The life of tables and their streams."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from broker.encoding.items import canonicalize
+from broker.encoding.keys import table_prefix
+from broker.model.errors import HeadraceError, ResourceInUseError, ResourceNotFoundError, ValidationError
+from broker.model.tables import HASH_MAX, StreamViewType
+from broker.storage.rocks import Family, Store
+from broker.tables.operations import Put
+from tests.unit.engine import AT, ID, NOON_MS, REGION, TIMEOUT_S, Engine, FakeClock, running
+from tests.values import item
+
+BOTH = StreamViewType.NEW_AND_OLD_IMAGES
+
+
+def put(engine: Engine, name: str, key: str) -> Put:
+    table = engine.catalog.open_table(name)
+    whole = item(id=key)
+    return Put(table, table.keys.of_item(whole), canonicalize(whole), None)
+
+
+def items_of(engine: Engine, table_id: int) -> list[bytes]:
+    return [key for key, _ in engine.store.scan(Family.ITEMS, table_prefix(table_id), table_prefix(table_id + 1))]
+
+
+async def test_a_table_is_as_it_was_asked_for(engine: Engine) -> None:
+    table = await engine.catalog.create_table("pets", ID, AT, BOTH)
+    assert (table.name, table.partition_key, table.sort_key, table.create_time_ms) == ("pets", ID, AT, NOON_MS)
+    opened = engine.catalog.open_table("pets")
+    assert opened.definition == table
+    assert opened.stream is not None
+    assert opened.stream == engine.catalog.newest_stream(table) == engine.catalog.enabled_stream("pets")
+    assert (opened.stream.view_type, opened.stream.label) == (BOTH, table.stream_label)
+    arn = engine.catalog.stream_arn(opened.stream)
+    assert arn == f"arn:aws:dynamodb:{REGION}:000000000000:table/pets/stream/{table.stream_label}"
+    assert engine.catalog.stream(arn) == opened.stream
+
+
+async def test_a_table_without_a_stream_has_none(engine: Engine) -> None:
+    table = await engine.catalog.create_table("pets", ID, None, None)
+    assert table.stream_label == ""
+    assert engine.catalog.newest_stream(table) is None
+    assert engine.catalog.open_table("pets").stream is None
+    with pytest.raises(ResourceNotFoundError, match="no enabled stream"):
+        engine.catalog.enabled_stream("pets")
+
+
+async def test_a_name_is_given_once(engine: Engine) -> None:
+    creations = [engine.catalog.create_table("pets", ID, None, None) for _ in range(3)]
+    results = await asyncio.gather(*creations, return_exceptions=True)
+    assert sorted(isinstance(result, ResourceInUseError) for result in results) == [False, True, True]
+    assert len(engine.catalog.tables.all()) == 1
+
+
+async def test_what_is_not_there_is_named(engine: Engine) -> None:
+    with pytest.raises(ResourceNotFoundError, match="Table: pets not found") as missing:
+        engine.catalog.open_table("pets")
+    assert missing.value.metadata["table_name"] == "pets"
+    for change in (engine.catalog.delete_table("pets"), engine.catalog.set_stream("pets", BOTH)):
+        with pytest.raises(ResourceNotFoundError):
+            await change
+    with pytest.raises(ValidationError):
+        engine.catalog.open_table("no/name")
+
+
+@pytest.mark.parametrize("arn", ["", "pets", "arn:aws:dynamodb:north:000000000000:table/pets", "x:table/pets/stream/l"])
+async def test_what_is_no_arn_of_a_stream_is_refused(engine: Engine, arn: str) -> None:
+    with pytest.raises(ValidationError, match="not the ARN of a stream") as refused:
+        engine.catalog.stream(arn)
+    assert refused.value.metadata["field"] == "stream_arn"
+
+
+async def test_an_arn_of_another_region_or_label_is_not_found(engine: Engine) -> None:
+    table = await engine.table()
+    assert table.stream is not None
+    arn = engine.catalog.stream_arn(table.stream)
+    for other in (
+        arn.replace(REGION, "south"),
+        arn.replace("000000000000", "1"),
+        arn + "0",
+        arn.replace("pets", "cats"),
+    ):
+        with pytest.raises(ResourceNotFoundError):
+            engine.catalog.stream(other)
+
+
+async def test_a_stream_is_disabled_and_a_new_one_enabled(engine: Engine) -> None:
+    table = await engine.table()
+    old = engine.catalog.enabled_stream("pets")
+    await engine.committer.commit(put(engine, "pets", "a"))
+    await engine.catalog.set_stream("pets", None)
+    closed = engine.catalog.stream(engine.catalog.stream_arn(old))
+    assert table.stream is None
+    assert not closed.is_enabled
+    # The stream stays the table's newest, and readable to its end.
+    assert engine.catalog.newest_stream(table.definition) == closed
+    assert engine.log.read(closed.shards[0], 0, 10).is_end
+    await engine.committer.commit(put(engine, "pets", "unrecorded"))
+    await engine.catalog.set_stream("pets", StreamViewType.KEYS_ONLY)
+    await engine.committer.commit(put(engine, "pets", "b"))
+    new = engine.catalog.enabled_stream("pets")
+    assert new.label > old.label
+    assert new.view_type == StreamViewType.KEYS_ONLY
+    assert new.shards[0].id != old.shards[0].id
+    assert engine.log.read(closed.shards[0], 0, 10).count == 1
+    assert engine.log.read(new.shards[0], 0, 10).count == 1
+    assert {stream.label for stream in engine.catalog.streams.all()} == {old.label, new.label}
+
+
+async def test_nothing_to_change_is_refused(engine: Engine) -> None:
+    await engine.table("with")
+    await engine.table("without", None)
+    for view_type in StreamViewType:
+        with pytest.raises(ValidationError, match="already has an enabled stream: TableName: with"):
+            await engine.catalog.set_stream("with", view_type)
+    with pytest.raises(ValidationError, match="no stream to disable: TableName: without"):
+        await engine.catalog.set_stream("without", None)
+
+
+async def test_a_shard_ends_after_its_last_record_and_the_next_begins_after_that(engine: Engine) -> None:
+    table = await engine.table()
+    await engine.committer.commit(put(engine, "pets", "a"))
+    await engine.catalog.set_stream("pets", None)
+    await engine.catalog.set_stream("pets", BOTH)
+    old, new = (stream.shards[0] for stream in engine.catalog.streams.all())
+    assert old.ending_sequence_number is not None
+    page = engine.log.read(old, 0, 10)
+    assert (page.count, page.last_sequence_number) == (1, old.ending_sequence_number)
+    assert new.starting_sequence_number > old.ending_sequence_number
+    assert table.definition.stream_label == engine.catalog.streams.all()[-1].label
+
+
+# All in one group: plans see what those before them in the group have planned.
+async def test_a_stream_is_switched_many_times_in_one_group(engine: Engine) -> None:
+    await engine.table()
+    switches = [engine.catalog.set_stream("pets", view_type) for view_type in (None, BOTH, None, BOTH)]
+    await asyncio.gather(*switches)
+    streams = engine.catalog.streams.all()
+    assert [stream.is_enabled for stream in streams] == [False, False, True]
+    assert len({stream.label for stream in streams}) == 3
+
+
+async def test_labels_are_never_given_twice_even_if_the_clock_goes_back(engine: Engine) -> None:
+    labels = []
+    for step in (0, 0, -10_000, 5, 0, -1):
+        engine.clock.ms += step
+        await engine.table()
+        labels.append(engine.catalog.open_table("pets").definition.stream_label)
+        await engine.catalog.set_stream("pets", None)
+        await engine.catalog.set_stream("pets", BOTH)
+        labels.append(engine.catalog.open_table("pets").definition.stream_label)
+        # The next table of this name must not take over the streams of this one.
+        await engine.catalog.delete_table("pets")
+    assert len(set(labels)) == len(labels) == len(engine.catalog.streams.all())
+
+
+async def test_a_deleted_table_leaves_no_items_and_a_readable_stream(engine: Engine) -> None:
+    table, other = await engine.table("pets"), await engine.table("other")
+    for name in ("pets", "other"):
+        await engine.committer.commit(put(engine, name, "a"))
+    stream = table.stream
+    assert stream is not None
+    deleted = await engine.catalog.delete_table("pets")
+    assert deleted == table.definition
+    assert table.is_deleted
+    assert items_of(engine, table.definition.id) == []
+    assert len(items_of(engine, other.definition.id)) == 1
+    with pytest.raises(ResourceNotFoundError):
+        engine.catalog.open_table("pets")
+    closed = engine.catalog.stream(engine.catalog.stream_arn(stream))
+    page = engine.log.read(closed.shards[0], 0, 10)
+    # Deleting a table is not a change of its items: it leaves no REMOVE records.
+    assert (page.count, page.is_end) == (1, True)
+
+
+async def test_a_new_table_of_an_old_name_is_empty_and_another_table(engine: Engine) -> None:
+    first = await engine.table()
+    await engine.committer.commit(put(engine, "pets", "a"))
+    await engine.catalog.delete_table("pets")
+    second = await engine.table()
+    assert second.definition.id > first.definition.id
+    assert second.definition.uuid != first.definition.uuid
+    assert items_of(engine, second.definition.id) == []
+    assert not second.is_deleted
+
+
+async def test_a_put_that_finds_its_table_deleted_in_the_same_group_is_refused(engine: Engine) -> None:
+    table = await engine.table()
+    async with asyncio.timeout(TIMEOUT_S):
+        results = await asyncio.gather(
+            engine.committer.commit(put(engine, "pets", "before")),
+            engine.catalog.delete_table("pets"),
+            engine.committer.commit(put(engine, "pets", "after")),
+            engine.catalog.create_table("pets", ID, None, BOTH),
+            engine.committer.commit(put(engine, "pets", "of the old table")),
+            return_exceptions=True,
+        )
+    refused = [result for result in results if isinstance(result, HeadraceError)]
+    assert [type(error) for error in refused] == [ResourceNotFoundError, ResourceNotFoundError]
+    assert results[2] is refused[0]
+    assert results[4] is refused[1]
+    again = engine.catalog.open_table("pets")
+    assert again is not table
+    assert items_of(engine, table.definition.id) == items_of(engine, again.definition.id) == []
+
+
+async def test_the_shard_of_a_key_is_the_open_one_that_covers_its_hash(engine: Engine) -> None:
+    table = await engine.table()
+    assert table.stream is not None
+    for key_hash in (0, 1, HASH_MAX):
+        assert table.shard_of(table.stream, key_hash) == table.stream.shards[0]
+    stream = table.stream
+    await engine.catalog.set_stream("pets", None)
+    with pytest.raises(AssertionError):
+        table.shard_of(engine.catalog.stream(engine.catalog.stream_arn(stream)), 0)
+
+
+async def test_everything_is_there_after_a_restart(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    async with running(store, FakeClock()) as engine:
+        await engine.table("pets", sort_key=AT)
+        await engine.table("gone")
+        await engine.table("quiet", None)
+        await engine.committer.commit(put(engine, "gone", "a"))
+        await engine.catalog.set_stream("pets", None)
+        await engine.catalog.set_stream("pets", StreamViewType.OLD_IMAGE)
+        await engine.catalog.delete_table("gone")
+        tables, streams = engine.catalog.tables.all(), engine.catalog.streams.all()
+    store.close()
+    del store, engine
+    again = Store(tmp_path / "store")
+    async with running(again, FakeClock()) as engine:
+        assert engine.catalog.tables.all() == tables
+        assert engine.catalog.streams.all() == streams
+        opened = engine.catalog.open_table("pets")
+        assert opened.stream is not None
+        assert opened.stream.view_type == StreamViewType.OLD_IMAGE
+        assert engine.catalog.open_table("quiet").stream is None
+        created = await engine.catalog.create_table("gone", ID, None, BOTH)
+        assert created.id > max(table.id for table in tables)
+        assert created.id > max(shard.id for stream in streams for shard in stream.shards)
+    again.close()
