@@ -100,6 +100,7 @@ async def _serve(config: Config, companions: tuple[tuple[str, ...], ...]) -> int
     # gRPC's own log repeats, in a form of its own, what is raised or answered anyway.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     # Imported here so that --help and mistakes in the settings answer at once.
+    from broker.model.errors import CorruptionError
     from broker.node import Node
     from broker.rpc.server import AddressInUseError
     from broker.storage.rocks import StoreOpenError
@@ -111,6 +112,9 @@ async def _serve(config: Config, companions: tuple[tuple[str, ...], ...]) -> int
         node = Node(config)
     except (StoreOpenError, configuration.ConfigError) as error:
         _refuse(str(error))
+    except CorruptionError as error:
+        _log.error("the data folder is damaged data=%s error=%s", config.data, error)
+        return _EXIT_FAILED
     try:
         try:
             ready = await node.start()

@@ -111,13 +111,15 @@ class ReplicationService:
 
     async def ReadSnapshot(self, request: pb.ReadSnapshotRequest, context: Context) -> None:
         """Streams the items of a table."""
-        snapshot = await self._reader.snapshot(self._catalog.open_table(request.table_name))
+        snapshot = await self._reader.snapshot(
+            self._catalog.open_table(request.table_name), request.exclusive_start_key
+        )
         number = format_sequence_number(snapshot.sequence_number)
         await context.write(pb.ReadSnapshotResponse(sequence_number=number, region=self._catalog.region))
         items: list[bytes] = []
         size = 0
         last_key = b""
-        for count, (key, stored) in enumerate(snapshot.scan(request.exclusive_start_key), start=1):
+        for count, (key, stored) in enumerate(snapshot.items, start=1):
             item = _versioned_item(stored)
             if items and size + len(item) > PAGE_BYTES_MAX:
                 await context.write(_snapshot_response(items, last_key))

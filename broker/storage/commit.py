@@ -27,21 +27,21 @@ from broker.storage.journal import Entry
 from broker.storage.rocks import Family
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from broker.encoding.items import EncodedItem
     from broker.encoding.keys import ItemKey
     from broker.model.tables import Shard, StreamViewType
     from broker.storage.journal import Journal
     from broker.storage.layout import StoredItem
-    from broker.storage.rocks import Mutations, Snapshot, Store
+    from broker.storage.rocks import Mutations, Store
     from broker.storage.watermark import Watermarks
 
 # A group is closed when it holds this much, so that one group neither blocks the event loop nor the disk for long.
 GROUP_OPERATIONS_MAX: Final = 256
 GROUP_BYTES_MAX: Final = 8 * 1024 * 1024
 # A log block is closed when it holds this much: a reader's page is about as large, so it decodes little for nothing.
-BLOCK_BYTES_MAX: Final = 1024 * 1024
+BLOCK_BYTES_MAX: Final = 256 * 1024
 # What may wait. Beyond it callers are told to come again.
 QUEUE_OPERATIONS_MAX: Final = 20_000
 QUEUE_BYTES_MAX: Final = 64 * 1024 * 1024
@@ -312,12 +312,12 @@ class Committer:
             if unsettled.group.changes_item(stored_key):
                 await asyncio.shield(unsettled.synced)
 
-    async def snapshot(self, family: Family) -> tuple[int, Snapshot]:
-        """A family at one sequence number: it holds exactly the writes up to it, and all of them are durable."""
-        number, snapshot = self._counters.sequence_number, self._store.snapshot(family)
+    async def snapshot(self, family: Family, begin: bytes, end: bytes) -> tuple[int, Iterator[tuple[bytes, bytes]]]:
+        """The entries with begin <= key < end at one sequence number: exactly the writes up to it, all durable."""
+        number, entries = self._counters.sequence_number, self._store.scan(family, begin, end)
         for unsettled in list(self._unsettled):
             await asyncio.shield(unsettled.synced)
-        return number, snapshot
+        return number, entries
 
     async def run(self) -> None:
         """Commits groups until `close`. Raises what the disk raised; then nothing more is accepted."""

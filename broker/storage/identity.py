@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from broker.model.errors import CorruptionError
 from broker.storage.rocks import Family
 
 if TYPE_CHECKING:
     from random import Random
 
-    from broker.storage.rocks import Store
+from broker.storage.rocks import Store
 
 _KEY: Final = b"identity"
 _SECRET_BYTES: Final = 32
@@ -25,10 +26,16 @@ class Identity(msgspec.Struct, frozen=True):
 
 
 def open_identity(store: Store, region: str, random: Random) -> Identity:
-    """A store's identity; a new store gets this region and a random secret, durably."""
+    """A store's identity; a new store gets this region and a random secret, durably.
+
+    Raises CorruptionError if it cannot be read.
+    """
     value = store.get(Family.CATALOG, _KEY)
     if value is not None:
-        return msgspec.json.decode(value, type=Identity)
+        try:
+            return msgspec.json.decode(value, type=Identity)
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+            raise CorruptionError(f"the store's identity is not what was written: {error}") from error
     identity = Identity(region=region, iterator_secret=random.randbytes(_SECRET_BYTES))
     store.write({Family.CATALOG: {_KEY: msgspec.json.encode(identity)}})
     store.sync()

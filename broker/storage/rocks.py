@@ -16,6 +16,7 @@ from rocksdict import (
     DBRecoveryMode,
     Options,
     Rdict,
+    RdictIter,
     ReadOptions,
     WriteBatch,
     WriteOptions,
@@ -97,12 +98,16 @@ class Store:
         self._db.flush_wal(sync=True)
 
     def scan(self, family: Family, begin: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:
-        """The entries with begin <= key < end, in key order, as they are now."""
-        return _entries(self._families[family], begin, end)
+        """The entries with begin <= key < end, in key order, all as they are at this moment, however late read.
 
-    def snapshot(self, family: Family) -> Snapshot:
-        """A family as it is now, for as long as the snapshot is kept."""
-        return Snapshot(self._families[family].snapshot())
+        A cursor of RocksDB sees one moment: that of its first seek. (rocksdict's Snapshot does not: its iterators show
+        what was written after it.)
+        """
+        options = ReadOptions()
+        options.set_iterate_upper_bound(end)
+        cursor = self._families[family].iter(options)
+        cursor.seek(begin)
+        return _entries(cursor, options)
 
     def last_before(self, family: Family, begin: bytes, end: bytes) -> tuple[bytes, bytes] | None:
         """The last entry with begin <= key < end."""
@@ -118,29 +123,18 @@ class Store:
         """Closes the store; nothing may use it afterwards."""
         for family in self._families.values():
             family.close()
+        # Each handle keeps the database open.
+        self._families.clear()
+        self._handles.clear()
         self._db.close()
 
 
-class Snapshot:
-    """A family as it was at one moment."""
-
-    def __init__(self, snapshot: object) -> None:
-        self._snapshot = snapshot
-
-    def scan(self, begin: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:
-        """The entries with begin <= key < end, in key order."""
-        return _entries(self._snapshot, begin, end)
-
-
-def _entries(source: object, begin: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:
-    options = ReadOptions()
-    options.set_iterate_upper_bound(end)
-    cursor = source.iter(options)  # type: ignore[attr-defined]
-    cursor.seek(begin)
+def _entries(cursor: RdictIter, _options: ReadOptions) -> Iterator[tuple[bytes, bytes]]:
+    # The cursor reads the bound from the options' memory, so they must live as long as it does.
     while cursor.valid():
         yield cursor.key(), cursor.value()
         cursor.next()
-    # An iterator that met a broken block is no longer valid either; only its status tells.
+    # A cursor that met a broken block is no longer valid either; only its status tells.
     cursor.status()
 
 

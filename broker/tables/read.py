@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from broker.encoding.keys import table_prefix
 from broker.storage import layout
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from broker.encoding.keys import ItemKey
     from broker.storage.commit import Committer
     from broker.storage.layout import StoredItem
-    from broker.storage.rocks import Snapshot, Store
+    from broker.storage.rocks import Store
     from broker.tables.catalog import OpenTable
 
 # The smallest byte string after a key is the key and this.
@@ -34,24 +34,19 @@ class ItemReader:
         await self._committer.settled(key.stored)
         return None if value is None else layout.decode_item(value).item.encoded
 
-    async def snapshot(self, table: OpenTable) -> TableSnapshot:
-        """All items of a table as they are now."""
-        number, snapshot = await self._committer.snapshot(Family.ITEMS)
-        return TableSnapshot(table.definition.id, number, snapshot)
-
-
-class TableSnapshot:
-    """A table as it was at one sequence number."""
-
-    def __init__(self, table_id: int, sequence_number: int, snapshot: Snapshot) -> None:
-        self.sequence_number = sequence_number
-        self._table_id = table_id
-        self._snapshot = snapshot
-
-    def scan(self, after: bytes) -> Iterator[tuple[bytes, StoredItem]]:
-        """The items after a stored key (or all, if it is empty), in the order of their stored keys."""
-        begin, end = table_prefix(self._table_id), table_prefix(self._table_id + 1)
+    async def snapshot(self, table: OpenTable, after: bytes) -> TableSnapshot:
+        """The items of a table as they are now: those after a stored key, or all if it is empty."""
+        table_id = table.definition.id
+        begin, end = table_prefix(table_id), table_prefix(table_id + 1)
         if after:
             begin = max(begin, min(after + _SUCCESSOR, end))
-        for key, value in self._snapshot.scan(begin, end):
-            yield key, layout.decode_item(value)
+        number, entries = await self._committer.snapshot(Family.ITEMS, begin, end)
+        return TableSnapshot(number, ((key, layout.decode_item(value)) for key, value in entries))
+
+
+class TableSnapshot(NamedTuple):
+    """A table as it was at one sequence number."""
+
+    sequence_number: int
+    # By stored key, in its order; to be read once.
+    items: Iterator[tuple[bytes, StoredItem]]
