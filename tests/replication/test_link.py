@@ -11,6 +11,9 @@ from dataclasses import dataclass
 import pytest
 
 from headrace.replication import Replicator, verify_replica
+from headrace.replication.lifecycle import Progress, Status
+from headrace.replication.region import Region
+from headrace.replication.report import ReplicaEntry
 from headrace.v1 import record_pb2
 from headrace.v1 import replication_service_pb2 as pb
 from tests.replication.fake_region import FakeRegion, seq, serving
@@ -556,6 +559,33 @@ async def test_two_peers_that_begin_together_copy_once(regions: Regions) -> None
     assert sum(len(request.items) for request in south.seen("apply")) == 30
 
 
+async def test_a_leader_goes_on_from_what_is_durable_when_it_leads(regions: Regions) -> None:
+    # What it read before it joined the group may be old: here another peer copies everything in between, and is killed.
+    north, south = regions.north, regions.south
+    north.create_replica("copy", "flights", south)
+    is_late, may_join = asyncio.Event(), asyncio.Event()
+
+    async def hold_the_first() -> None:
+        if not is_late.is_set():
+            is_late.set()
+            await may_join.wait()
+
+    north.before["Consume"] = hold_the_first
+    async with peer(regions):
+        await asyncio.wait_for(is_late.wait(), 10)
+        leader = Replicator(north.endpoint, random=random.Random(2))
+        running = asyncio.create_task(leader.run(lambda: None))
+        await regions.active()
+        copied_from = north.progress().snapshot_sequence_number
+        leader.stop()
+        await asyncio.wait_for(running, 10)
+        may_join.set()
+        await north.put("flights", "k1", "changed")
+        await regions.converged()
+        assert north.progress().snapshot_sequence_number == copied_from
+    assert sum(len(request.items) for request in south.seen("apply")) == 30
+
+
 async def test_the_link_of_a_deleted_replica_ends_and_leaves_nothing(regions: Regions) -> None:
     north = regions.north
     north.create_replica("copy", "flights", regions.south)
@@ -585,6 +615,19 @@ async def test_a_replica_made_again_at_once_does_not_inherit_progress(regions: R
         north.create_replica("copy", "flights", regions.south, target_table="second")
         await regions.converged("second")
         await regions.active()
+
+
+async def test_progress_is_not_reported_for_a_namesake(regions: Regions) -> None:
+    north = regions.north
+    async with Region("source", north.endpoint) as source:
+        entry = ReplicaEntry(source, north.create_replica("copy", "flights", regions.south))
+        await entry.report(Progress(status=Status.ACTIVE, snapshot_sequence_number=seq(5)))
+        assert north.progress().status == ACTIVE
+        north.delete_replica("copy")
+        north.create_replica("copy", "flights", regions.south, target_table="second")
+        await entry.report(Progress(status=Status.ACTIVE, snapshot_sequence_number=seq(5)))
+        assert await entry.progress() is None
+    assert north.progress() == pb.ReplicaProgress(status=pb.REPLICA_STATUS_CREATING)
 
 
 async def test_verify_finds_a_replica_equal(regions: Regions) -> None:
