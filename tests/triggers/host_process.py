@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import select
 import signal
 import subprocess
@@ -21,7 +22,7 @@ STOP_TIMEOUT_S: Final = 15.0
 class HostProcess:
     """`headrace trigger-host`: started, killed or stopped, and always reaped."""
 
-    def __init__(self, endpoint: str, folder: Path, *, environment: Mapping[str, str] | None = None) -> None:
+    def __init__(self, endpoint: str, folder: Path) -> None:
         self.log_path = folder / "host.log"
         command = [sys.executable, "-m", "headrace.cli", "trigger-host", "--endpoint", endpoint]
         with self.log_path.open("ab") as log:
@@ -30,7 +31,8 @@ class HostProcess:
                 command,
                 stdout=subprocess.PIPE,
                 stderr=log,
-                env=dict(environment) if environment else None,
+                # What a killed host leaves behind goes with the test.
+                env={**os.environ, "TMPDIR": str(folder)},
                 start_new_session=True,
             )
 

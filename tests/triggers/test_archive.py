@@ -76,7 +76,7 @@ def test_what_unpacks_to_too_much_is_refused(tmp_path: Path, monkeypatch: pytest
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("code", [b"", b"not a zip", zipped(a=b"x")[:-10]])
+@pytest.mark.parametrize("code", [b"", b"not a zip", zipped(a=b"x")[:-10]], ids=["empty", "other", "cut"])
 def test_what_is_no_archive_is_refused(tmp_path: Path, code: bytes) -> None:
     with pytest.raises(ArchiveError):
         archive.unpack(code, tmp_path)

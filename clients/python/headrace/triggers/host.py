@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from pathlib import Path
 from random import Random
 from typing import Final
 
@@ -19,6 +20,7 @@ from headrace import errors
 from headrace._backoff import Backoff
 from headrace._channel import UNARY_TIMEOUT_S, open_async_channel, resolve_endpoint
 from headrace.triggers.runner import TriggerRunner, trigger_stub
+from headrace.triggers.work_folder import work_folder
 from headrace.v1 import trigger_service_pb2 as pb
 
 # How soon a change of a trigger is noticed.
@@ -59,21 +61,25 @@ class TriggerHost:
 
     async def run(self) -> None:
         """Runs triggers until stop(). A broker that is away, now or later, is waited for."""
-        async with open_async_channel(self._endpoint) as channel:
-            polling = asyncio.create_task(self._poll(channel), name="poll triggers")
-            stopping = asyncio.create_task(self._stopping.wait(), name="wait for stop")
-            try:
-                await asyncio.wait({polling, stopping}, return_when=asyncio.FIRST_COMPLETED)
-                if polling.done():
-                    # It goes on until it is cancelled: this raises what broke it.
-                    polling.result()
-            finally:
-                polling.cancel()
-                stopping.cancel()
-                await asyncio.wait({polling, stopping})
-                await self._end_all()
+        with work_folder() as folder:
+            async with open_async_channel(self._endpoint) as channel:
+                await self._run(channel, folder)
 
-    async def _poll(self, channel: grpc.aio.Channel) -> None:
+    async def _run(self, channel: grpc.aio.Channel, folder: Path) -> None:
+        polling = asyncio.create_task(self._poll(channel, folder), name="poll triggers")
+        stopping = asyncio.create_task(self._stopping.wait(), name="wait for stop")
+        try:
+            await asyncio.wait({polling, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            if polling.done():
+                # It goes on until it is cancelled: this raises what broke it.
+                polling.result()
+        finally:
+            polling.cancel()
+            stopping.cancel()
+            await asyncio.wait({polling, stopping})
+            await self._end_all()
+
+    async def _poll(self, channel: grpc.aio.Channel, folder: Path) -> None:
         backoff = Backoff(initial_s=POLL_INTERVAL_S / 4, max_s=POLL_RETRY_MAX_S, random=self._random)
         is_ready = False
         while True:
@@ -84,13 +90,13 @@ class TriggerHost:
                 await asyncio.sleep(backoff.next_s())
                 continue
             backoff.reset()
-            self._follow(triggers, channel)
+            self._follow(triggers, channel, folder)
             if not is_ready:
                 is_ready = True
                 self._on_ready()
             await asyncio.sleep(POLL_INTERVAL_S)
 
-    def _follow(self, triggers: list[pb.TriggerDescription], channel: grpc.aio.Channel) -> None:
+    def _follow(self, triggers: list[pb.TriggerDescription], channel: grpc.aio.Channel, folder: Path) -> None:
         """Makes what runs equal to what is enabled."""
         enabled = {trigger.trigger_name: trigger for trigger in triggers if trigger.state == pb.TRIGGER_STATE_ENABLED}
         for name, (identity, runner) in list(self._running.items()):
@@ -107,7 +113,7 @@ class TriggerHost:
             if name in self._running or name in self._ending:
                 continue
             _LOGGER.info("a trigger begins trigger=%s batch_size=%d", name, trigger.batch_size)
-            runner = TriggerRunner(trigger, channel, endpoint=self._endpoint, random=self._random)
+            runner = TriggerRunner(trigger, channel, endpoint=self._endpoint, work_folder=folder, random=self._random)
             runner.start()
             self._running[name] = (_identity(trigger), runner)
 

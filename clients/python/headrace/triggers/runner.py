@@ -63,12 +63,19 @@ class TriggerRunner:
     """Runs a trigger from start() to stop(). What fails outside the function is tried again, with growing delays."""
 
     def __init__(
-        self, trigger: pb.TriggerDescription, channel: grpc.aio.Channel, *, endpoint: str, random: Random
+        self,
+        trigger: pb.TriggerDescription,
+        channel: grpc.aio.Channel,
+        *,
+        endpoint: str,
+        work_folder: Path,
+        random: Random,
     ) -> None:
         self._trigger = trigger
         self._channel = channel
         self._stub = trigger_stub(channel)
         self._endpoint = endpoint
+        self._work_folder = work_folder
         self._random = random
         self._reporter = Reporter(trigger.trigger_name, self._send_report, random=random)
         self._deliverer: Deliverer | None = None
@@ -103,7 +110,7 @@ class TriggerRunner:
 
     async def _run(self) -> None:
         async with self._reporter:
-            with tempfile.TemporaryDirectory(prefix=f"headrace-trigger-{self._trigger.trigger_name}-") as folder:
+            with tempfile.TemporaryDirectory(prefix=f"{self._trigger.trigger_name}-", dir=self._work_folder) as folder:
                 await self._run_until_stopped(Path(folder))
 
     async def _run_until_stopped(self, code_dir: Path) -> None:
