@@ -63,7 +63,8 @@ def canonicalize(item: pb.Item, what: str = "Item size") -> EncodedItem:
         if text:
             size += len(text) if text.isascii() else len(text.encode())
         else:
-            size += _canonical_value(value, value.WhichOneof("kind"), 1)
+            kind = value.WhichOneof("kind")
+            size += _canonical_number(value) if kind == "n" else _canonical_value(value, kind, 1)
         size += _name_bytes(name)
     if size > ITEM_SIZE_BYTES_MAX:
         raise ValidationError(
@@ -113,10 +114,17 @@ def _name_bytes(name: str) -> int:
 
 def _canonical_number(value: pb.AttributeValue) -> int:
     text = value.n
-    normal = numbers.normalize(text)
+    normal, size = _normal_number(text)
     if normal != text:
         value.n = normal
-    return numbers.size_bytes(normal)
+    return size
+
+
+@lru_cache(maxsize=8192)
+def _normal_number(text: str) -> tuple[str, int]:
+    """A number's normal form and size: the numbers of real tables are few and come often, so the answers are kept."""
+    normal = numbers.normalize(text)
+    return normal, numbers.size_bytes(normal)
 
 
 def _canonical_value(value: pb.AttributeValue, kind: str | None, level: int) -> int:
@@ -141,8 +149,8 @@ def _canonical_value(value: pb.AttributeValue, kind: str | None, level: int) -> 
             texts = _canonical_set(value.ss.values, "SS")
             return sum(len(text.encode()) for text in texts)
         case "ns":
-            value.ns.values[:] = [numbers.normalize(text) for text in value.ns.values]
-            return sum(numbers.size_bytes(text) for text in _canonical_set(value.ns.values, "NS"))
+            value.ns.values[:] = [_normal_number(text)[0] for text in value.ns.values]
+            return sum(_normal_number(text)[1] for text in _canonical_set(value.ns.values, "NS"))
         case "bs":
             return sum(len(data) for data in _canonical_set(value.bs.values, "BS"))
         case "l":

@@ -49,6 +49,7 @@ _BLOCK_CACHE_BYTES: Final = 128 * 1024 * 1024
 _WRITE_BUFFER_BYTES: Final = 64 * 1024 * 1024
 _WAL_BYTES_MAX: Final = 512 * 1024 * 1024
 _BLOOM_BITS: Final = 10
+_MEMTABLE_FILTER_RATIO: Final = 0.05
 _OPEN_FILES_MAX: Final = 512
 _LOG_FILES_MAX: Final = 4
 
@@ -156,6 +157,10 @@ def _family_options(family: Family, cache: Cache) -> Options:
     blocks.set_block_cache(cache)
     blocks.set_bloom_filter(_BLOOM_BITS, block_based=False)
     options.set_block_based_table_factory(blocks)
+    if family in (Family.ITEMS, Family.TOMBSTONES):
+        # Most writes first look for an item that is not there: a filter answers faster than the memtable.
+        options.set_memtable_whole_key_filtering(whole_key_filter=True)
+        options.set_memtable_prefix_bloom_ratio(_MEMTABLE_FILTER_RATIO)
     # Log blocks are read at memory speed and soon trimmed: not worth the time to compress.
     compression = DBCompressionType.none() if family is Family.LOG else DBCompressionType.lz4()
     options.set_compression_type(compression)
