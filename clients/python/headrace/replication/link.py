@@ -140,6 +140,8 @@ class Link:
         ) as session:
             # 3. Lead. Whoever led before may have done more than was durable in 1: then begin again there.
             if session.is_standby:
+                # The leader may make the target's table anew.
+                self._target_table_id = ""
                 await self._stand_by(session)
                 return
             before, progress = progress, await self._durable_progress()
@@ -148,6 +150,8 @@ class Link:
             async with Reporter(self.entry, progress) as reporter:
                 try:
                     await self._lead(target, session, reporter, after=after)
+                except (StartOverError, NeedsPersonError):
+                    raise
                 except Exception as error:
                     # Only the leader says so: the progress it would be written with may be stale anywhere else.
                     reporter.note(reporter.progress.troubled(self._timed(_text(error))))
@@ -277,6 +281,4 @@ class Link:
 
 
 def _text(error: Exception) -> str:
-    if isinstance(error, LinkError):
-        return f"{error.reason}: {error.message}"
-    return str(error) if isinstance(error, StartOverError | NeedsPersonError) else f"internal error: {error!r}"
+    return f"{error.reason}: {error.message}" if isinstance(error, LinkError) else f"internal error: {error!r}"
