@@ -56,7 +56,8 @@ class Node:
         log = LogReader(store, watermarks, clock)
         for stream in catalog.streams.all():
             log.recover(stream)
-        groups = ConsumerGroups(store, committer)
+        triggers, replicas = Triggers(store, committer), Replicas(store, committer)
+        groups = ConsumerGroups(store, committer, {"trigger": triggers.exists, "replica": replicas.exists})
         engine = Engine(
             catalog=catalog,
             committer=committer,
@@ -65,8 +66,8 @@ class Node:
             iterators=Iterators(identity.iterator_secret, clock),
             groups=groups,
             members=Members(groups),
-            triggers=Triggers(store, committer),
-            replicas=Replicas(store, committer),
+            triggers=triggers,
+            replicas=replicas,
         )
         self._rpc = RpcServer(engine, self._telemetry)
         self._http = HttpServer(region, lambda: self._is_serving)

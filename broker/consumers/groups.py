@@ -12,6 +12,8 @@ from broker.storage.documents import Documents
 from broker.tables.validate import check_name
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
     from broker.consumers.consume import Member
     from broker.model.tables import Shard
     from broker.storage.commit import Committer, Group
@@ -51,10 +53,15 @@ class ConsumerGroup:
 
 
 class ConsumerGroups:
-    """All groups of a store. Every change is an operation of the group commit, so it survives what a write survives."""
+    """All groups of a store. Every change is an operation of the group commit, so it survives what a write survives.
 
-    def __init__(self, store: Store, committer: Committer) -> None:
+    A group named "kind:name" belongs to the trigger or replica of that name and lives no longer than it: `owners` says,
+    by kind, whether one of a name exists.
+    """
+
+    def __init__(self, store: Store, committer: Committer, owners: Mapping[str, Callable[[str], bool]]) -> None:
         self._committer = committer
+        self._owners = owners
         self.documents = Documents(store, "consumer", ConsumerGroup)
 
     def get(self, name: str) -> ConsumerGroup:
@@ -65,139 +72,98 @@ class ConsumerGroups:
         return group
 
     async def ensure(self, name: str, stream_arn: str, start_after: int) -> ConsumerGroup:
-        """The group of a name, made if there is none. Raises ValidationError if it reads another stream."""
-        group = self.documents.get(name)
-        if group is None:
-            group = await self._committer.commit(
-                _Create(groups=self, name=name, arn=stream_arn, start_after=start_after)
-            )
-        if group.stream_arn != stream_arn:
+        """The group of a name, made if there is none.
+
+        Raises ValidationError if it reads another stream, ResourceNotFoundError if what it belongs to is gone.
+        """
+
+        def plan(group: Group) -> ConsumerGroup:
+            self._check_owner(name)
+            # Another member of the same group may have come at the same time.
+            consumer = self.documents.get(name)
+            if consumer is None:
+                consumer = ConsumerGroup(
+                    name=name, stream_arn=stream_arn, create_time_ms=group.now_ms, start_after=start_after
+                )
+                self.documents.put(group, name, consumer)
+            return consumer
+
+        self._check_owner(name)
+        consumer = self.documents.get(name)
+        if consumer is None:
+            consumer = await self._committer.change(plan)
+        if consumer.stream_arn != stream_arn:
             raise ValidationError(
-                f"Consumer group {name} reads another stream: {group.stream_arn}", field="stream_arn", group_name=name
+                f"Consumer group {name} reads another stream: {consumer.stream_arn}",
+                field="stream_arn",
+                group_name=name,
             )
-        return group
+        return consumer
 
     async def lease(self, name: str, shard: Shard, horizon: int) -> ShardState:
         """Begins a lease of a shard: a new epoch, from the checkpoint there is. Raises ResourceNotFoundError."""
-        state: ShardState = await self._committer.commit(_Lease(groups=self, name=name, shard=shard, horizon=horizon))
-        return state
+
+        def plan(group: Group) -> ShardState:
+            consumer = self.get(name)
+            state = consumer.shards.get(shard.shard_id)
+            if state is None:
+                # Children are read from their beginning, wherever the group began.
+                start = horizon if shard.parent_shard_id else max(horizon, consumer.start_after)
+                state = ShardState(checkpoint=start, epoch=0)
+            state = replace(state, epoch=state.epoch + 1)
+            self._put(group, consumer, shard.shard_id, state)
+            return state
+
+        return await self._committer.change(plan)
 
     async def checkpoint(self, name: str, shard_id: str, epoch: int, number: int, *, is_finished: bool) -> None:
         """Notes that a shard is processed up to a sequence number; returns when that is durable.
 
         Raises LeaseFencedError if the epoch is not the newest, ValidationError if the number is below the checkpoint.
         """
-        await self._committer.commit(
-            _Checkpoint(groups=self, name=name, shard_id=shard_id, epoch=epoch, number=number, is_finished=is_finished)
-        )
+
+        def plan(group: Group) -> None:
+            consumer = self.get(name)
+            state = consumer.shards.get(shard_id)
+            if state is None or state.epoch != epoch:
+                raise LeaseFencedError(
+                    f"The lease of {shard_id} was taken over: epoch {epoch} is not the newest",
+                    shard_id=shard_id,
+                    lease_epoch=epoch,
+                )
+            if number < state.checkpoint:
+                raise ValidationError(
+                    f"sequence_number is below the checkpoint {format_sequence_number(state.checkpoint)}",
+                    field="sequence_number",
+                    limit=format_sequence_number(state.checkpoint),
+                )
+            self._put(group, consumer, shard_id, replace(state, checkpoint=number, is_finished=is_finished))
+
+        await self._committer.change(plan)
 
     async def delete(self, name: str) -> None:
         """Forgets a group. Raises ResourceNotFoundError."""
-        await self._committer.commit(_Delete(groups=self, name=name))
+
+        def plan(group: Group) -> None:
+            self.get(name)
+            self.documents.delete(group, name)
+
+        await self._committer.change(plan)
 
     async def forget(self, name: str) -> None:
         """Deletes a group, if there is one, whose owner is deleted. Live members are told on their next move."""
         if self.documents.get(name) is not None:
             await self.delete(name)
 
-
-_STATE_BYTES: Final = 512
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Create:
-    groups: ConsumerGroups
-    name: str
-    arn: str
-    start_after: int
-
-    @property
-    def size_bytes(self) -> int:
-        return _STATE_BYTES
-
-    def plan(self, group: Group) -> ConsumerGroup:
-        there = self.groups.documents.get(self.name)
-        if there is not None:
-            # Another member of the same group came at the same time.
-            return there
-        made = ConsumerGroup(
-            name=self.name, stream_arn=self.arn, create_time_ms=group.now_ms, start_after=self.start_after
-        )
-        self.groups.documents.put(group, self.name, made)
-        return made
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Lease:
-    groups: ConsumerGroups
-    name: str
-    shard: Shard
-    horizon: int
-
-    @property
-    def size_bytes(self) -> int:
-        return _STATE_BYTES
-
-    def plan(self, group: Group) -> ShardState:
-        consumer = self.groups.get(self.name)
-        state = consumer.shards.get(self.shard.shard_id)
-        if state is None:
-            # Children are read from their beginning, wherever the group began.
-            start = self.horizon if self.shard.parent_shard_id else max(self.horizon, consumer.start_after)
-            state = ShardState(checkpoint=start, epoch=0)
-        state = replace(state, epoch=state.epoch + 1)
-        _put(self.groups, group, consumer, self.shard.shard_id, state)
-        return state
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Checkpoint:
-    groups: ConsumerGroups
-    name: str
-    shard_id: str
-    epoch: int
-    number: int
-    is_finished: bool
-
-    @property
-    def size_bytes(self) -> int:
-        return _STATE_BYTES
-
-    def plan(self, group: Group) -> None:
-        consumer = self.groups.get(self.name)
-        state = consumer.shards.get(self.shard_id)
-        if state is None or state.epoch != self.epoch:
-            raise LeaseFencedError(
-                f"The lease of {self.shard_id} was taken over: epoch {self.epoch} is not the newest",
-                shard_id=self.shard_id,
-                lease_epoch=self.epoch,
+    def _check_owner(self, name: str) -> None:
+        kind, separator, owner = name.partition(":")
+        if separator and kind in self._owners and not self._owners[kind](owner):
+            raise ResourceNotFoundError(
+                f"Consumer group {name} belongs to a {kind} that does not exist", group_name=name
             )
-        if self.number < state.checkpoint:
-            raise ValidationError(
-                f"sequence_number is below the checkpoint {format_sequence_number(state.checkpoint)}",
-                field="sequence_number",
-                limit=format_sequence_number(state.checkpoint),
-            )
-        state = replace(state, checkpoint=self.number, is_finished=self.is_finished)
-        _put(self.groups, group, consumer, self.shard_id, state)
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Delete:
-    groups: ConsumerGroups
-    name: str
-
-    @property
-    def size_bytes(self) -> int:
-        return _STATE_BYTES
-
-    def plan(self, group: Group) -> None:
-        self.groups.get(self.name)
-        self.groups.documents.delete(group, self.name)
-
-
-def _put(groups: ConsumerGroups, group: Group, consumer: ConsumerGroup, shard_id: str, state: ShardState) -> None:
-    groups.documents.put(group, consumer.name, replace(consumer, shards=consumer.shards | {shard_id: state}))
+    def _put(self, group: Group, consumer: ConsumerGroup, shard_id: str, state: ShardState) -> None:
+        self.documents.put(group, consumer.name, replace(consumer, shards=consumer.shards | {shard_id: state}))
 
 
 class Members:

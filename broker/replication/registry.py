@@ -67,6 +67,10 @@ class Replicas:
         self._committer = committer
         self.documents = Documents(store, "replica", Replica)
 
+    def exists(self, name: str) -> bool:
+        """Whether there is a replica of a name."""
+        return self.documents.get(name) is not None
+
     def get(self, name: str) -> Replica:
         """A replica. Raises ResourceNotFoundError."""
         replica = self.documents.get(name)
@@ -76,63 +80,29 @@ class Replicas:
 
     async def create(self, replica: Replica) -> Replica:
         """Adds a replica. Raises ResourceInUseError if the name is taken."""
-        made: Replica = await self._committer.commit(_Create(replicas=self, replica=replica))
-        return made
+
+        def plan(group: Group) -> Replica:
+            if self.documents.get(replica.name) is not None:
+                raise ResourceInUseError(f"Replica already exists: {replica.name}", replica_name=replica.name)
+            made = replace(replica, create_time_ms=group.now_ms)
+            self.documents.put(group, made.name, made)
+            return made
+
+        return await self._committer.change(plan)
 
     async def report(self, name: str, progress: ReplicaProgress) -> None:
         """Replaces a replica's progress. Raises ResourceNotFoundError."""
-        await self._committer.commit(_Report(replicas=self, name=name, progress=progress))
+
+        def plan(group: Group) -> None:
+            self.documents.put(group, name, replace(self.get(name), progress=progress))
+
+        await self._committer.change(plan)
 
     async def delete(self, name: str) -> None:
         """Forgets a replica. Raises ResourceNotFoundError."""
-        await self._committer.commit(_Delete(replicas=self, name=name))
 
+        def plan(group: Group) -> None:
+            self.get(name)
+            self.documents.delete(group, name)
 
-_REPLICA_BYTES: Final = 1024
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Create:
-    replicas: Replicas
-    replica: Replica
-
-    @property
-    def size_bytes(self) -> int:
-        return _REPLICA_BYTES
-
-    def plan(self, group: Group) -> Replica:
-        name = self.replica.name
-        if self.replicas.documents.get(name) is not None:
-            raise ResourceInUseError(f"Replica already exists: {name}", replica_name=name)
-        replica = replace(self.replica, create_time_ms=group.now_ms)
-        self.replicas.documents.put(group, name, replica)
-        return replica
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Report:
-    replicas: Replicas
-    name: str
-    progress: ReplicaProgress
-
-    @property
-    def size_bytes(self) -> int:
-        return _REPLICA_BYTES
-
-    def plan(self, group: Group) -> None:
-        replica = replace(self.replicas.get(self.name), progress=self.progress)
-        self.replicas.documents.put(group, self.name, replica)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Delete:
-    replicas: Replicas
-    name: str
-
-    @property
-    def size_bytes(self) -> int:
-        return _REPLICA_BYTES
-
-    def plan(self, group: Group) -> None:
-        self.replicas.get(self.name)
-        self.replicas.documents.delete(group, self.name)
+        await self._committer.change(plan)

@@ -93,14 +93,18 @@ def service_handler(
         counter = telemetry.rpc_counter(f"{descriptor.name}/{method.name}")
         if not method.client_streaming and not method.server_streaming:
             handlers[method.name] = grpc.unary_unary_rpc_method_handler(
-                _unary(function, counter, drain), request_deserializer=deserialize, response_serializer=_serialize
+                _handler(_unary(function), counter, drain),
+                request_deserializer=deserialize,
+                response_serializer=_serialize,
             )
             continue
         make = (
             grpc.stream_stream_rpc_method_handler if method.client_streaming else grpc.unary_stream_rpc_method_handler
         )
         handlers[method.name] = make(
-            _streaming(function, counter, drain), request_deserializer=deserialize, response_serializer=_serialize
+            _handler(_streaming(function, drain), counter, drain),
+            request_deserializer=deserialize,
+            response_serializer=_serialize,
         )
     return grpc.method_handlers_generic_handler(descriptor.full_name, handlers)
 
@@ -131,44 +135,34 @@ def _serialize(response: Message | bytes) -> bytes:
     return response if isinstance(response, bytes) else response.SerializeToString()
 
 
-def _unary(
-    function: Callable[[Any], Awaitable[Any]], counter: RpcCounter, drain: Drain
-) -> Callable[..., Awaitable[Any]]:
+def _handler(
+    serve: Callable[[Any, Context], Awaitable[Any]], counter: RpcCounter, drain: Drain
+) -> Callable[[Any, Context], Awaitable[Any]]:
+    """The one error boundary: whatever a call raises leaves it as a status."""
+
     async def handle(request: Any, context: Context) -> Any:
         counter.started += 1
         try:
             with drain.call():
-                return await function(checked(request))
+                return await serve(checked(request), context)
         except HeadraceError as error:
             counter.failed += 1
             await abort(context, error)
-        except asyncio.CancelledError:
-            raise
         except Exception as error:
             counter.failed += 1
             await _abort_unexpected(context, error)
 
     return handle
+
+
+def _unary(function: Callable[[Any], Awaitable[Any]]) -> Callable[[Any, Context], Awaitable[Any]]:
+    return lambda request, _: function(request)
 
 
 def _streaming(
-    function: Callable[[Any, Any], Awaitable[None]], counter: RpcCounter, drain: Drain
-) -> Callable[..., Awaitable[None]]:
-    async def handle(request: Any, context: Context) -> None:
-        counter.started += 1
-        try:
-            with drain.call():
-                await _until_drained(function(checked(request), context), drain)
-        except HeadraceError as error:
-            counter.failed += 1
-            await abort(context, error)
-        except asyncio.CancelledError:
-            raise
-        except Exception as error:
-            counter.failed += 1
-            await _abort_unexpected(context, error)
-
-    return handle
+    function: Callable[[Any, Context], Awaitable[None]], drain: Drain
+) -> Callable[[Any, Context], Awaitable[None]]:
+    return lambda request, context: _until_drained(function(request, context), drain)
 
 
 async def _until_drained(work: Awaitable[None], drain: Drain) -> None:

@@ -17,7 +17,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 from broker.encoding.records import encode_record, encode_time
 from broker.model.clock import Clock, HybridClock, Version
@@ -27,7 +27,7 @@ from broker.storage.journal import Entry
 from broker.storage.rocks import Family
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from broker.encoding.items import EncodedItem
     from broker.encoding.keys import ItemKey
@@ -45,10 +45,15 @@ BLOCK_BYTES_MAX: Final = 256 * 1024
 # What may wait. Beyond it callers are told to come again.
 QUEUE_OPERATIONS_MAX: Final = 20_000
 QUEUE_BYTES_MAX: Final = 64 * 1024 * 1024
+# About what a change of a definition takes in the queue.
+_CHANGE_BYTES: Final = 1024
 _RETRY_AFTER_MS: Final = 50
 # A group is begun after so many turns of the event loop that brought no operation, and after so many in any case.
 _GATHER_QUIET_TURNS: Final = 4
 _GATHER_TURNS_MAX: Final = 64
+
+
+Result = TypeVar("Result")
 
 
 class Operation(Protocol):
@@ -63,6 +68,16 @@ class Operation(Protocol):
 
         Raises HeadraceError, before any change, if the operation is refused.
         """
+
+
+class _Change:
+    """An operation that is nothing but its plan."""
+
+    __slots__ = ("plan", "size_bytes")
+
+    def __init__(self, plan: Callable[[Group], Any], size_bytes: int) -> None:
+        self.plan = plan
+        self.size_bytes = size_bytes
 
 
 class _ShardLog:
@@ -268,6 +283,11 @@ class Committer:
         (result,) = await self.submit((operation,), operation.size_bytes)
         if isinstance(result, HeadraceError):
             raise result
+        return result
+
+    async def change(self, plan: Callable[[Group], Result], size_bytes: int = _CHANGE_BYTES) -> Result:
+        """Carries out a rare operation, such as one on a definition, given as its plan. Raises as `commit` does."""
+        result: Result = await self.commit(_Change(plan, size_bytes))
         return result
 
     def submit(self, operations: Sequence[Operation], size_bytes: int) -> asyncio.Future[list[Any]]:

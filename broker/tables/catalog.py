@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from random import Random
 from typing import TYPE_CHECKING
 
@@ -90,44 +90,71 @@ class Catalog:
     ) -> Table:
         """Creates a table, with a stream if a view type is given. Raises ResourceInUseError if the name is taken."""
         table_uuid = str(uuid.UUID(int=self._random.getrandbits(128), version=4))
-        table: Table = await self._committer.commit(
-            _CreateTable(
-                catalog=self,
+
+        def plan(group: Group) -> Table:
+            if name in self._open:
+                raise ResourceInUseError(f"Table already exists: {name}", table_name=name)
+            table = Table(
                 name=name,
+                id=group.next_id(),
                 uuid=table_uuid,
+                create_time_ms=group.now_ms,
                 partition_key=partition_key,
                 sort_key=sort_key,
-                view_type=view_type,
             )
-        )
-        return table
+            if view_type is not None:
+                table = self._enable_stream(group, table, view_type)
+            self.tables.put(group, name, table)
+            self._open[name] = OpenTable(table, self._enabled_stream(table))
+            return table
+
+        return await self._committer.change(plan)
 
     async def set_stream(self, name: str, view_type: StreamViewType | None) -> Table:
         """Enables a new stream, or with None disables the one there is.
 
         Raises ResourceNotFoundError, and ValidationError if there is nothing to change.
         """
-        table: Table = await self._committer.commit(_SetStream(catalog=self, name=name, view_type=view_type))
-        return table
+
+        def plan(group: Group) -> Table:
+            opened = self.open_table(name)
+            table, stream = opened.definition, opened.stream
+            if view_type is not None:
+                if stream is not None:
+                    raise ValidationError(
+                        f"Table already has an enabled stream: TableName: {name}", field="stream_specification"
+                    )
+                table = self._enable_stream(group, table, view_type)
+            elif stream is None:
+                raise ValidationError(
+                    f"Table has no stream to disable: TableName: {name}", field="stream_specification"
+                )
+            else:
+                self._disable_stream(group, stream)
+            self.tables.put(group, name, table)
+            opened.definition, opened.stream = table, self._enabled_stream(table)
+            return table
+
+        return await self._committer.change(plan)
 
     async def delete_table(self, name: str) -> Table:
         """Removes a table and its items, and disables its stream. Raises ResourceNotFoundError."""
-        table: Table = await self._committer.commit(_DeleteTable(catalog=self, name=name))
-        return table
 
-    # What follows is called by the operations below, while their group is planned.
+        def plan(group: Group) -> Table:
+            opened = self.open_table(name)
+            table = opened.definition
+            if opened.stream is not None:
+                self._disable_stream(group, opened.stream)
+            self.tables.delete(group, name)
+            del self._open[name]
+            opened.is_deleted = True
+            for family in (Family.ITEMS, Family.TOMBSTONES):
+                group.delete_range(family, table_prefix(table.id), table_prefix(table.id + 1))
+            return table
 
-    def plan_put(self, group: Group, table: Table) -> None:
-        """Keeps a table's definition."""
-        self.tables.put(group, table.name, table)
-        opened = self._open.get(table.name)
-        if opened is None:
-            self._open[table.name] = OpenTable(table, self._enabled_stream(table))
-        else:
-            opened.definition = table
-            opened.stream = self._enabled_stream(table)
+        return await self._committer.change(plan)
 
-    def plan_enable_stream(self, group: Group, table: Table, view_type: StreamViewType) -> Table:
+    def _enable_stream(self, group: Group, table: Table, view_type: StreamViewType) -> Table:
         """Begins a stream; returns the definition that names it."""
         number = group.next_sequence_number()
         # A table of this name may have been deleted and left streams that are still readable.
@@ -136,21 +163,13 @@ class Catalog:
         self.streams.put(group, _stream_name(stream.table_name, stream.label), stream)
         return replace(table, stream_label=stream.label)
 
-    def plan_disable_stream(self, group: Group, stream: Stream) -> None:
+    def _disable_stream(self, group: Group, stream: Stream) -> None:
         """Ends a stream: its open shards are closed."""
         number = group.next_sequence_number()
         self.streams.put(group, _stream_name(stream.table_name, stream.label), closed_stream(stream, number))
         for shard in stream.shards:
             if shard.is_open:
                 group.close_shard(shard, number)
-
-    def plan_delete(self, group: Group, table: Table) -> None:
-        """Forgets a table and deletes its items."""
-        self.tables.delete(group, table.name)
-        self._open.pop(table.name).is_deleted = True
-        begin, end = table_prefix(table.id), table_prefix(table.id + 1)
-        for family in (Family.ITEMS, Family.TOMBSTONES):
-            group.delete_range(family, begin, end)
 
     def _enabled_stream(self, table: Table) -> Stream | None:
         stream = self.newest_stream(table)
@@ -159,83 +178,3 @@ class Catalog:
 
 def _stream_name(table_name: str, label: str) -> str:
     return f"{table_name}/stream/{label}"
-
-
-# About what a definition takes in the queue.
-_DEFINITION_BYTES = 1024
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _CreateTable:
-    catalog: Catalog
-    name: str
-    uuid: str
-    partition_key: KeyAttribute
-    sort_key: KeyAttribute | None
-    view_type: StreamViewType | None
-
-    @property
-    def size_bytes(self) -> int:
-        return _DEFINITION_BYTES
-
-    def plan(self, group: Group) -> Table:
-        if self.catalog.tables.get(self.name) is not None:
-            raise ResourceInUseError(f"Table already exists: {self.name}", table_name=self.name)
-        table = Table(
-            name=self.name,
-            id=group.next_id(),
-            uuid=self.uuid,
-            create_time_ms=group.now_ms,
-            partition_key=self.partition_key,
-            sort_key=self.sort_key,
-        )
-        if self.view_type is not None:
-            table = self.catalog.plan_enable_stream(group, table, self.view_type)
-        self.catalog.plan_put(group, table)
-        return table
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _SetStream:
-    catalog: Catalog
-    name: str
-    view_type: StreamViewType | None
-
-    @property
-    def size_bytes(self) -> int:
-        return _DEFINITION_BYTES
-
-    def plan(self, group: Group) -> Table:
-        opened = self.catalog.open_table(self.name)
-        table, stream = opened.definition, opened.stream
-        if self.view_type is not None:
-            if stream is not None:
-                raise ValidationError(
-                    f"Table already has an enabled stream: TableName: {self.name}", field="stream_specification"
-                )
-            table = self.catalog.plan_enable_stream(group, table, self.view_type)
-        elif stream is None:
-            raise ValidationError(
-                f"Table has no stream to disable: TableName: {self.name}", field="stream_specification"
-            )
-        else:
-            self.catalog.plan_disable_stream(group, stream)
-        self.catalog.plan_put(group, table)
-        return table
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _DeleteTable:
-    catalog: Catalog
-    name: str
-
-    @property
-    def size_bytes(self) -> int:
-        return _DEFINITION_BYTES
-
-    def plan(self, group: Group) -> Table:
-        opened = self.catalog.open_table(self.name)
-        if opened.stream is not None:
-            self.catalog.plan_disable_stream(group, opened.stream)
-        self.catalog.plan_delete(group, opened.definition)
-        return opened.definition

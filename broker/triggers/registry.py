@@ -41,6 +41,8 @@ COUNT_MAX: Final = 2**53
 RUNTIMES: Final = ("python",)
 
 _LINE_NUMBER_BYTES: Final = 8
+# About what a trigger takes in the queue besides its code and its lines.
+_TRIGGER_BYTES: Final = 1024
 # Trimming old lines in steps makes one range delete of many reports.
 _TRIM_EVERY_LINES: Final = 500
 
@@ -130,6 +132,10 @@ class Triggers:
         self._code = Documents(store, "trigger-code", _Code)
         self._written: dict[str, asyncio.Event] = {}
 
+    def exists(self, name: str) -> bool:
+        """Whether there is a trigger of a name."""
+        return self.documents.get(name) is not None
+
     def get(self, name: str) -> Trigger:
         """A trigger. Raises ResourceNotFoundError."""
         trigger = self.documents.get(name)
@@ -146,28 +152,65 @@ class Triggers:
 
     async def create(self, trigger: Trigger, archive: bytes) -> Trigger:
         """Adds a trigger. Raises ResourceInUseError if the name is taken."""
-        made: Trigger = await self._committer.commit(
-            _Write(triggers=self, name=trigger.name, created=trigger, archive=archive)
-        )
-        return made
+
+        def plan(group: Group) -> Trigger:
+            if self.documents.get(trigger.name) is not None:
+                raise ResourceInUseError(f"Trigger already exists: {trigger.name}", trigger_name=trigger.name)
+            made = replace(trigger, create_time_ms=group.now_ms)
+            self.documents.put(group, made.name, made)
+            self._code.put(group, made.name, _Code(archive))
+            return made
+
+        return await self._committer.change(plan, _TRIGGER_BYTES + len(archive))
 
     async def update(
         self, name: str, *, state: TriggerState | None, batch_size: int | None, archive: bytes | None
     ) -> Trigger:
         """Changes what is given. Raises ResourceNotFoundError."""
-        updated: Trigger = await self._committer.commit(
-            _Write(triggers=self, name=name, state=state, batch_size=batch_size, archive=archive)
-        )
-        return updated
+
+        def plan(group: Group) -> Trigger:
+            trigger = self.get(name)
+            if archive is not None:
+                trigger = replace(trigger, function=replace(trigger.function, code_sha256=_sha256(archive)))
+                self._code.put(group, name, _Code(archive))
+            trigger = replace(trigger, state=state or trigger.state, batch_size=batch_size or trigger.batch_size)
+            self.documents.put(group, name, trigger)
+            return trigger
+
+        return await self._committer.change(plan, _TRIGGER_BYTES + len(archive or b""))
 
     async def delete(self, name: str) -> None:
         """Removes a trigger with its code and log. Raises ResourceNotFoundError."""
-        await self._committer.commit(_Delete(triggers=self, name=name))
+
+        def plan(group: Group) -> None:
+            trigger = self.get(name)
+            self.documents.delete(group, name)
+            self._code.delete(group, name)
+            group.delete_range(Family.TRIGGER_LINES, _line_key(name, 0), _line_key(name, trigger.lines_total))
+
+        await self._committer.change(plan)
         self._wake(name)
 
     async def report(self, name: str, counts: TriggerCounts, result: str, lines: Sequence[LogLine]) -> None:
         """Adds invocations to a trigger's counts and log. Raises ResourceNotFoundError."""
-        await self._committer.commit(_Report(triggers=self, name=name, counts=counts, result=result, lines=lines))
+
+        def plan(group: Group) -> None:
+            trigger = self.get(name)
+            before, total = trigger.lines_total, trigger.lines_total + len(lines)
+            # Old lines first: a range delete comes before the puts of its group.
+            if before // _TRIM_EVERY_LINES != total // _TRIM_EVERY_LINES and total > LOG_LINES_MAX:
+                group.delete_range(Family.TRIGGER_LINES, _line_key(name, 0), _line_key(name, total - LOG_LINES_MAX))
+            for number, line in enumerate(lines, start=before):
+                group.put(Family.TRIGGER_LINES, _line_key(name, number), msgspec.msgpack.encode(line))
+            reported = replace(
+                trigger,
+                counts=trigger.counts.plus(counts),
+                last_processing_result=result or trigger.last_processing_result,
+                lines_total=total,
+            )
+            self.documents.put(group, name, reported)
+
+        await self._committer.change(plan, _TRIGGER_BYTES + sum(len(line.text) for line in lines))
         self._wake(name)
 
     def lines(self, name: str, first: int, count: int) -> list[LogLine]:
@@ -193,19 +236,6 @@ class Triggers:
         event = self._written.pop(name, None)
         if event is not None:
             event.set()
-
-    def plan_put(self, group: Group, trigger: Trigger, archive: bytes | None) -> None:
-        """Keeps a trigger, and its code if that is new. Called by the operations below."""
-        self.documents.put(group, trigger.name, trigger)
-        if archive is not None:
-            self._code.put(group, trigger.name, _Code(archive))
-
-    def plan_delete(self, group: Group, name: str) -> None:
-        """Forgets a trigger. Called by the operations below."""
-        trigger = self.get(name)
-        self.documents.delete(group, name)
-        self._code.delete(group, name)
-        group.delete_range(Family.TRIGGER_LINES, _line_key(name, 0), _line_key(name, trigger.lines_total))
 
 
 def new_function(
@@ -271,84 +301,3 @@ def _sha256(archive: bytes) -> str:
 
 def _line_key(name: str, number: int) -> bytes:
     return name.encode() + b"\x00" + number.to_bytes(_LINE_NUMBER_BYTES, "big")
-
-
-_TRIGGER_BYTES: Final = 1024
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Write:
-    """Creates a trigger, or changes one."""
-
-    triggers: Triggers
-    name: str
-    created: Trigger | None = None
-    state: TriggerState | None = None
-    batch_size: int | None = None
-    archive: bytes | None = None
-
-    @property
-    def size_bytes(self) -> int:
-        return _TRIGGER_BYTES + len(self.archive or b"")
-
-    def plan(self, group: Group) -> Trigger:
-        if self.created is not None:
-            if self.triggers.documents.get(self.name) is not None:
-                raise ResourceInUseError(f"Trigger already exists: {self.name}", trigger_name=self.name)
-            trigger = replace(self.created, create_time_ms=group.now_ms)
-        else:
-            trigger = self.triggers.get(self.name)
-            if self.archive is not None:
-                trigger = replace(trigger, function=replace(trigger.function, code_sha256=_sha256(self.archive)))
-            trigger = replace(
-                trigger, state=self.state or trigger.state, batch_size=self.batch_size or trigger.batch_size
-            )
-        self.triggers.plan_put(group, trigger, self.archive)
-        return trigger
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Delete:
-    triggers: Triggers
-    name: str
-
-    @property
-    def size_bytes(self) -> int:
-        return _TRIGGER_BYTES
-
-    def plan(self, group: Group) -> None:
-        self.triggers.plan_delete(group, self.name)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Report:
-    triggers: Triggers
-    name: str
-    counts: TriggerCounts
-    result: str
-    lines: Sequence[LogLine]
-
-    @property
-    def size_bytes(self) -> int:
-        return _TRIGGER_BYTES + sum(len(line.text) for line in self.lines)
-
-    def plan(self, group: Group) -> None:
-        trigger = self.triggers.get(self.name)
-        before, total = trigger.lines_total, trigger.lines_total + len(self.lines)
-        # Old lines first: a range delete comes before the puts of its group.
-        if before // _TRIM_EVERY_LINES != total // _TRIM_EVERY_LINES and total > LOG_LINES_MAX:
-            group.delete_range(
-                Family.TRIGGER_LINES, _line_key(self.name, 0), _line_key(self.name, total - LOG_LINES_MAX)
-            )
-        for number, line in enumerate(self.lines, start=before):
-            group.put(Family.TRIGGER_LINES, _line_key(self.name, number), msgspec.msgpack.encode(line))
-        self.triggers.plan_put(
-            group,
-            replace(
-                trigger,
-                counts=trigger.counts.plus(self.counts),
-                last_processing_result=self.result or trigger.last_processing_result,
-                lines_total=total,
-            ),
-            None,
-        )

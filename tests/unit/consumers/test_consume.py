@@ -112,7 +112,7 @@ class Scene:
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
-        self.groups = ConsumerGroups(engine.store, engine.committer)
+        self.groups = ConsumerGroups(engine.store, engine.committer, {})
         self.members = Members(self.groups)
         self.arn = ""
 
@@ -374,7 +374,7 @@ async def split(scene: Scene) -> tuple[Shard, Shard]:
         )
         group.close_shard(parent, number)
         catalog.streams.put(group, f"pets/stream/{stream.label}", replace(stream, shards=(parent, child)))
-        catalog.plan_put(group, catalog.open_table("pets").definition)
+        catalog.open_table("pets").stream = catalog.stream(scene.arn)
         return parent, child
 
     shards: tuple[Shard, Shard] = await scene.engine.do(plan)

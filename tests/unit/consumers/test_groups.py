@@ -28,7 +28,7 @@ def shard(shard_id: str = "shard", parent: str = "") -> Shard:
 
 @pytest.fixture
 def groups(engine: Engine) -> ConsumerGroups:
-    return ConsumerGroups(engine.store, engine.committer)
+    return ConsumerGroups(engine.store, engine.committer, {})
 
 
 @pytest.mark.parametrize("name", ["a", "a" * 128, "trigger:totals", "a.b_c-D9"])
@@ -149,7 +149,7 @@ async def test_a_deleted_group_begins_anew(groups: ConsumerGroups) -> None:
 async def test_groups_are_there_after_a_restart(tmp_path: Path) -> None:
     store = Store(tmp_path)
     async with running(store, FakeClock()) as engine:
-        groups = ConsumerGroups(store, engine.committer)
+        groups = ConsumerGroups(store, engine.committer, {})
         await groups.ensure("totals", ARN, FROM_TRIM_HORIZON)
         await groups.lease("totals", shard(), 9)
         await groups.checkpoint("totals", "shard", 1, 20, is_finished=True)
@@ -158,7 +158,7 @@ async def test_groups_are_there_after_a_restart(tmp_path: Path) -> None:
     del store, engine, groups
     again = Store(tmp_path)
     async with running(again, FakeClock()) as engine:
-        groups = ConsumerGroups(again, engine.committer)
+        groups = ConsumerGroups(again, engine.committer, {})
         assert groups.get("totals") == kept
         # Nobody who held it before the restart may move the checkpoint after it.
         assert (await groups.lease("totals", shard(), 9)).epoch == 2
@@ -217,3 +217,15 @@ async def test_a_group_is_not_deleted_while_it_has_members(groups: ConsumerGroup
     await members.delete_group("totals")
     with pytest.raises(ResourceNotFoundError):
         await members.delete_group("totals")
+
+
+# A session that comes a moment after DeleteTrigger must not bring the trigger's group back.
+async def test_a_group_that_belongs_to_something_is_refused_when_that_is_gone(engine: Engine) -> None:
+    triggers = {"totals"}
+    groups = ConsumerGroups(engine.store, engine.committer, {"trigger": triggers.__contains__})
+    assert (await groups.ensure("trigger:totals", ARN, -1)).name == "trigger:totals"
+    assert (await groups.ensure("other:totals", ARN, -1)).name == "other:totals"
+    triggers.clear()
+    with pytest.raises(ResourceNotFoundError):
+        await groups.ensure("trigger:totals", ARN, -1)
+    assert (await groups.ensure("trigger", ARN, -1)).name == "trigger"
