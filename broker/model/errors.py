@@ -6,7 +6,11 @@ it into a gRPC status. Raise low, translate once.
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Final
+
+# A message may quote what the caller sent, and a status that is larger than gRPC's 8 KiB of trailers is lost whole.
+MESSAGE_BYTES_MAX: Final = 768
+METADATA_BYTES_MAX: Final = 256
 
 
 class HeadraceError(Exception):
@@ -18,9 +22,9 @@ class HeadraceError(Exception):
     reason: ClassVar[str]
 
     def __init__(self, message: str, **metadata: object) -> None:
-        super().__init__(message)
-        self.message = message
-        self.metadata = {name: str(value) for name, value in metadata.items()}
+        self.message = _cut(message, MESSAGE_BYTES_MAX)
+        self.metadata = {name: _cut(str(value), METADATA_BYTES_MAX) for name, value in metadata.items()}
+        super().__init__(self.message)
 
 
 class ValidationError(HeadraceError):
@@ -77,3 +81,8 @@ class UnavailableError(HeadraceError):
 
 class CorruptionError(Exception):
     """Stored bytes that are not what was written. The node stops: a wrong answer is worse than none."""
+
+
+def _cut(text: str, bytes_max: int) -> str:
+    data = text.encode()
+    return text if len(data) <= bytes_max else data[:bytes_max].decode(errors="ignore") + "..."
