@@ -12,7 +12,7 @@ from broker.storage.rocks import Store
 from tests.unit.engine import Engine, FakeClock, running
 
 # How long an example takes says more about the machine than about the code.
-settings.register_profile("headrace", deadline=None)
+settings.register_profile("headrace", deadline=None, max_examples=50)
 settings.load_profile("headrace")
 
 

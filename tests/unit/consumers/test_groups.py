@@ -14,7 +14,7 @@ from broker.model.errors import LeaseFencedError, ResourceInUseError, ResourceNo
 from broker.model.sequence import format_sequence_number
 from broker.model.tables import HASH_MAX, Shard
 from broker.storage.rocks import Store
-from tests.unit.engine import NOON_MS, Engine, FakeClock, running
+from tests.unit.engine import NOON_MS, Do, Engine, FakeClock, running
 
 ARN = "arn:aws:dynamodb:north:000000000000:table/pets/stream/2023-11-14T22:13:20.000"
 FROM_TRIM_HORIZON = -1
@@ -143,6 +143,30 @@ async def test_a_deleted_group_begins_anew(groups: ConsumerGroups) -> None:
     assert (again.start_after, again.shards) == (7, {})
     await groups.forget("totals")
     await groups.forget("totals")
+    assert groups.documents.all() == []
+
+
+# Else a host that has not heard of the end yet would make the group anew, for the next trigger of that name.
+async def test_a_group_of_a_trigger_lives_no_longer_than_the_trigger(engine: Engine) -> None:
+    triggers = {"totals"}
+    groups = ConsumerGroups(engine.store, engine.committer, {"trigger": triggers.__contains__})
+    await groups.ensure("trigger:totals", ARN, 0)
+    await groups.ensure("other:totals", ARN, 0)
+    await groups.ensure("trigger", ARN, 0)
+    triggers.clear()
+    for name in ("trigger:totals", "trigger:never", "trigger:"):
+        with pytest.raises(ResourceNotFoundError, match="trigger that does not exist") as missing:
+            await groups.ensure(name, ARN, 0)
+        assert missing.value.metadata == {"group_name": name}
+
+
+async def test_a_group_is_not_made_if_its_trigger_goes_in_the_same_group_commit(engine: Engine) -> None:
+    triggers = {"totals"}
+    groups = ConsumerGroups(engine.store, engine.committer, {"trigger": triggers.__contains__})
+    going = engine.committer.submit((Do(does=lambda _: triggers.clear()),), 100)
+    with pytest.raises(ResourceNotFoundError):
+        await groups.ensure("trigger:totals", ARN, 0)
+    await going
     assert groups.documents.all() == []
 
 

@@ -1,0 +1,109 @@
+"""Errors on the wire: every error has a code, and says its reason where clients look for it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NoReturn
+from urllib.parse import quote
+
+import grpc
+import pytest
+from google.rpc import error_details_pb2, status_pb2
+
+from broker.model import errors
+from broker.rpc import status
+
+
+class AbortedError(Exception):
+    pass
+
+
+class Context:
+    """Keeps what a call is ended with."""
+
+    def __init__(self) -> None:
+        self.ended: tuple[grpc.StatusCode, str, dict[str, bytes]] | None = None
+
+    async def abort(
+        self, code: grpc.StatusCode, details: str, trailers: tuple[tuple[str, bytes], ...] = ()
+    ) -> NoReturn:
+        self.ended = code, details, dict(trailers)
+        raise AbortedError
+
+
+def all_errors(of: type[errors.HeadraceError] = errors.HeadraceError) -> Iterator[type[errors.HeadraceError]]:
+    for each in of.__subclasses__():
+        yield each
+        yield from all_errors(each)
+
+
+def make(error_type: type[errors.HeadraceError]) -> errors.HeadraceError:
+    more: dict[str, Any] = {"retry_after_ms": 1050} if error_type is errors.ThrottlingError else {}
+    return error_type("what is wrong", field="limit", limit=3, **more)
+
+
+async def ended_with(error: errors.HeadraceError) -> tuple[grpc.StatusCode, str, status_pb2.Status]:
+    context: Any = Context()
+    with pytest.raises(AbortedError):
+        await status.abort(context, error)
+    code, details, trailers = context.ended
+    return code, details, status_pb2.Status.FromString(trailers["grpc-status-details-bin"])
+
+
+# Source: docs/decisions/0006 and the conventions of the protos; clients retry by these.
+CODES = {
+    "VALIDATION": grpc.StatusCode.INVALID_ARGUMENT,
+    "RESOURCE_NOT_FOUND": grpc.StatusCode.NOT_FOUND,
+    "RESOURCE_IN_USE": grpc.StatusCode.FAILED_PRECONDITION,
+    "CONDITIONAL_CHECK_FAILED": grpc.StatusCode.FAILED_PRECONDITION,
+    "EXPIRED_ITERATOR": grpc.StatusCode.FAILED_PRECONDITION,
+    "LEASE_FENCED": grpc.StatusCode.ABORTED,
+    "THROTTLING": grpc.StatusCode.RESOURCE_EXHAUSTED,
+    "UNAVAILABLE": grpc.StatusCode.UNAVAILABLE,
+}
+
+
+def test_every_error_has_a_reason_of_its_own_and_a_code() -> None:
+    made = [make(error_type) for error_type in all_errors()]
+    assert {error.reason: status.code(error) for error in made} == CODES
+    assert len(made) == len(CODES)
+
+
+@pytest.mark.parametrize("error_type", list(all_errors()))
+async def test_a_call_ends_with_the_code_and_the_reason_of_its_error(error_type: type[errors.HeadraceError]) -> None:
+    error = make(error_type)
+    code, details, message = await ended_with(error)
+    assert (code, details) == (CODES[error.reason], "what is wrong")
+    assert (message.code, message.message) == (code.value[0], "what is wrong")
+    info = error_details_pb2.ErrorInfo()
+    assert message.details[0].Unpack(info)
+    assert (info.reason, info.domain) == (error.reason, "headrace")
+    assert dict(info.metadata) == {"field": "limit", "limit": "3"}
+    assert len(message.details) == (2 if error_type is errors.ThrottlingError else 1)
+
+
+async def test_throttling_says_when_to_come_again() -> None:
+    _, _, message = await ended_with(errors.ThrottlingError("too much", retry_after_ms=1050))
+    retry = error_details_pb2.RetryInfo()
+    assert message.details[1].Unpack(retry)
+    assert retry.retry_delay.ToMilliseconds() == 1050
+
+
+# gRPC drops the whole status if its trailers are larger than 8 KiB: the client would see something else.
+@pytest.mark.parametrize("letter", ["x", "\u00e9", "\U0001f600", "\x00", "%"])
+async def test_a_status_fits_into_the_trailers_however_long_a_name_was(letter: str) -> None:
+    name = letter * 100_000
+    _, details, message = await ended_with(errors.ResourceNotFoundError(f"Trigger {name} not found", trigger_name=name))
+    # gRPC sends the text percent-encoded and the details as base64.
+    trailers_bytes = len(quote(details)) + message.ByteSize() * 4 // 3
+    assert trailers_bytes < 8000
+    assert details.startswith("Trigger ")
+    info = error_details_pb2.ErrorInfo()
+    assert message.details[0].Unpack(info)
+    assert letter in info.metadata["trigger_name"]
+
+
+def test_an_error_is_part_of_a_response_too() -> None:
+    message = status.to_message(make(errors.ConditionalCheckFailedError))
+    assert (message.code, message.reason) == (9, "CONDITIONAL_CHECK_FAILED")
+    assert (message.message, dict(message.metadata)) == ("what is wrong", {"field": "limit", "limit": "3"})
