@@ -118,19 +118,19 @@ class ReplicationService:
         await context.write(pb.ReadSnapshotResponse(sequence_number=number, region=self._catalog.region))
         items: list[bytes] = []
         size = 0
-        last_key = b""
-        for count, (key, stored) in enumerate(snapshot.items, start=1):
+        last_place = b""
+        for count, (place, stored) in enumerate(snapshot.items, start=1):
             item = _versioned_item(stored)
             if items and size + len(item) > PAGE_BYTES_MAX:
-                await context.write(_snapshot_response(items, last_key))
+                await context.write(_snapshot_response(items, last_place))
                 items, size = [], 0
             items.append(item)
             size += len(item)
-            last_key = key
+            last_place = place
             if count % _ITEMS_PER_STEP == 0:
                 await asyncio.sleep(0)
         if items:
-            await context.write(_snapshot_response(items, last_key))
+            await context.write(_snapshot_response(items, last_place))
 
     async def ApplyChanges(self, iterator: AsyncIterator[pb.ApplyChangesRequest], context: Context) -> None:
         """Applies changes made elsewhere, request after request."""
@@ -198,8 +198,8 @@ def _versioned_item(stored: StoredItem) -> bytes:
     return field_bytes(_FIELD_1, item + field_bytes(_FIELD_2, encode_version(stored.version)))
 
 
-def _snapshot_response(items: list[bytes], last_key: bytes) -> bytes:
-    return b"".join(items) + pb.ReadSnapshotResponse(next_start_key=last_key).SerializeToString()
+def _snapshot_response(items: list[bytes], last_place: bytes) -> bytes:
+    return b"".join(items) + pb.ReadSnapshotResponse(next_start_key=last_place).SerializeToString()
 
 
 def _check_endpoint(endpoint: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from broker.encoding.keys import table_prefix
+from broker.encoding.keys import TABLE_ID_BYTES, table_prefix
 from broker.storage import layout
 from broker.storage.rocks import Family
 
@@ -35,18 +35,17 @@ class ItemReader:
         return None if value is None else layout.decode_item(value).item.encoded
 
     async def snapshot(self, table: OpenTable, after: bytes) -> TableSnapshot:
-        """The items of a table as they are now: those after a stored key, or all if it is empty."""
-        table_id = table.definition.id
-        begin, end = table_prefix(table_id), table_prefix(table_id + 1)
-        if after:
-            begin = max(begin, min(after + _SUCCESSOR, end))
+        """The items of a table as they are now: those after a place, or all if that is empty."""
+        prefix, end = table_prefix(table.definition.id), table_prefix(table.definition.id + 1)
+        begin = min(prefix + after + _SUCCESSOR, end) if after else prefix
         number, entries = await self._committer.snapshot(Family.ITEMS, begin, end)
-        return TableSnapshot(number, ((key, layout.decode_item(value)) for key, value in entries))
+        return TableSnapshot(number, ((key[TABLE_ID_BYTES:], layout.decode_item(value)) for key, value in entries))
 
 
 class TableSnapshot(NamedTuple):
     """A table as it was at one sequence number."""
 
     sequence_number: int
-    # By stored key, in its order; to be read once.
+    # By place, in its order; to be read once. A place is a stored key without the table's id, which differs between
+    # regions: equal keys have equal places everywhere.
     items: Iterator[tuple[bytes, StoredItem]]

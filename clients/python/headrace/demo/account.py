@@ -164,6 +164,10 @@ class Account:
         )
         self._trigger_lag_ms_max = max(self._trigger_lag_ms_max, trigger_lag_ms)
         self._replica_lag_ms_max = max(self._replica_lag_ms_max, replica.replication_lag_ms)
+        followed_sequence_number = replica.last_applied_sequence_number
+        if not followed_sequence_number and replica.status == replication_service_pb2.REPLICA_STATUS_ACTIVE:
+            # A replica whose copy is complete and that had nothing to follow yet.
+            followed_sequence_number = replica.snapshot_sequence_number
         return Progress(
             records_handled=trigger.counts.records,
             invocations=trigger.counts.invocations,
@@ -172,7 +176,7 @@ class Account:
             items_copied=replica.items_copied,
             records_followed=replica.records_applied,
             replica_lag_ms=replica.replication_lag_ms,
-            followed_sequence_number=replica.last_applied_sequence_number or replica.snapshot_sequence_number,
+            followed_sequence_number=followed_sequence_number,
             trigger_result=trigger.last_processing_result,
             replica_error=replica.last_error,
         )

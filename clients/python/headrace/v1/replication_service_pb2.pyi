@@ -387,7 +387,9 @@ class ReadSnapshotResponse(google.protobuf.message.Message):
     region: builtins.str
     """The region that serves it; only in the first response."""
     next_start_key: builtins.bytes
-    """Opaque: the exclusive_start_key to go on after these items."""
+    """The exclusive_start_key to go on after these items. It sorts, by its bytes, as the items do, and equal keys of tables
+    with the same key schema have the same one in every region.
+    """
     @property
     def items(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___VersionedItem]:
         """Items, in the order of their stored keys."""
