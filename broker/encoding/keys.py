@@ -65,6 +65,7 @@ class KeyCodec:
         self._sort = (
             None if table.sort_key is None else _Attribute(table.sort_key, SORT_KEY_BYTES_MAX, is_sort_key=True)
         )
+        self._is_partition_first = self._sort is None or _is_first(self._partition.name, self._sort.name)
         self.names = frozenset(attribute.name for attribute in table.key_attributes)
 
     def of_item(self, item: pb.Item) -> ItemKey:
@@ -99,7 +100,7 @@ class KeyCodec:
             content = sort.content(sort_value)
             stored += sort.ordered(content)
             entry = sort.entry(content)
-            encoded = encoded + entry if partition.name_bytes < sort.name_bytes else entry + encoded
+            encoded = encoded + entry if self._is_partition_first else entry + encoded
             size += sort.size_bytes(content)
         return ItemKey(stored, encoded, size)
 
@@ -178,6 +179,16 @@ class _Attribute:
         """What DynamoDB counts for the attribute."""
         size = numbers.size_bytes(content.decode()) if self.is_number else len(content)
         return len(self.name_bytes) + size
+
+
+def _is_first(name: str, other: str) -> bool:
+    """Whether a canonical item has one attribute before another, in protobuf's order, which is not quite that of bytes."""
+    item = pb.Item()
+    for each in (name, other):
+        item.attributes[each].null = True
+    encoded = item.SerializeToString(deterministic=True)
+    del item.attributes[other]
+    return encoded.startswith(item.SerializeToString(deterministic=True))
 
 
 def ordered_bytes(content: bytes) -> bytes:

@@ -228,3 +228,14 @@ async def pipeline(
     except BaseExceptionGroup as group:
         # The first is the cause; what came after it is its consequence.
         raise group.exceptions[0] from None
+    finally:
+        while not waiting.empty():
+            unread = waiting.get_nowait()
+            if unread is not None:
+                unread.add_done_callback(_forget)
+
+
+def _forget(response: asyncio.Future[Message | bytes]) -> None:
+    """Takes note of an outcome that nobody will read, which asyncio would complain of."""
+    if not response.cancelled():
+        response.exception()

@@ -10,7 +10,7 @@ from broker.encoding.records import encode_version
 from broker.encoding.varint import field_bytes
 from broker.model.clock import Version
 from broker.model.errors import HeadraceError, ValidationError
-from broker.model.sequence import format_sequence_number
+from broker.model.sequence import format_sequence_number, parse_sequence_number
 from broker.model.tables import REGION_NAME
 from broker.replication.apply import ApplyChange
 from broker.replication.registry import (
@@ -222,6 +222,9 @@ def _progress(progress: pb.ReplicaProgress) -> ReplicaProgress:
             field="progress.bootstrap_start_key",
             limit=START_KEY_BYTES_MAX,
         )
+    for field in ("snapshot_sequence_number", "last_applied_sequence_number"):
+        if getattr(progress, field):
+            parse_sequence_number(getattr(progress, field), f"progress.{field}")
     return ReplicaProgress(
         status=status,
         target_region=progress.target_region[:NAME_LENGTH_MAX],

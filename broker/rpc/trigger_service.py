@@ -45,6 +45,8 @@ _LAST_LINES_DEFAULT: Final = 100
 # Lines per response of TailTriggerLogs: at 16 KiB each they stay under gRPC's 4 MiB.
 _LINES_PER_RESPONSE: Final = 200
 _WAIT_SECONDS: Final = 15.0
+# The last moment a protobuf Timestamp can tell: the end of the year 9999.
+_TIME_MS_MAX: Final = 253_402_300_799_999
 
 
 class TriggerService:
@@ -142,7 +144,7 @@ class TriggerService:
                 iterator_age_ms=counts.iterator_age_ms,
             ),
             request.last_processing_result,
-            [LogLine(millis(line.time), _cut(line.text)) for line in request.lines],
+            [LogLine(_line_time(line), _cut(line.text)) for line in request.lines],
         )
         return pb.ReportInvocationsResponse()
 
@@ -203,6 +205,13 @@ def _description(trigger: Trigger) -> pb.TriggerDescription:
             iterator_age_ms=counts.iterator_age_ms,
         ),
     )
+
+
+def _line_time(line: pb.TriggerLogLine) -> int:
+    time = millis(line.time)
+    if not 0 <= time <= _TIME_MS_MAX:
+        raise ValidationError("lines.time must lie between 1970 and 9999", field="lines.time", limit=_TIME_MS_MAX)
+    return time
 
 
 def _cut(text: str) -> str:
