@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import tracemalloc
 from collections.abc import Callable
 from decimal import Decimal
 
@@ -253,3 +255,18 @@ def test_number_sets_refuse_two_spellings_of_one_number(numbers: set[Decimal], d
     whole.attributes["a"].ns.values[:] = members
     with pytest.raises(ValidationError, match="duplicates"):
         canonicalize(whole)
+
+
+# Whatever is remembered to be faster: a client chooses these texts, and could fill the memory with them.
+@pytest.mark.parametrize("what", ["numbers", "names"])
+def test_long_numbers_and_names_are_not_kept(what: str) -> None:
+    texts = [f"{number:060000d}" for number in range(1, 41)]
+    tracemalloc.start()
+    try:
+        for text in texts:
+            canonicalize(pb.Item(attributes={text if what == "names" else "a": pb.AttributeValue(n=text)}))
+        gc.collect()
+        kept, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert kept < 40 * 60_000 / 2
