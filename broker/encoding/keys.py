@@ -182,7 +182,7 @@ class _Attribute:
 
 
 def _is_first(name: str, other: str) -> bool:
-    """Whether a canonical item has one attribute before another, in protobuf's order, which is not quite that of bytes."""
+    """Whether a canonical item has one attribute before another: protobuf's order is not quite that of bytes."""
     item = pb.Item()
     for each in (name, other):
         item.attributes[each].null = True
