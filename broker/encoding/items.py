@@ -25,6 +25,9 @@ from headrace.v1 import attribute_value_pb2 as pb
 
 _LIST_OR_MAP_BYTES: Final = 3
 _ELEMENT_BYTES: Final = 1
+# Answers are kept for so many names and so many numbers, each of at most so many characters.
+_KEPT_ANSWERS_MAX: Final = 8192
+_KEPT_LENGTH_MAX: Final = 48
 # DiscardUnknownFields silently ends 64 messages below the one it is called on, and a level of maps takes three.
 _LEVELS_DISCARDED_AT_ONCE: Final = 16
 
@@ -101,9 +104,13 @@ def encode(attributes: Attributes) -> EncodedItem:
     return canonicalize(item, what="Item size to update")
 
 
-@lru_cache(maxsize=4096)
 def _name_bytes(name: str) -> int:
-    """The length of an attribute's name, checked: items of a table share their names, so the answers are kept."""
+    """The length of an attribute's name, checked."""
+    # Items of a table share their names, so the answers for short ones are kept.
+    return _kept_name_bytes(name) if len(name) <= _KEPT_LENGTH_MAX else _checked_name_bytes(name)
+
+
+def _checked_name_bytes(name: str) -> int:
     length = len(name.encode())
     if not length:
         raise ValidationError("Empty attribute name", field="attribute_name", limit=1)
@@ -116,6 +123,9 @@ def _name_bytes(name: str) -> int:
     return length
 
 
+_kept_name_bytes: Final = lru_cache(_KEPT_ANSWERS_MAX)(_checked_name_bytes)
+
+
 def _canonical_number(value: pb.AttributeValue) -> int:
     text = value.n
     normal, size = _normal_number(text)
@@ -124,11 +134,18 @@ def _canonical_number(value: pb.AttributeValue) -> int:
     return size
 
 
-@lru_cache(maxsize=8192)
 def _normal_number(text: str) -> tuple[str, int]:
-    """A number's normal form and size: the numbers of real tables are few and come often, so the answers are kept."""
+    """A number's normal form and size."""
+    # The numbers of real tables come again and again, so the answers for short ones are kept.
+    return _kept_number(text) if len(text) <= _KEPT_LENGTH_MAX else _checked_number(text)
+
+
+def _checked_number(text: str) -> tuple[str, int]:
     normal = numbers.normalize(text)
     return normal, numbers.size_bytes(normal)
+
+
+_kept_number: Final = lru_cache(_KEPT_ANSWERS_MAX)(_checked_number)
 
 
 def _canonical_value(value: pb.AttributeValue, kind: str | None, level: int) -> int:
