@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
 
 from broker.model.errors import LeaseFencedError, ValidationError
+from broker.model.sequence import format_sequence_number
 from broker.streams.tail import PAGE_RECORDS_MAX, horizon
 
 if TYPE_CHECKING:
@@ -122,7 +123,9 @@ class Member:
             )
         if number > self._sent_to:
             raise ValidationError(
-                "sequence_number is beyond what was sent", field="sequence_number", limit=self._sent_to
+                "sequence_number is beyond what was sent",
+                field="sequence_number",
+                limit=format_sequence_number(self._sent_to),
             )
         is_finished = self._end is not None and number >= self._end
         await self._groups.checkpoint(self.group_name, shard_id, epoch, number, is_finished=is_finished)
