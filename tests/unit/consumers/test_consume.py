@@ -334,6 +334,20 @@ async def test_a_disabled_stream_is_read_to_its_end_which_needs_an_acknowledgeme
         await session.outlet.take_nothing()
 
 
+async def test_an_acknowledgement_below_the_end_does_not_end_a_shard(scene: Scene) -> None:
+    numbers = await scene.write(3)
+    await scene.engine.catalog.set_stream("pets", None)
+    async with scene.joined() as session:
+        await session.outlet.take("started")
+        await session.outlet.take("assigned")
+        await session.outlet.take("records")
+        end = await session.outlet.take("ended")
+        await session.ack(end, numbers[1])
+        assert scene.state(end.shard_id) == ShardState(checkpoint=numbers[1], epoch=1)
+        await session.ack(end)
+        assert scene.state(end.shard_id).is_finished
+
+
 async def test_a_shard_that_is_closed_meanwhile_ends(scene: Scene) -> None:
     numbers = await scene.write(1)
     async with scene.joined() as session:

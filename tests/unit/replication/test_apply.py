@@ -163,7 +163,7 @@ CHANGES = st.lists(
 )
 
 
-@settings(max_examples=30)
+@settings(max_examples=20)
 @given(st.data(), CHANGES)
 def test_regions_that_saw_the_same_changes_hold_the_same_items(
     data: st.DataObject, changes: list[tuple[str, int | None, int, str]]

@@ -624,7 +624,7 @@ STEPS = st.lists(
 )
 
 
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(st.lists(STEPS, max_size=3))
 def test_a_group_does_to_the_store_what_its_steps_say(groups: list[list[tuple[str, bytes, Any]]]) -> None:
     expected: dict[bytes, bytes] = {}

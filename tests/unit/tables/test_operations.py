@@ -248,7 +248,7 @@ def operation_of(table: OpenTable, kind: str, key: str, plain: dict[str, object]
     return change(table, key, {}, "n", condition=condition)
 
 
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(STEPS, st.integers(0, 12))
 def test_the_stream_replayed_onto_an_empty_table_is_the_table(
     steps: list[tuple[str, str, dict[str, object], str | None]], together: int
