@@ -464,6 +464,23 @@ async def test_a_group_deleted_under_a_member_is_missed_at_its_next_acknowledgem
             await session.ack(page)
 
 
+async def test_a_member_of_a_group_that_was_made_anew_is_fenced_at_its_next_heartbeat(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(consume, "HEARTBEAT_SECONDS", 0.001)
+    await scene.engine.catalog.set_stream("pets", None)
+    async with scene.joined() as session:
+        await session.outlet.take("started")
+        await session.outlet.take("assigned")
+        await session.outlet.take("ended")
+        anew = replace(scene.groups.get("totals"), shards={})
+        await scene.engine.do(lambda group: scene.groups.documents.put(group, "totals", anew))
+        async with asyncio.timeout(TIMEOUT_S):
+            with pytest.raises(LeaseFencedError, match="made anew"):
+                await session.running
+        assert scene.members.of("totals") == []
+
+
 async def test_who_waits_hears_heartbeats(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(consume, "HEARTBEAT_SECONDS", 0.001)
     numbers = await scene.write(1)
