@@ -150,10 +150,13 @@ class ConsumerGroups:
 
         await self._committer.change(plan)
 
-    async def forget(self, name: str) -> None:
-        """Deletes a group, if there is one, whose owner is deleted. Live members are told on their next move."""
+    def plan_forget(self, group: Group, name: str) -> None:
+        """Deletes a group, if there is one, as part of the commit that deletes its owner.
+
+        Live members are told on their next move.
+        """
         if self.documents.get(name) is not None:
-            await self.delete(name)
+            self.documents.delete(group, name)
 
     def _check_owner(self, name: str) -> None:
         kind, separator, owner = name.partition(":")

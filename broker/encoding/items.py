@@ -28,6 +28,8 @@ _ELEMENT_BYTES: Final = 1
 # Answers are kept for so many names and so many numbers, each of at most so many characters.
 _KEPT_ANSWERS_MAX: Final = 8192
 _KEPT_LENGTH_MAX: Final = 48
+# Lengths of names that were checked: the items of a table share their names.
+_KEPT_NAME_BYTES: Final[dict[str, int]] = {}
 # DiscardUnknownFields silently ends 64 messages below the one it is called on, and a level of maps takes three.
 _LEVELS_DISCARDED_AT_ONCE: Final = 16
 
@@ -72,7 +74,7 @@ def canonicalize(item: pb.Item, what: str = "Item size") -> EncodedItem:
                 value.n = normal
         else:
             size += _canonical_value(value, value.WhichOneof("kind"), 1)
-        size += _name_bytes(name)
+        size += _KEPT_NAME_BYTES.get(name) or _name_bytes(name)
     if size > ITEM_SIZE_BYTES_MAX:
         raise ValidationError(
             f"{what} has exceeded the maximum allowed size: {size} bytes, limit {ITEM_SIZE_BYTES_MAX}",
@@ -106,11 +108,6 @@ def encode(attributes: Attributes) -> EncodedItem:
 
 def _name_bytes(name: str) -> int:
     """The length of an attribute's name, checked."""
-    # Items of a table share their names, so the answers for short ones are kept.
-    return _kept_name_bytes(name) if len(name) <= _KEPT_LENGTH_MAX else _checked_name_bytes(name)
-
-
-def _checked_name_bytes(name: str) -> int:
     length = len(name.encode())
     if not length:
         raise ValidationError("Empty attribute name", field="attribute_name", limit=1)
@@ -120,10 +117,9 @@ def _checked_name_bytes(name: str) -> int:
             field="attribute_name",
             limit=ATTRIBUTE_NAME_BYTES_MAX,
         )
+    if len(name) <= _KEPT_LENGTH_MAX and len(_KEPT_NAME_BYTES) < _KEPT_ANSWERS_MAX:
+        _KEPT_NAME_BYTES[name] = length
     return length
-
-
-_kept_name_bytes: Final = lru_cache(_KEPT_ANSWERS_MAX)(_checked_name_bytes)
 
 
 def _canonical_number(value: pb.AttributeValue) -> int:

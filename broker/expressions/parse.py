@@ -77,8 +77,6 @@ def parse_update(text: str, placeholders: Placeholders) -> Update:
                 removes.add(name)
             if not parser.accept(","):
                 break
-    if not sections:
-        parser.fail("The expression can not be empty;")
     return Update(sets=sets, removes=frozenset(removes))
 
 
@@ -108,8 +106,7 @@ class _Parser:
         text = text.rstrip()
         while position < len(text):
             match = _TOKEN.match(text, position)
-            if match is None:
-                self.fail(f"Syntax error; near: {text[position : position + 20]!r}")
+            assert match is not None, "every character begins a token"
             self._tokens.append(match[0].strip())
             position = match.end()
         if not self._tokens:
@@ -162,7 +159,7 @@ class _Parser:
     def word(self) -> str:
         """Takes a name without placeholder."""
         token = self._next()
-        if not (token[0].isalpha() or token[0] == "_"):
+        if not token.isascii() or not (token[0].isalpha() or token[0] == "_"):
             self.fail(f'Syntax error; token: "{token}"')
         return self._tokens.pop()
 

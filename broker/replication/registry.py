@@ -10,6 +10,8 @@ from broker.model.errors import ResourceInUseError, ResourceNotFoundError
 from broker.storage.documents import Documents
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from broker.storage.commit import Committer, Group
     from broker.storage.rocks import Store
 
@@ -98,11 +100,11 @@ class Replicas:
 
         await self._committer.change(plan)
 
-    async def delete(self, name: str) -> None:
-        """Forgets a replica. Raises ResourceNotFoundError."""
+    async def delete(self, name: str, forget_consumer: Callable[[Group, str], None]) -> None:
+        """Forgets a replica and, in the same commit, its consumer group. Raises ResourceNotFoundError."""
 
         def plan(group: Group) -> None:
-            self.get(name)
+            forget_consumer(group, self.get(name).group_name)
             self.documents.delete(group, name)
 
         await self._committer.change(plan)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 import grpc
@@ -19,7 +18,7 @@ from broker.model.errors import CorruptionError, HeadraceError, UnavailableError
 from broker.rpc.status import abort
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
     from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 
@@ -32,7 +31,10 @@ _log: Final = logging.getLogger(__name__)
 
 
 class Drain:
-    """How calls end when the server is about to stop: those under way finish, open streams and new calls are told."""
+    """How calls end when the server is about to stop: those under way finish, open streams and new calls are told.
+
+    Each call runs inside it, as a context.
+    """
 
     def __init__(self) -> None:
         self._begun = asyncio.Event()
@@ -56,19 +58,18 @@ class Drain:
         """Returns when the drain begins."""
         await self._begun.wait()
 
-    @contextmanager
-    def call(self) -> Iterator[None]:
-        """Stands around a call. Raises UnavailableError if the drain has begun."""
+    def __enter__(self) -> None:
+        """Begins a call. Raises UnavailableError if the drain has begun."""
         if self._begun.is_set():
             raise UnavailableError("The node is draining")
         self._under_way += 1
         self._idle.clear()
-        try:
-            yield
-        finally:
-            self._under_way -= 1
-            if not self._under_way:
-                self._idle.set()
+
+    def __exit__(self, *_: object) -> None:
+        """Ends a call."""
+        self._under_way -= 1
+        if not self._under_way:
+            self._idle.set()
 
 
 class _Malformed:
@@ -143,7 +144,7 @@ def _handler(
     async def handle(request: Any, context: Context) -> Any:
         counter.started += 1
         try:
-            with drain.call():
+            with drain:
                 return await serve(checked(request), context)
         except HeadraceError as error:
             counter.failed += 1

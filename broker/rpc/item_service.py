@@ -91,7 +91,7 @@ class ItemService:
             keys.add(key.stored)
             operations.append(operation)
         try:
-            results = await self._committer.submit(operations, sum(operation.size_bytes for operation in operations))
+            results = await self._committer.submit(operations)
         except ThrottlingError:
             # The field of the response has the number of the request's.
             unprocessed: bytes = request.SerializeToString()
@@ -116,23 +116,19 @@ class ItemService:
         table_name = request.table_name
         operations: list[Operation] = []
         refused: dict[int, HeadraceError] = {}
-        size = 0
         for index, write in enumerate(request.operations):
             try:
-                operation = self._operation(write, table_name)[2]
+                operations.append(self._operation(write, table_name)[2])
             except HeadraceError as error:
                 refused[index] = error
-            else:
-                operations.append(operation)
-                size += operation.size_bytes
-        await self._committer.wait_for_room(len(operations), size)
-        submitted = self._committer.submit(operations, size)
+        submitted = await self._committer.submit_when_room(operations)
         return asyncio.ensure_future(_batch_response(submitted, refused))
 
     def _operation(self, write: Any, table_name: str) -> tuple[OpenTable, ItemKey, Operation]:
         kind = write.WhichOneof("operation")
         if kind == "put":
-            return self._put(write.put, write.put.table_name or table_name)
+            put = write.put
+            return self._put(put, put.table_name or table_name)
         if kind == "delete":
             return self._delete(write.delete, write.delete.table_name or table_name)
         if kind == "update":
@@ -209,6 +205,8 @@ def _placeholders(request: Any) -> Placeholders:
 async def _batch_response(submitted: asyncio.Future[list[Any]], refused: dict[int, HeadraceError]) -> bytes:
     """The results in the order of the requests, refused ones put back in their places."""
     outcomes: Sequence[Any] = await submitted
+    if not refused and outcomes.count(None) == len(outcomes):
+        return _WRITTEN * len(outcomes)
     if refused:
         rest = iter(outcomes)
         outcomes = [refused[i] if i in refused else next(rest) for i in range(len(outcomes) + len(refused))]

@@ -99,9 +99,7 @@ class ReplicationService:
 
     async def DeleteReplica(self, request: pb.DeleteReplicaRequest) -> pb.DeleteReplicaResponse:
         """Forgets a replica, and the consumer group its peer read as."""
-        replica = self._replicas.get(request.replica_name)
-        await self._replicas.delete(replica.name)
-        await self._groups.forget(replica.group_name)
+        await self._replicas.delete(request.replica_name, self._groups.plan_forget)
         return pb.DeleteReplicaResponse()
 
     async def ReportReplica(self, request: pb.ReportReplicaRequest) -> pb.ReportReplicaResponse:
@@ -151,9 +149,7 @@ class ReplicationService:
                 )
             operations: list[Operation] = [_apply_item(table, item) for item in request.items]
             operations += [_apply_record(table, record) for record in request.records]
-            size = sum(operation.size_bytes for operation in operations)
-            await self._committer.wait_for_room(len(operations), size)
-            return asyncio.ensure_future(_applied(self._committer.submit(operations, size)))
+            return asyncio.ensure_future(_applied(await self._committer.submit_when_room(operations)))
 
         await pipeline(iterator, context, start)
 

@@ -45,6 +45,7 @@ _LAST_LINES_DEFAULT: Final = 100
 # Lines per response of TailTriggerLogs: at 16 KiB each they stay under gRPC's 4 MiB.
 _LINES_PER_RESPONSE: Final = 200
 _WAIT_SECONDS: Final = 15.0
+_RESULT_LENGTH_MAX: Final = 256
 # The last moment a protobuf Timestamp can tell: the end of the year 9999.
 _TIME_MS_MAX: Final = 253_402_300_799_999
 
@@ -114,9 +115,7 @@ class TriggerService:
 
     async def DeleteTrigger(self, request: pb.DeleteTriggerRequest) -> pb.DeleteTriggerResponse:
         """Removes a trigger, and the consumer group it read as."""
-        trigger = self._triggers.get(request.trigger_name)
-        await self._triggers.delete(trigger.name)
-        await self._groups.forget(trigger.group_name)
+        await self._triggers.delete(request.trigger_name, self._groups.plan_forget)
         return pb.DeleteTriggerResponse()
 
     async def GetTriggerCode(self, request: pb.GetTriggerCodeRequest) -> pb.GetTriggerCodeResponse:
@@ -143,7 +142,7 @@ class TriggerService:
                 duration_ms=counts.duration_ms,
                 iterator_age_ms=counts.iterator_age_ms,
             ),
-            request.last_processing_result,
+            request.last_processing_result[:_RESULT_LENGTH_MAX],
             [LogLine(_line_time(line), _cut(line.text)) for line in request.lines],
         )
         return pb.ReportInvocationsResponse()

@@ -280,7 +280,7 @@ class Committer:
 
     async def commit(self, operation: Operation) -> Any:
         """Carries out one operation; returns when it is durable. Raises what its plan raised, or ThrottlingError."""
-        (result,) = await self.submit((operation,), operation.size_bytes)
+        (result,) = await self.submit((operation,))
         if isinstance(result, HeadraceError):
             raise result
         return result
@@ -290,7 +290,7 @@ class Committer:
         result: Result = await self.commit(_Change(plan, size_bytes))
         return result
 
-    def submit(self, operations: Sequence[Operation], size_bytes: int) -> asyncio.Future[list[Any]]:
+    def submit(self, operations: Sequence[Operation]) -> asyncio.Future[list[Any]]:
         """Queues operations, to be carried out in order.
 
         The future gets, when all are durable, for each operation its result or its HeadraceError.
@@ -300,6 +300,7 @@ class Committer:
         """
         if self._failure is not None or self._closing:
             raise UnavailableError("The node is stopping")
+        size_bytes = _size_bytes(operations)
         if not self._has_room(len(operations), size_bytes):
             raise ThrottlingError(
                 f"Too many writes are waiting: limit {QUEUE_OPERATIONS_MAX} operations, {QUEUE_BYTES_MAX} bytes",
@@ -313,11 +314,16 @@ class Committer:
         self._work.set()
         return future
 
-    async def wait_for_room(self, operations: int, size_bytes: int) -> None:
-        """Returns when `submit` will take that much: for callers that can make their own callers wait."""
-        while not self._has_room(operations, size_bytes) and self._failure is None:
+    async def submit_when_room(self, operations: Sequence[Operation]) -> asyncio.Future[list[Any]]:
+        """As `submit`, but waits for room: for callers that can make their own callers wait.
+
+        Returns when the operations are queued. Raises UnavailableError.
+        """
+        size_bytes = _size_bytes(operations)
+        while not self._has_room(len(operations), size_bytes) and self._failure is None:
             self._taken.clear()
             await self._taken.wait()
+        return self.submit(operations)
 
     def _has_room(self, operations: int, size_bytes: int) -> bool:
         # What is too large to ever fit is let in when nothing else waits.
@@ -449,3 +455,7 @@ class Committer:
                 future.set_exception(failure)
                 # Nobody may be waiting: that is no reason to warn about an exception never retrieved.
                 future.exception()
+
+
+def _size_bytes(operations: Sequence[Operation]) -> int:
+    return sum([operation.size_bytes for operation in operations])

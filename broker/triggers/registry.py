@@ -17,7 +17,7 @@ from broker.storage.rocks import Family
 from broker.tables.validate import check_name, check_range
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from broker.storage.commit import Committer, Group
     from broker.storage.rocks import Store
@@ -179,11 +179,15 @@ class Triggers:
 
         return await self._committer.change(plan, _TRIGGER_BYTES + len(archive or b""))
 
-    async def delete(self, name: str) -> None:
-        """Removes a trigger with its code and log. Raises ResourceNotFoundError."""
+    async def delete(self, name: str, forget_consumer: Callable[[Group, str], None]) -> None:
+        """Removes a trigger with its code, its log and, in the same commit, its consumer group.
+
+        Raises ResourceNotFoundError.
+        """
 
         def plan(group: Group) -> None:
             trigger = self.get(name)
+            forget_consumer(group, trigger.group_name)
             self.documents.delete(group, name)
             self._code.delete(group, name)
             group.delete_range(Family.TRIGGER_LINES, _line_key(name, 0), _line_key(name, trigger.lines_total))

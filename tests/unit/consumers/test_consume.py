@@ -131,7 +131,7 @@ class Scene:
         for number in range(first, first + count):
             whole = item(id="a", n=number)
             puts.append(Put(table, table.keys.of_item(whole), canonicalize(whole), None))
-        await self.engine.committer.submit(puts, 100)
+        await self.engine.committer.submit(puts)
         return list(range(first, first + count))
 
     def join(self, name: str = "one", batch: int = 1000, credit: int = 10_000) -> Session:
@@ -456,7 +456,7 @@ async def test_a_group_deleted_under_a_member_is_missed_at_its_next_acknowledgem
         await session.outlet.take("started")
         await session.outlet.take("assigned")
         page = await session.outlet.take("records")
-        await scene.groups.forget("totals")
+        await scene.groups.delete("totals")
         with pytest.raises(ResourceNotFoundError):
             await session.ack(page)
         await scene.groups.ensure("totals", scene.arn, FROM_TRIM_HORIZON)

@@ -183,7 +183,7 @@ def test_regions_that_saw_the_same_changes_hold_the_same_items(
             table = await engine.table(f"region{number}")
             operations = [apply(table, key, n, version(time, region)) for key, n, time, region in order]
             for begin in range(0, len(operations), groups):
-                await engine.committer.submit(operations[begin : begin + groups], 100)
+                await engine.committer.submit(operations[begin : begin + groups])
             assert items_of(engine) == expected
             # The stream of the replica tells the same as its table.
             replayed = {}

@@ -6,6 +6,7 @@ import pytest
 
 from broker.model.errors import ResourceInUseError, ResourceNotFoundError
 from broker.replication.registry import Replica, ReplicaProgress, Replicas, ReplicaStatus
+from broker.storage.commit import Group
 from broker.storage.rocks import Store
 from tests.unit.engine import NOON_MS, Engine, FakeClock, running
 
@@ -20,6 +21,10 @@ PROGRESS = ReplicaProgress(
     items_copied=2**63 - 1,
     last_error="caf\u00e9",
 )
+
+
+def keep_consumer(_group: Group, _name: str) -> None:
+    """The consumer group is not what these tests are about."""
 
 
 @pytest.fixture
@@ -53,7 +58,7 @@ async def test_a_report_replaces_the_progress_and_nothing_else(replicas: Replica
 async def test_what_is_not_there_is_named(replicas: Replicas) -> None:
     with pytest.raises(ResourceNotFoundError, match="copy"):
         replicas.get("copy")
-    for change in (replicas.report("copy", PROGRESS), replicas.delete("copy")):
+    for change in (replicas.report("copy", PROGRESS), replicas.delete("copy", keep_consumer)):
         with pytest.raises(ResourceNotFoundError) as missing:
             await change
         assert missing.value.metadata == {"replica_name": "copy"}
@@ -71,6 +76,6 @@ async def test_replicas_are_there_after_a_restart(tmp_path: Path) -> None:
     again = Store(tmp_path)
     async with running(again, FakeClock()) as engine:
         assert Replicas(again, engine.committer).get("copy") == kept
-        await Replicas(again, engine.committer).delete("copy")
+        await Replicas(again, engine.committer).delete("copy", keep_consumer)
         assert Replicas(again, engine.committer).documents.all() == []
     again.close()

@@ -203,7 +203,7 @@ async def test_an_idle_server_drains_at_once() -> None:
 
 async def test_a_drain_does_not_wait_for_ever(caplog: pytest.LogCaptureFixture) -> None:
     drain = Drain()
-    with drain.call(), caplog.at_level(logging.WARNING):
+    with drain, caplog.at_level(logging.WARNING):
         await drain.run(0.001)
     assert "count=1" in caplog.text
 

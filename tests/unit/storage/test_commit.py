@@ -80,7 +80,7 @@ def stray_exceptions() -> Callable[[], list[dict[str, Any]]]:
 async def held(engine: Engine) -> AsyncIterator[asyncio.Future[list[Any]]]:
     """The disk syncs the group of one submission for as long as the block lasts."""
     engine.journal.hold()
-    future = engine.committer.submit((put(b"first"),), 100)
+    future = engine.committer.submit((put(b"first"),))
     await engine.journal.sync_begun(1)
     yield future
     engine.journal.release()
@@ -98,7 +98,7 @@ async def test_a_caller_is_answered_only_after_the_sync(engine: Engine) -> None:
 
 async def test_a_watermark_rises_only_after_the_sync(engine: Engine) -> None:
     engine.journal.hold()
-    future = engine.committer.submit((append(), append()), 200)
+    future = engine.committer.submit((append(), append()))
     await engine.journal.sync_begun(1)
     assert len(blocks(engine.store)) == 1
     assert engine.watermarks.of(1).value == 0
@@ -109,7 +109,7 @@ async def test_a_watermark_rises_only_after_the_sync(engine: Engine) -> None:
 
 async def test_who_is_answered_finds_the_records_of_the_write(engine: Engine) -> None:
     seen: list[int] = []
-    future = engine.committer.submit((append(),), 100)
+    future = engine.committer.submit((append(),))
     future.add_done_callback(lambda _: seen.append(engine.watermarks.of(1).value))
     await answer(future)
     await asyncio.sleep(0)
@@ -118,7 +118,7 @@ async def test_who_is_answered_finds_the_records_of_the_write(engine: Engine) ->
 
 async def test_the_end_of_a_shard_is_seen_only_after_the_sync(engine: Engine) -> None:
     engine.journal.hold()
-    future = engine.committer.submit((append(), Do(does=lambda group: group.close_shard(SHARD, 9))), 200)
+    future = engine.committer.submit((append(), Do(does=lambda group: group.close_shard(SHARD, 9))))
     await engine.journal.sync_begun(1)
     assert engine.watermarks.of(1).value == 0
     engine.journal.release()
@@ -131,7 +131,7 @@ async def test_operations_are_evaluated_in_order_and_see_what_came_before(engine
         return group.get(Family.CATALOG, b"key")
 
     operations = (Do(does=read), put(value=b"1"), Do(does=read), put(value=b"2"), Do(does=read), put(value=None))
-    assert await answer(engine.committer.submit((*operations, Do(does=read)), 100)) == [
+    assert await answer(engine.committer.submit((*operations, Do(does=read)))) == [
         *(None, None, b"1", None, b"2", None, None)
     ]
     await engine.committer.commit(put(value=b"3"))
@@ -140,7 +140,7 @@ async def test_operations_are_evaluated_in_order_and_see_what_came_before(engine
 
 async def test_a_group_sees_writes_that_are_not_synced_yet(engine: Engine) -> None:
     async with held(engine) as first:
-        read = engine.committer.submit((Do(does=lambda group: group.get(Family.CATALOG, b"first")),), 100)
+        read = engine.committer.submit((Do(does=lambda group: group.get(Family.CATALOG, b"first")),))
     assert await answer(first) == [None]
     assert await answer(read) == [b"value"]
 
@@ -160,7 +160,7 @@ async def test_items_are_seen_as_the_group_has_left_them(engine: Engine) -> None
 
 async def test_those_who_come_during_a_sync_share_the_next(engine: Engine) -> None:
     async with held(engine):
-        later = [engine.committer.submit((put(str(number).encode()),), 100) for number in range(50)]
+        later = [engine.committer.submit((put(str(number).encode()),)) for number in range(50)]
     for future in later:
         await answer(future)
     assert len(engine.journal.entries) == 2
@@ -173,7 +173,7 @@ async def test_a_full_group_is_evaluated_during_the_sync_of_the_one_before(
 ) -> None:
     monkeypatch.setattr(commit, "GROUP_OPERATIONS_MAX", 4)
     engine.journal.hold()
-    futures = [engine.committer.submit((put(),), 100) for _ in range(20)]
+    futures = [engine.committer.submit((put(),)) for _ in range(20)]
     await engine.journal.sync_begun(1)
     assert await is_waiting(futures[-1])
     assert len(engine.journal.entries) == 2
@@ -189,7 +189,7 @@ async def test_a_submission_larger_than_a_group_is_answered_with_its_last_group(
     monkeypatch.setattr(commit, "GROUP_OPERATIONS_MAX", 4)
     operations = [Do(does=lambda _, number=number: number) for number in range(10)]  # type: ignore[misc]
     engine.journal.hold()
-    small, large = engine.committer.submit(operations[:1], 100), engine.committer.submit(operations, 1000)
+    small, large = engine.committer.submit(operations[:1]), engine.committer.submit(operations)
     await engine.journal.sync_begun(1)
     assert await is_waiting(large)
     engine.journal.release()
@@ -201,19 +201,19 @@ async def test_a_submission_larger_than_a_group_is_answered_with_its_last_group(
 
 async def test_a_group_is_closed_when_it_holds_many_bytes(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(commit, "GROUP_BYTES_MAX", 250)
-    await answer(engine.committer.submit([put() for _ in range(6)], 600))
+    await answer(engine.committer.submit([put() for _ in range(6)]))
     assert len(engine.journal.entries) == 2
 
 
 async def test_records_count_for_the_size_of_a_group(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(commit, "GROUP_BYTES_MAX", 3000)
     large = canonicalize(item(id="a", text="x" * 1900))
-    await answer(engine.committer.submit([append(new=large) for _ in range(4)], 400))
+    await answer(engine.committer.submit([append(new=large) for _ in range(4)]))
     assert len(engine.journal.entries) == 2
 
 
 async def test_nothing_to_do_is_answered_too(engine: Engine) -> None:
-    assert await answer(engine.committer.submit((), 0)) == []
+    assert await answer(engine.committer.submit(())) == []
 
 
 # 2. Log blocks.
@@ -221,7 +221,7 @@ async def test_nothing_to_do_is_answered_too(engine: Engine) -> None:
 
 async def test_a_group_makes_one_block_per_shard(engine: Engine) -> None:
     other = Shard(id=2, shard_id="shardId-2", first_hash=0, last_hash=HASH_MAX, starting_sequence_number=1)
-    await answer(engine.committer.submit((append(), append(other), append(), append(other), append(other)), 100))
+    await answer(engine.committer.submit((append(), append(other), append(), append(other), append(other))))
     numbers = {
         shard: [[block.sequence_number(n) for n in range(block.count)] for block in blocks(engine.store, shard)]
         for shard in (1, 2)
@@ -232,7 +232,7 @@ async def test_a_group_makes_one_block_per_shard(engine: Engine) -> None:
 
 async def test_a_block_is_closed_when_it_holds_many_bytes(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(commit, "BLOCK_BYTES_MAX", 150)
-    await answer(engine.committer.submit([append() for _ in range(7)], 100))
+    await answer(engine.committer.submit([append() for _ in range(7)]))
     made = blocks(engine.store)
     assert len(engine.journal.entries) == 1
     assert [block.sequence_number(n) for block in made for n in range(block.count)] == list(range(1, 8))
@@ -245,9 +245,9 @@ async def test_a_block_is_closed_when_it_holds_many_bytes(engine: Engine, monkey
 
 
 async def test_all_records_of_a_group_have_its_time(engine: Engine) -> None:
-    await answer(engine.committer.submit((append(), append()), 100))
+    await answer(engine.committer.submit((append(), append())))
     engine.clock.ms += 5
-    await answer(engine.committer.submit((append(),), 100))
+    await answer(engine.committer.submit((append(),)))
     assert [block.time_ms for block in blocks(engine.store)] == [NOON_MS, NOON_MS + 5]
 
 
@@ -255,7 +255,7 @@ async def test_all_records_of_a_group_have_its_time(engine: Engine) -> None:
 
 
 async def test_a_refused_operation_is_one_result_among_the_others(engine: Engine) -> None:
-    first, refused, last = await answer(engine.committer.submit((put(b"a"), Do(does=refuse), put(b"b")), 300))
+    first, refused, last = await answer(engine.committer.submit((put(b"a"), Do(does=refuse), put(b"b"))))
     assert (first, last) == (None, None)
     assert isinstance(refused, ConditionalCheckFailedError)
     assert engine.store.get(Family.CATALOG, b"b") == b"value"
@@ -269,7 +269,7 @@ async def test_a_refused_operation_alone_is_raised(engine: Engine) -> None:
 async def test_a_caller_that_is_gone_does_not_disturb_the_others(engine: Engine) -> None:
     async with held(engine) as gone:
         gone.cancel()
-        stays = engine.committer.submit((put(),), 100)
+        stays = engine.committer.submit((put(),))
     assert await answer(stays) == [None]
 
 
@@ -278,7 +278,7 @@ async def test_a_caller_that_is_gone_does_not_disturb_the_others(engine: Engine)
 
 async def test_a_read_waits_for_the_sync_of_the_items_last_change(engine: Engine) -> None:
     engine.journal.hold()
-    future = engine.committer.submit((put_item(b"changed"),), 100)
+    future = engine.committer.submit((put_item(b"changed"),))
     await engine.journal.sync_begun(1)
     settled = asyncio.create_task(engine.committer.settled(b"changed"))
     assert await is_waiting(settled)
@@ -296,7 +296,7 @@ async def test_a_read_waits_for_a_group_that_waits_for_its_sync(
 ) -> None:
     monkeypatch.setattr(commit, "GROUP_OPERATIONS_MAX", 1)
     engine.journal.hold()
-    futures = [engine.committer.submit((put_item(key),), 100) for key in (b"first", b"second", b"third")]
+    futures = [engine.committer.submit((put_item(key),)) for key in (b"first", b"second", b"third")]
     await engine.journal.sync_begun(1)
     # The second group is written, not synced; the third is not even planned, so nobody can have read it.
     settled = asyncio.create_task(engine.committer.settled(b"second"))
@@ -311,7 +311,7 @@ async def test_a_read_waits_for_a_group_that_waits_for_its_sync(
 
 async def test_a_reader_that_gives_up_does_not_disturb_the_others(engine: Engine) -> None:
     engine.journal.hold()
-    future = engine.committer.submit((put_item(b"item"),), 100)
+    future = engine.committer.submit((put_item(b"item"),))
     await engine.journal.sync_begun(1)
     readers = [asyncio.create_task(engine.committer.settled(b"item")) for _ in range(2)]
     assert await is_waiting(readers[0])
@@ -333,9 +333,9 @@ async def test_a_snapshot_holds_exactly_the_writes_up_to_its_number_and_only_dur
 
     await engine.do(write(b"a"))
     engine.journal.hold()
-    second = engine.committer.submit((Do(does=write(b"b")),), 100)
+    second = engine.committer.submit((Do(does=write(b"b")),))
     await engine.journal.sync_begun(2)
-    third = engine.committer.submit((Do(does=write(b"c")),), 100)
+    third = engine.committer.submit((Do(does=write(b"c")),))
     taking = asyncio.create_task(engine.committer.snapshot(Family.ITEMS, b"", b"\xff"))
     assert await is_waiting(taking)
     engine.journal.release()
@@ -354,10 +354,10 @@ async def test_beyond_the_queues_operations_callers_are_told_to_come_again(
 ) -> None:
     monkeypatch.setattr(commit, "QUEUE_OPERATIONS_MAX", 3)
     async with held(engine):
-        accepted = engine.committer.submit((put(), put(), put()), 300)
+        accepted = engine.committer.submit((put(), put(), put()))
         assert engine.committer.queued_operations == 3
         with pytest.raises(ThrottlingError, match="3 operations") as throttled:
-            engine.committer.submit((put(b"refused"),), 100)
+            engine.committer.submit((put(b"refused"),))
         assert throttled.value.retry_after_ms > 0
         assert throttled.value.metadata["limit"] == "3"
     await answer(accepted)
@@ -370,18 +370,18 @@ async def test_beyond_the_queues_bytes_callers_are_told_to_come_again(
 ) -> None:
     monkeypatch.setattr(commit, "QUEUE_BYTES_MAX", 250)
     async with held(engine):
-        engine.committer.submit((put(), put()), 200)
+        engine.committer.submit((put(), put()))
         with pytest.raises(ThrottlingError, match="250 bytes"):
-            engine.committer.submit((put(),), 100)
-        engine.committer.submit((Do(does=lambda _: None, size_bytes=50),), 50)
+            engine.committer.submit((put(),))
+        engine.committer.submit((Do(does=lambda _: None, size_bytes=50),))
 
 
 async def test_what_never_fits_is_let_in_alone(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(commit, "QUEUE_BYTES_MAX", 10)
     async with held(engine):
-        alone = engine.committer.submit((put(),), 100)
+        alone = engine.committer.submit((put(),))
         with pytest.raises(ThrottlingError):
-            engine.committer.submit((put(),), 100)
+            engine.committer.submit((put(),))
     await answer(alone)
 
 
@@ -389,8 +389,7 @@ async def test_who_can_wait_waits_for_room(engine: Engine, monkeypatch: pytest.M
     monkeypatch.setattr(commit, "QUEUE_OPERATIONS_MAX", 2)
 
     async def write() -> list[Any]:
-        await engine.committer.wait_for_room(2, 200)
-        return await engine.committer.submit((put(), put()), 200)
+        return await (await engine.committer.submit_when_room((put(), put())))
 
     async with held(engine):
         writers = [asyncio.create_task(write()) for _ in range(5)]
@@ -403,7 +402,7 @@ async def test_who_can_wait_waits_for_room(engine: Engine, monkeypatch: pytest.M
 async def test_the_queue_is_empty_after_all_is_done(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(commit, "QUEUE_OPERATIONS_MAX", 10)
     for _ in range(10):
-        await answer(engine.committer.submit([put() for _ in range(10)], 1000))
+        await answer(engine.committer.submit([put() for _ in range(10)]))
     assert engine.committer.queued_operations == 0
 
 
@@ -412,10 +411,10 @@ async def test_the_queue_is_empty_after_all_is_done(engine: Engine, monkeypatch:
 
 async def test_close_finishes_what_waits_and_refuses_the_rest(engine: Engine) -> None:
     async with held(engine) as first:
-        waiting = engine.committer.submit((put(b"waiting"),), 100)
+        waiting = engine.committer.submit((put(b"waiting"),))
         engine.committer.close()
         with pytest.raises(UnavailableError):
-            engine.committer.submit((put(b"late"),), 100)
+            engine.committer.submit((put(b"late"),))
     async with asyncio.timeout(TIMEOUT_S):
         await engine.committing
     assert (first.result(), waiting.result()) == ([None], [None])
@@ -438,17 +437,17 @@ async def assert_stopped(engine: Engine, error: BaseException) -> None:
         with pytest.raises(type(error)) as raised:
             await engine.committing
         assert raised.value is error
-        # Who waits for room is let go, to be refused.
-        await engine.committer.wait_for_room(10**9, 10**9)
+        with pytest.raises(UnavailableError):
+            await engine.committer.submit_when_room((put(b"late"),))
     entries = len(engine.journal.entries)
     with pytest.raises(UnavailableError):
-        engine.committer.submit((put(b"late"),), 100)
+        engine.committer.submit((put(b"late"),))
     assert len(engine.journal.entries) == entries
 
 
 async def test_a_failed_write_stops_everything(engine: Engine) -> None:
     async with held(engine) as first:
-        second, third = (engine.committer.submit((put(),), 100) for _ in range(2))
+        second, third = (engine.committer.submit((put(),)) for _ in range(2))
         engine.journal.append_error = DISK
     for future in (second, third):
         with pytest.raises(UnavailableError) as unavailable:
@@ -462,12 +461,12 @@ async def test_a_failed_sync_stops_everything(engine: Engine, monkeypatch: pytes
     monkeypatch.setattr(commit, "QUEUE_OPERATIONS_MAX", 1)
     engine.journal.hold()
     engine.journal.sync_error = DISK
-    first = engine.committer.submit((put_item(b"item"), append()), 200)
+    first = engine.committer.submit((put_item(b"item"), append()))
     await engine.journal.sync_begun(1)
-    second = engine.committer.submit((put(),), 100)
+    second = engine.committer.submit((put(),))
     reader = asyncio.create_task(engine.committer.settled(b"item"))
     snapshot = asyncio.create_task(engine.committer.snapshot(Family.ITEMS, b"", b"\xff"))
-    room = asyncio.create_task(engine.committer.wait_for_room(1, 100))
+    room = asyncio.create_task(engine.committer.submit_when_room((put(),)))
     assert await is_waiting(room)
     engine.journal.release()
     awaited: asyncio.Future[Any]
@@ -475,8 +474,8 @@ async def test_a_failed_sync_stops_everything(engine: Engine, monkeypatch: pytes
         with pytest.raises(UnavailableError) as unavailable:
             await answer(awaited)
         assert unavailable.value.__cause__ is DISK
-    async with asyncio.timeout(TIMEOUT_S):
-        await room
+    with pytest.raises(UnavailableError):
+        await answer(room)
     assert engine.watermarks.of(1).value == 0
     await assert_stopped(engine, DISK)
 
@@ -489,8 +488,8 @@ async def test_a_failed_write_lets_the_sync_under_way_end_first(
     monkeypatch.setattr(commit, "GROUP_OPERATIONS_MAX", 2)
     engine.journal.hold()
     # The first group syncs while the second is written; it was well written, so its callers get the sync's answer.
-    first = engine.committer.submit((append(), append()), 200)
-    second = engine.committer.submit((put(), Do(does=lambda _: setattr(engine.journal, "append_error", DISK))), 200)
+    first = engine.committer.submit((append(), append()))
+    second = engine.committer.submit((put(), Do(does=lambda _: setattr(engine.journal, "append_error", DISK))))
     await engine.journal.sync_begun(1)
     assert await is_waiting(second)
     if sync_fails:
@@ -515,7 +514,7 @@ async def test_a_fault_in_a_plan_stops_everything_before_it_is_written(engine: E
     def fail(_: Group) -> None:
         raise fault
 
-    before, failing, after = (engine.committer.submit((do,), 100) for do in (put(b"a"), Do(does=fail), put(b"b")))
+    before, failing, after = (engine.committer.submit((do,)) for do in (put(b"a"), Do(does=fail), put(b"b")))
     for future in (before, failing, after):
         with pytest.raises(UnavailableError):
             await answer(future)
@@ -525,9 +524,9 @@ async def test_a_fault_in_a_plan_stops_everything_before_it_is_written(engine: E
 
 async def test_a_cancelled_committer_leaves_nobody_waiting(engine: Engine) -> None:
     engine.journal.hold()
-    futures = [engine.committer.submit((put(),), 100)]
+    futures = [engine.committer.submit((put(),))]
     await engine.journal.sync_begun(1)
-    futures.append(engine.committer.submit((put(),), 100))
+    futures.append(engine.committer.submit((put(),)))
     engine.committing.cancel()
     engine.journal.release()
     await asyncio.wait({engine.committing}, timeout=TIMEOUT_S)
@@ -535,13 +534,13 @@ async def test_a_cancelled_committer_leaves_nobody_waiting(engine: Engine) -> No
         with pytest.raises(UnavailableError):
             await answer(future)
     with pytest.raises(UnavailableError):
-        engine.committer.submit((put(),), 100)
+        engine.committer.submit((put(),))
 
 
 async def test_nobody_need_listen_to_a_failure(engine: Engine) -> None:
     stray = stray_exceptions()
     engine.journal.sync_error = DISK
-    engine.committer.submit((put(),), 100)
+    engine.committer.submit((put(),))
     await assert_stopped(engine, DISK)
     assert stray() == []
 
@@ -582,7 +581,7 @@ async def test_a_version_names_this_region(engine: Engine) -> None:
 
 
 async def test_the_last_sequence_number_is_that_of_the_last_group(engine: Engine) -> None:
-    await answer(engine.committer.submit((append(), append()), 100))
+    await answer(engine.committer.submit((append(), append())))
     assert engine.committer.last_sequence_number == 2
     assert engine.journal.entries[-1].position == 2
 

@@ -63,7 +63,7 @@ async def test_kinds_do_not_mix_even_if_one_begins_with_the_other(engine: Engine
 async def test_a_group_that_is_planned_is_in_memory(engine: Engine) -> None:
     documents = pets(engine.store)
     engine.journal.hold()
-    future = engine.committer.submit((), 0)
+    future = engine.committer.submit(())
     await engine.journal.sync_begun(1)
     assert documents.get("rex") is None
     engine.journal.release()

@@ -146,7 +146,7 @@ async def test_a_write_whose_condition_does_not_hold_changes_nothing(engine: Eng
 async def test_of_many_conditional_puts_in_one_group_one_wins(engine: Engine) -> None:
     table = await engine.table()
     puts = [put(table, MISSING, id="a", n=number) for number in range(5)]
-    results = await engine.committer.submit(puts, 500)
+    results = await engine.committer.submit(puts)
     assert [isinstance(result, ConditionalCheckFailedError) for result in results] == [False, True, True, True, True]
     assert attributes_of(engine, table) == {"id": value("a"), "n": value(0)}
     assert events(engine, table) == ["INSERT"]
@@ -257,9 +257,9 @@ def test_the_stream_replayed_onto_an_empty_table_is_the_table(
         table = await engine.table()
         operations = [operation_of(table, *step) for step in steps]
         # Some in one group, the others in groups of their own: nobody can tell.
-        await engine.committer.submit(operations[:together], 100)
+        await engine.committer.submit(operations[:together])
         for operation in operations[together:]:
-            await engine.committer.submit((operation,), 100)
+            await engine.committer.submit((operation,))
 
         replayed: dict[str, Attributes] = {}
         for record in records(engine, table):

@@ -12,7 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from broker.consumers.groups import ConsumerGroups
 from broker.model.errors import ResourceInUseError, ResourceNotFoundError, ValidationError
+from broker.storage.commit import Group
 from broker.storage.rocks import Family, Store
 from broker.triggers.registry import (
     CODE_BYTES_MAX,
@@ -32,6 +34,10 @@ from broker.triggers.registry import (
 from tests.unit.engine import NOON_MS, TIMEOUT_S, Engine, FakeClock, running
 
 ARCHIVE = b"PK\x00\xff"
+
+
+def keep_consumer(_group: Group, _name: str) -> None:
+    """The consumer group is not what these tests are about."""
 
 
 def function(**changes: Any) -> Function:
@@ -191,7 +197,7 @@ async def test_what_is_not_there_is_named(triggers: Triggers) -> None:
             ask("totals")
     for change in (
         triggers.update("totals", state=None, batch_size=1, archive=None),
-        triggers.delete("totals"),
+        triggers.delete("totals", keep_consumer),
         triggers.report("totals", TriggerCounts(), "", []),
         triggers.wait_for_lines("totals", 0, 0),
     ):
@@ -261,7 +267,7 @@ async def test_a_deleted_trigger_leaves_nothing(engine: Engine, triggers: Trigge
     await triggers.create(trigger("totals2"), ARCHIVE)
     for name in ("totals", "totals2"):
         await triggers.report(name, TriggerCounts(), "", [line(0), line(1)])
-    await triggers.delete("totals")
+    await triggers.delete("totals", keep_consumer)
     assert triggers.lines("totals", 0, 10) == []
     assert triggers.lines("totals2", 0, 10) == [line(0), line(1)]
     catalog = [key for key, _ in engine.store.scan(Family.CATALOG, b"trigger", b"triggers")]
@@ -273,7 +279,7 @@ async def test_a_trigger_is_deleted_and_made_anew_in_one_group(triggers: Trigger
     await triggers.create(trigger(), ARCHIVE)
     await triggers.report("totals", TriggerCounts(), "", [line(0), line(1)])
     await asyncio.gather(
-        triggers.delete("totals"),
+        triggers.delete("totals", keep_consumer),
         triggers.create(trigger(), b"new"),
         triggers.report("totals", TriggerCounts(), "", [line(5)]),
     )
@@ -297,6 +303,17 @@ async def test_a_report_and_the_end_wake_all_who_wait(triggers: Triggers, what: 
     if what == "report":
         await triggers.report("totals", TriggerCounts(), "", [line(0)])
     else:
-        await triggers.delete("totals")
+        await triggers.delete("totals", keep_consumer)
     async with asyncio.timeout(TIMEOUT_S):
         await asyncio.gather(*waiting)
+
+
+# A crash between two commits would let the next trigger of that name go on at the old checkpoint.
+async def test_a_trigger_and_its_consumer_group_end_in_one_commit(engine: Engine, triggers: Triggers) -> None:
+    groups = ConsumerGroups(engine.store, engine.committer, {"trigger": triggers.exists})
+    await triggers.create(trigger(), ARCHIVE)
+    await groups.ensure("trigger:totals", "arn", 7)
+    entries = len(engine.journal.entries)
+    await triggers.delete("totals", groups.plan_forget)
+    assert groups.documents.all() == []
+    assert len(engine.journal.entries) == entries + 1
