@@ -169,7 +169,8 @@ def own_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BrokerProce
         yield process
 
 
-@pytest.mark.timeout(120)
+# A failure is made smaller step by step, with restarts in between: that takes its time, and is worth it.
+@pytest.mark.timeout(400)
 def test_tables_and_streams_hold_what_the_oracle_says(own_broker: BrokerProcess) -> None:
     class Machine(TableMachine):
         broker = own_broker
