@@ -54,7 +54,7 @@ async def serve(chunks: list[bytes]) -> None:
                 await context.write(chunk)
                 remaining -= len(chunk)
 
-    server = grpc.aio.server(options=broker_server._OPTIONS)
+    server = grpc.aio.server(options=broker_server.OPTIONS)
     handlers: dict[str, grpc.RpcMethodHandler[bytes, bytes]] = {
         "Echo": grpc.unary_unary_rpc_method_handler(echo),
         "Stream": grpc.unary_stream_rpc_method_handler(stream),

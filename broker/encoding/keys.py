@@ -27,6 +27,9 @@ _FIELD_2: Final = b"\x12"
 _KINDS: Final = {KeyAttributeType.STRING: "s", KeyAttributeType.NUMBER: "n", KeyAttributeType.BINARY: "b"}
 _VALUE_TAGS: Final = {"s": b"\x0a", "n": b"\x12", "b": b"\x1a"}
 
+# An entry's heads of the value and of its content, where each length takes one byte.
+_SHORT_ENTRY_HEADS: Final = 4
+_ONE_BYTE_LENGTH_MAX: Final = 0x80
 # Exponents are shifted so that they are positive in two bytes.
 _EXPONENT_BIAS: Final = 0x4000
 _INVERT: Final = bytes(255 - byte for byte in range(256))
@@ -172,6 +175,17 @@ class _Attribute:
 
     def entry(self, content: bytes) -> bytes:
         """The attribute as an entry of an encoded Item."""
+        length, entry_length = len(content), len(self._entry_name) + len(content) + _SHORT_ENTRY_HEADS
+        if entry_length < _ONE_BYTE_LENGTH_MAX:
+            # All lengths take one byte: the same as below, in one step.
+            return b"\x0a%c%b\x12%c%b%c%b" % (
+                entry_length,
+                self._entry_name,
+                length + 2,
+                self._value_tag,
+                length,
+                content,
+            )
         value = field_bytes(self._value_tag, content)
         return field_bytes(_FIELD_1, self._entry_name + field_bytes(_FIELD_2, value))
 

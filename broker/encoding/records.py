@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from enum import IntEnum
 from functools import lru_cache
 from typing import Final
 
@@ -13,25 +12,24 @@ from broker.model.clock import Version
 from broker.model.tables import StreamViewType
 from headrace.v1 import record_pb2 as pb
 
-
-class EventName(IntEnum):
-    """What happened to an item; numbered as in record.proto."""
-
-    INSERT = pb.EVENT_NAME_INSERT
-    MODIFY = pb.EVENT_NAME_MODIFY
-    REMOVE = pb.EVENT_NAME_REMOVE
-
-
 # Tags of Record's fields, in the order they are written. A test parses what is joined here with the real message.
-_EVENT_NAME: Final = {name: b"\x08" + varint(name) for name in EventName}
+_INSERT: Final = b"\x08" + varint(pb.EVENT_NAME_INSERT)
+_MODIFY: Final = b"\x08" + varint(pb.EVENT_NAME_MODIFY)
+_REMOVE: Final = b"\x08" + varint(pb.EVENT_NAME_REMOVE)
 _SEQUENCE_NUMBER: Final = b"\x12\x15"
 _TIME: Final = b"\x1a"
 _KEYS: Final = b"\x22"
 _NEW_IMAGE: Final = b"\x2a"
 _OLD_IMAGE: Final = b"\x32"
 _SIZE_BYTES: Final = b"\x38"
-_VIEW_TYPE: Final = {
-    view: b"\x40" + varint(pb.StreamViewType.Value(f"STREAM_VIEW_TYPE_{view}")) for view in StreamViewType
+# By view type: its field, and whether new and old images are recorded.
+_VIEWS: Final = {
+    view: (
+        b"\x40" + varint(pb.StreamViewType.Value(f"STREAM_VIEW_TYPE_{view}")),
+        view.has_new_image,
+        view.has_old_image,
+    )
+    for view in StreamViewType
 }
 _VERSION: Final = b"\x4a"
 # Tags of Version's fields.
@@ -70,9 +68,9 @@ def encode_record(
 ) -> bytes:
     """A change from `old` to `new` as an element of `repeated Record records = 1`."""
     size = key.size_bytes
-    event = _event_name(old, new)
+    view_type_field, has_new_image, has_old_image = _VIEWS[view_type]
     parts = [
-        _EVENT_NAME[event],
+        _event_name(old, new),
         _SEQUENCE_NUMBER,
         b"%021d" % sequence_number,
         time_field,
@@ -80,19 +78,20 @@ def encode_record(
         varint(len(key.encoded)),
         key.encoded,
     ]
-    if new is not None and view_type.has_new_image:
+    if new is not None and has_new_image:
         parts += (_NEW_IMAGE, varint(len(new.encoded)), new.encoded)
         size += new.size_bytes
-    if old is not None and view_type.has_old_image:
+    if old is not None and has_old_image:
         parts += (_OLD_IMAGE, varint(len(old.encoded)), old.encoded)
         size += old.size_bytes
     encoded_version = encode_version(version)
-    parts += (_SIZE_BYTES, varint(size), _VIEW_TYPE[view_type], _VERSION, varint(len(encoded_version)), encoded_version)
+    parts += (_SIZE_BYTES, varint(size), view_type_field, _VERSION, varint(len(encoded_version)), encoded_version)
     record = b"".join(parts)
     return b"%b%b%b" % (_ELEMENT, varint(len(record)), record)
 
 
-def _event_name(old: EncodedItem | None, new: EncodedItem | None) -> EventName:
+def _event_name(old: EncodedItem | None, new: EncodedItem | None) -> bytes:
+    """The field event_name."""
     if old is None:
-        return EventName.INSERT
-    return EventName.REMOVE if new is None else EventName.MODIFY
+        return _INSERT
+    return _REMOVE if new is None else _MODIFY

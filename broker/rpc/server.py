@@ -51,7 +51,7 @@ _STREAMS_PER_CONNECTION_MAX: Final = 1000
 _DRAIN_SECONDS: Final = 10.0
 _STOP_GRACE_SECONDS: Final = 2.0
 
-_OPTIONS: Final = (
+OPTIONS: Final = (
     ("grpc.max_receive_message_length", REQUEST_BYTES_MAX),
     ("grpc.max_send_message_length", RESPONSE_BYTES_MAX),
     ("grpc.keepalive_time_ms", _KEEPALIVE_MS),
@@ -88,7 +88,7 @@ class RpcServer:
 
     def __init__(self, engine: Engine, telemetry: Telemetry) -> None:
         self._drain = Drain()
-        self._server = grpc.aio.server(options=_OPTIONS)
+        self._server = grpc.aio.server(options=OPTIONS)
         self._health = health.aio.HealthServicer()
         e = engine
         services = (

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from broker.storage.watermark import Watermarks
 
 # A group is closed when it holds this much, so that one group neither blocks the event loop nor the disk for long.
-GROUP_OPERATIONS_MAX: Final = 256
+GROUP_OPERATIONS_MAX: Final = 512
 GROUP_BYTES_MAX: Final = 8 * 1024 * 1024
 # A log block is closed when it holds this much: a reader's page is about as large, so it decodes little for nothing.
 BLOCK_BYTES_MAX: Final = 256 * 1024
@@ -48,9 +48,11 @@ QUEUE_BYTES_MAX: Final = 64 * 1024 * 1024
 # About what a change of a definition takes in the queue.
 _CHANGE_BYTES: Final = 1024
 _RETRY_AFTER_MS: Final = 50
-# A group is begun after so many turns of the event loop that brought no operation, and after so many in any case.
+# A group is begun after turns of the event loop that brought no operation: so many for each operation of the last
+# group, but at most so many; and after so many turns in any case.
 _GATHER_QUIET_TURNS: Final = 4
-_GATHER_TURNS_MAX: Final = 64
+_GATHER_QUIET_TURNS_MAX: Final = 64
+_GATHER_TURNS_MAX: Final = 400
 
 
 Result = TypeVar("Result")
@@ -265,6 +267,7 @@ class Committer:
         self._failure: BaseException | None = None
         # Groups that are evaluated and not synced yet: at most two.
         self._unsettled: deque[_Unsettled] = deque()
+        self._last_group_operations = 1
         self.groups_total = 0
         self.operations_total = 0
 
@@ -387,13 +390,14 @@ class Committer:
 
         A group costs about the same with one operation as with thirty, and a call takes a few turns of the event loop
         from its socket to the queue. So this waits as long as turns bring more, not by the clock: an idle loop turns in
-        microseconds.
+        microseconds. It is the more patient the more operations the last group held: a lone caller waits for nobody.
         """
+        patience = min(_GATHER_QUIET_TURNS_MAX, _GATHER_QUIET_TURNS * self._last_group_operations)
         quiet = waiting = 0
         for _ in range(_GATHER_TURNS_MAX):
             quiet = quiet + 1 if self._queued_operations == waiting else 0
             waiting = self._queued_operations
-            if quiet == _GATHER_QUIET_TURNS or waiting >= GROUP_OPERATIONS_MAX:
+            if quiet >= patience or waiting >= GROUP_OPERATIONS_MAX:
                 return
             await asyncio.sleep(0)
 
@@ -423,6 +427,7 @@ class Committer:
         self._queued_operations -= operations
         self._queued_bytes -= size_bytes
         self._taken.set()
+        self._last_group_operations = operations
         self.groups_total += 1
         self.operations_total += operations
         return group

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import struct
 from bisect import bisect_right
+from itertools import accumulate
 from typing import Final, NamedTuple
 
 import google_crc32c
@@ -118,11 +119,7 @@ def encode_block(sequence_numbers: list[int], records: list[bytes], now_ms: int)
     first, last = sequence_numbers[0], sequence_numbers[-1]
     count = len(records)
     distances = [number - first for number in sequence_numbers]
-    offsets = [0] * count
-    offset = 0
-    for index, record in enumerate(records):
-        offsets[index] = offset
-        offset += len(record)
+    offsets = accumulate(map(len, records[:-1]), initial=0)
     head = _BLOCK_HEAD.pack(_FORMAT, count, first, last, now_ms)
     block = b"".join((head, struct.pack(f"<{2 * count}I", *distances, *offsets), *records))
     checksum: int = google_crc32c.value(block)
