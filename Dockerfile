@@ -7,7 +7,7 @@ ENV PIP_DISABLE_PIP_VERSION_CHECK=1 \
 RUN python -m venv /opt/headrace
 WORKDIR /src
 COPY constraints.txt ./
-COPY pyproject.toml ./
+COPY pyproject.toml README.md LICENSE NOTICE ./
 COPY broker broker
 COPY clients/python clients/python
 RUN /opt/headrace/bin/pip install --constraint constraints.txt "./clients/python[triggers]" ".[uvloop]"

@@ -9,7 +9,8 @@ from random import SystemRandom
 from typing import TYPE_CHECKING, Final
 
 from broker.config import ConfigError, split_address
-from broker.consumers.groups import ConsumerGroups, Members
+from broker.consumers.consume import Members
+from broker.consumers.groups import ConsumerGroups
 from broker.gateway.server import HttpServer
 from broker.model.clock import Clock, SystemClock
 from broker.replication.registry import Replicas

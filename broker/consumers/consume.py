@@ -12,12 +12,12 @@ from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
 
-from broker.model.errors import LeaseFencedError, ValidationError
+from broker.model.errors import LeaseFencedError, ResourceInUseError, ValidationError
 from broker.model.sequence import format_sequence_number
 from broker.streams.tail import PAGE_RECORDS_MAX, horizon
 
 if TYPE_CHECKING:
-    from broker.consumers.groups import ConsumerGroups, Members, ShardState
+    from broker.consumers.groups import ConsumerGroups, ShardState
     from broker.model.tables import Shard, Stream
     from broker.streams.tail import LogReader, Page
     from broker.tables.catalog import Catalog
@@ -201,3 +201,39 @@ class Member:
             if state.is_finished:
                 return
             await self._wait_for_acknowledgement(outlet)
+
+
+class Members:
+    """Who is connected, by group. The first of each group holds all its shards; the others stand by, in order."""
+
+    def __init__(self, groups: ConsumerGroups) -> None:
+        self._groups = groups
+        self._members: dict[str, list[Member]] = {}
+
+    def of(self, group_name: str) -> list[str]:
+        """The names of a group's members, the holder first."""
+        return [member.name for member in self._members.get(group_name, [])]
+
+    def join(self, member: Member) -> None:
+        """Adds a member."""
+        members = self._members.setdefault(member.group_name, [])
+        members.append(member)
+        if len(members) == 1:
+            member.become_holder()
+
+    def leave(self, member: Member) -> None:
+        """Removes a member; if it was the holder the next one is."""
+        members = self._members[member.group_name]
+        members.remove(member)
+        if not members:
+            del self._members[member.group_name]
+        else:
+            members[0].become_holder()
+
+    async def delete_group(self, group_name: str) -> None:
+        """Forgets a group. Raises ResourceInUseError while it has members, ResourceNotFoundError if there is none."""
+        if group_name in self._members:
+            raise ResourceInUseError(
+                f"Consumer group {group_name} has {len(self._members[group_name])} members", group_name=group_name
+            )
+        await self._groups.delete(group_name)

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
-from broker.model.errors import LeaseFencedError, ResourceInUseError, ResourceNotFoundError, ValidationError
+from broker.model.errors import LeaseFencedError, ResourceNotFoundError, ValidationError
 from broker.model.sequence import format_sequence_number
 from broker.storage.documents import Documents
 from broker.tables.validate import check_name
@@ -14,7 +14,6 @@ from broker.tables.validate import check_name
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from broker.consumers.consume import Member
     from broker.model.tables import Shard
     from broker.storage.commit import Committer, Group
     from broker.storage.rocks import Store
@@ -167,39 +166,3 @@ class ConsumerGroups:
 
     def _put(self, group: Group, consumer: ConsumerGroup, shard_id: str, state: ShardState) -> None:
         self.documents.put(group, consumer.name, replace(consumer, shards=consumer.shards | {shard_id: state}))
-
-
-class Members:
-    """Who is connected, by group. The first of each group holds all its shards; the others stand by, in order."""
-
-    def __init__(self, groups: ConsumerGroups) -> None:
-        self._groups = groups
-        self._members: dict[str, list[Member]] = {}
-
-    def of(self, group_name: str) -> list[str]:
-        """The names of a group's members, the holder first."""
-        return [member.name for member in self._members.get(group_name, [])]
-
-    def join(self, member: Member) -> None:
-        """Adds a member."""
-        members = self._members.setdefault(member.group_name, [])
-        members.append(member)
-        if len(members) == 1:
-            member.become_holder()
-
-    def leave(self, member: Member) -> None:
-        """Removes a member; if it was the holder the next one is."""
-        members = self._members[member.group_name]
-        members.remove(member)
-        if not members:
-            del self._members[member.group_name]
-        else:
-            members[0].become_holder()
-
-    async def delete_group(self, group_name: str) -> None:
-        """Forgets a group. Raises ResourceInUseError while it has members, ResourceNotFoundError if there is none."""
-        if group_name in self._members:
-            raise ResourceInUseError(
-                f"Consumer group {group_name} has {len(self._members[group_name])} members", group_name=group_name
-            )
-        await self._groups.delete(group_name)

@@ -23,8 +23,8 @@ from headrace.v1 import consumer_service_pb2 as pb
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from broker.consumers.consume import Outlet
-    from broker.consumers.groups import ConsumerGroup, ConsumerGroups, Members, ShardState
+    from broker.consumers.consume import Members, Outlet
+    from broker.consumers.groups import ConsumerGroup, ConsumerGroups, ShardState
     from broker.model.tables import Shard, Stream
     from broker.rpc.status import Context
     from broker.streams.tail import LogReader, Page

@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from broker.consumers import consume
-from broker.consumers.consume import Member, MemberSettings
-from broker.consumers.groups import ConsumerGroups, Members, ShardState
+from broker.consumers.consume import Member, Members, MemberSettings
+from broker.consumers.groups import ConsumerGroups, ShardState
 from broker.encoding.items import canonicalize
 from broker.model.errors import LeaseFencedError, ResourceNotFoundError, ValidationError
 from broker.model.tables import Shard

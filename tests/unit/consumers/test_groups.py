@@ -8,8 +8,8 @@ from typing import cast
 
 import pytest
 
-from broker.consumers.consume import Member
-from broker.consumers.groups import ConsumerGroup, ConsumerGroups, Members, ShardState, check_group_name
+from broker.consumers.consume import Member, Members
+from broker.consumers.groups import ConsumerGroup, ConsumerGroups, ShardState, check_group_name
 from broker.model.errors import LeaseFencedError, ResourceInUseError, ResourceNotFoundError, ValidationError
 from broker.model.sequence import format_sequence_number
 from broker.model.tables import HASH_MAX, Shard
