@@ -48,7 +48,7 @@ class ItemService:
 
     async def PutItem(self, request: Any) -> bytes:
         """Creates or replaces an item."""
-        await self._committer.commit(self._put(request, request.table_name)[2])
+        await self._committer.commit(self._put(request, request.table_name)[1])
         return _EMPTY
 
     async def GetItem(self, request: Any) -> bytes:
@@ -59,12 +59,12 @@ class ItemService:
 
     async def UpdateItem(self, request: Any) -> bytes:
         """Changes attributes of an item."""
-        await self._committer.commit(self._update(request, request.table_name)[2])
+        await self._committer.commit(self._update(request, request.table_name)[1])
         return _EMPTY
 
     async def DeleteItem(self, request: Any) -> bytes:
         """Removes an item."""
-        await self._committer.commit(self._delete(request, request.table_name)[2])
+        await self._committer.commit(self._delete(request, request.table_name)[1])
         return _EMPTY
 
     async def BatchWriteItem(self, request: Any) -> bytes:
@@ -85,7 +85,7 @@ class ItemService:
                 or write.delete.condition_expression
             ):
                 raise ValidationError("A batch holds puts and deletes without conditions", field="operations")
-            _, key, operation = self._operation(write, "")
+            key, operation = self._operation(write, "")
             if key.stored in keys:
                 raise ValidationError("Provided list of item keys contains duplicates", field="operations")
             keys.add(key.stored)
@@ -118,13 +118,13 @@ class ItemService:
         refused: dict[int, HeadraceError] = {}
         for index, write in enumerate(request.operations):
             try:
-                operations.append(self._operation(write, table_name)[2])
+                operations.append(self._operation(write, table_name)[1])
             except HeadraceError as error:
                 refused[index] = error
         submitted = await self._committer.submit_when_room(operations)
         return asyncio.ensure_future(_batch_response(submitted, refused))
 
-    def _operation(self, write: Any, table_name: str) -> tuple[OpenTable, ItemKey, Operation]:
+    def _operation(self, write: Any, table_name: str) -> tuple[ItemKey, Operation]:
         kind = write.WhichOneof("operation")
         if kind == "put":
             put = write.put
@@ -135,19 +135,19 @@ class ItemService:
             return self._update(write.update, write.update.table_name or table_name)
         raise ValidationError("operation must be one of put, delete, update", field="operation")
 
-    def _put(self, request: Any, table_name: str) -> tuple[OpenTable, ItemKey, Operation]:
+    def _put(self, request: Any, table_name: str) -> tuple[ItemKey, Operation]:
         item = parse_item(request.item)
         encoded = canonicalize(item)
         table = self._catalog.open_table(table_name)
         key = table.keys.of_item(item)
-        return table, key, Put(table, key, encoded, _condition(request))
+        return key, Put(table, key, encoded, _condition(request))
 
-    def _delete(self, request: Any, table_name: str) -> tuple[OpenTable, ItemKey, Operation]:
+    def _delete(self, request: Any, table_name: str) -> tuple[ItemKey, Operation]:
         table = self._catalog.open_table(table_name)
         key = _key(request, table)
-        return table, key, Delete(table, key, _condition(request))
+        return key, Delete(table, key, _condition(request))
 
-    def _update(self, request: Any, table_name: str) -> tuple[OpenTable, ItemKey, Operation]:
+    def _update(self, request: Any, table_name: str) -> tuple[ItemKey, Operation]:
         placeholders = _placeholders(request)
         update: Update = NO_UPDATE
         if request.update_expression:
@@ -165,7 +165,7 @@ class ItemService:
                 field="update_expression",
                 attribute=name,
             )
-        return table, key, Change(table, key, update, condition, request.ByteSize())
+        return key, Change(table, key, update, condition, request.ByteSize())
 
 
 def _key(request: Any, table: OpenTable) -> ItemKey:
