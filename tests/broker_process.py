@@ -22,9 +22,11 @@ LOG_TAIL_BYTES_MAX = 20_000
 LOOPBACK_ANY_PORT = "127.0.0.1:0"
 
 
-def serve_command(data: Path, *, region: str, grpc: str, http: str, extra: Sequence[str] = ()) -> list[str]:
+def serve_command(
+    data: Path, *, region: str, grpc: str, http: str, extra: Sequence[str] = (), command: str = "serve"
+) -> list[str]:
     """The command line that starts a broker."""
-    serve = [sys.executable, "-m", "broker", "serve"]
+    serve = [sys.executable, "-m", "broker", command]
     return [*serve, "--data", str(data), "--region", region, "--grpc", grpc, "--http", http, *extra]
 
 
@@ -45,6 +47,7 @@ class BrokerProcess:
         region: str = "eu-north-1",
         extra: Sequence[str] = (),
         environment: Mapping[str, str] | None = None,
+        command: str = "serve",
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.data = folder / "data"
@@ -53,6 +56,7 @@ class BrokerProcess:
         self.grpc = ""
         self.http = ""
         self._extra = extra
+        self._command = command
         self._environment = {**os.environ, **(environment or {})}
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -66,6 +70,7 @@ class BrokerProcess:
             grpc=self.grpc if fixed else LOOPBACK_ANY_PORT,
             http=self.http if fixed else LOOPBACK_ANY_PORT,
             extra=self._extra,
+            command=self._command,
         )
         with self.log_path.open("ab") as log:
             # A group of its own: a Ctrl-C for pytest must not reach the broker before the fixtures stop it.

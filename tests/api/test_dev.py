@@ -1,0 +1,79 @@
+"""`headrace dev`: a broker, a trigger host and a replicator by one command, seen from outside."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from headrace.v1 import consumer_service_pb2, replication_service_pb2, trigger_service_pb2
+from tests.broker_process import BrokerProcess
+from tests.conftest import eventually
+from tests.rpc import Client
+from tests.values import item
+
+HANDLER = "def handler(event, context):\n    print('seen', event['Records'][0]['eventName'])\n"
+
+
+@pytest.fixture
+def dev(tmp_path: Path) -> Iterator[BrokerProcess]:
+    with BrokerProcess(tmp_path, command="dev").start() as process:
+        yield process
+
+
+def children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def is_alive(pid: int) -> bool:
+    return Path(f"/proc/{pid}").exists()
+
+
+def archive() -> bytes:
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as zipped:
+        zipped.writestr("seen.py", HANDLER)
+    return content.getvalue()
+
+
+# What the three are for: a write runs a trigger and reaches a replica, and nothing else was started by hand.
+def test_one_command_runs_triggers_and_replicas_and_ends_them(dev: BrokerProcess) -> None:
+    with Client(dev.grpc) as client:
+        orders = client.create_table()
+        client.triggers.CreateTrigger(
+            trigger_service_pb2.CreateTriggerRequest(
+                trigger_name="seen",
+                table_name=orders.name,
+                function=trigger_service_pb2.Function(handler="seen.handler", runtime="python"),
+                code=archive(),
+                starting_position=consumer_service_pb2.STARTING_POSITION_TRIM_HORIZON,
+            )
+        )
+        client.replication.CreateReplica(
+            replication_service_pb2.CreateReplicaRequest(
+                replica_name="copy",
+                source_table_name=orders.name,
+                target_endpoint=dev.grpc,
+                target_table_name=f"{orders.name}-copy",
+            )
+        )
+        client.put(orders.name, item(dict.fromkeys(orders.key_names, "a")))
+
+        def is_handled() -> bool:
+            request = trigger_service_pb2.DescribeTriggerRequest(trigger_name="seen")
+            return client.triggers.DescribeTrigger(request).trigger.counts.records == 1
+
+        def is_copied() -> bool:
+            request = replication_service_pb2.DescribeReplicaRequest(replica_name="copy")
+            progress = client.replication.DescribeReplica(request).replica.progress
+            return progress.items_copied + progress.records_applied >= 1
+
+        eventually(is_handled, timeout_s=30)
+        eventually(is_copied, timeout_s=30)
+    companions = children(dev.pid)
+    assert len(companions) == 2
+    assert dev.stop() == 0
+    eventually(lambda: not any(is_alive(pid) for pid in companions), timeout_s=10)
