@@ -54,6 +54,9 @@ class Iterators:
             raw = base64.b64decode(iterator[:_LENGTH_MAX].encode("ascii"), altchars=b"-_", validate=True)
         except (ValueError, binascii.Error):
             raw = b""
+        # Base64 has several texts for the same bytes; only the one that was minted counts.
+        if base64.urlsafe_b64encode(raw).decode() != iterator:
+            raw = b""
         signature, body = raw[:_SIGNATURE_BYTES], raw[_SIGNATURE_BYTES:]
         if len(body) < _HEAD.size or not hmac.compare_digest(signature, self._sign(body)):
             raise ValidationError("Invalid ShardIterator: it was not made by this broker", field="shard_iterator")

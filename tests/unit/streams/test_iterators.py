@@ -45,6 +45,18 @@ def test_no_flipped_bit_is_taken() -> None:
             assert refused.value.metadata["field"] == "shard_iterator"
 
 
+# The last character before the padding has bits that stand for nothing: changing them gives the same bytes.
+@pytest.mark.parametrize("name", ["t/stream/1", "tt/stream/1", "ttt/stream/1"])
+def test_no_other_text_of_the_same_bytes_is_taken(name: str) -> None:
+    iterators = Iterators(SECRET, FakeClock())
+    text = iterators.mint(Position(stream_name=name, shard=7, after=1234))
+    for place in range(len(text)):
+        for character in "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_=+/":
+            if character != text[place]:
+                with pytest.raises(ValidationError):
+                    iterators.check(text[:place] + character + text[place + 1 :])
+
+
 def test_no_cut_or_longer_iterator_is_taken() -> None:
     iterators = Iterators(SECRET, FakeClock())
     text = iterators.mint(POSITION)
