@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 # A BatchWriteItem may carry 16 MB (DynamoDB's limit), and some more for names.
 REQUEST_BYTES_MAX: Final = 17 * 1024 * 1024
-# A record may hold two images of 400 KB; pages stay near 1 MiB, under every client's default of 4 MiB.
+# A record may hold two images of 400 KB; pages are cut well below this, which is every client's default.
 RESPONSE_BYTES_MAX: Final = 4 * 1024 * 1024
 _KEEPALIVE_MS: Final = 60_000
 _KEEPALIVE_TIMEOUT_MS: Final = 20_000

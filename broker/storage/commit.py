@@ -1,7 +1,7 @@
 """The group commit: the only way anything is written.
 
 All operations that wait are evaluated one after the other, each against the state and what those before it in the group
-changed, and become one entry: items, one log block per shard, documents, counters. While the disk syncs that entry
+changed, and become one entry: items, log blocks by shard, documents, counters. While the disk syncs that entry
 the next operations gather; the callers are answered, and the watermarks raised, only after the sync. So writes are
 serializable without locks, and the cost of a sync is shared by all who wait for it.
 
@@ -53,7 +53,6 @@ _RETRY_AFTER_MS: Final = 50
 _GATHER_QUIET_TURNS: Final = 4
 _GATHER_QUIET_TURNS_MAX: Final = 64
 _GATHER_TURNS_MAX: Final = 400
-
 
 Result = TypeVar("Result")
 

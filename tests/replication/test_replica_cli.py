@@ -13,7 +13,7 @@ from click.testing import CliRunner, Result
 
 from headrace.cli import main
 from tests.broker_process import BrokerProcess
-from tests.replication.peer_process import PeerProcess
+from tests.companion_process import CompanionProcess
 from tests.replication.two_regions import create_replica, wait_until_active
 from tests.rpc import Client, unique_name
 from tests.values import item
@@ -86,7 +86,7 @@ def test_verify_exits_with_1_only_if_the_regions_differ(
         source.put(table.name, item(id="a", n=1))
         source.put(table.name, item(id="b", n=1))
         name = create_replica(source, table, south)
-        with PeerProcess(north.grpc, tmp_path).wait_ready():
+        with CompanionProcess("replicator", north.grpc, tmp_path).wait_ready():
             wait_until_active(source, name)
         equal = document(headrace("replica", "verify", name, "-o", "json", broker=north))
         assert (equal["are_equal"], equal["source_items"], equal["target_items"]) == (True, 2, 2)

@@ -18,8 +18,8 @@ from headrace.replication import verify_replica
 from headrace.v1 import record_pb2, stream_service_pb2, table_pb2, table_service_pb2
 from headrace.v1 import replication_service_pb2 as pb
 from tests.broker_process import BrokerProcess
+from tests.companion_process import CompanionProcess
 from tests.conftest import eventually
-from tests.replication.peer_process import PeerProcess
 from tests.replication.two_regions import (
     check_converged,
     create_replica,
@@ -80,7 +80,7 @@ def test_a_copy_made_while_everything_is_written_equals_its_source(
     north, south = two_regions
     table = source.create_table()
     fill(source, table, ITEMS)
-    with PeerProcess(north.grpc, tmp_path).wait_ready() as peer:
+    with CompanionProcess("replicator", north.grpc, tmp_path).wait_ready() as peer:
         with writing(north.grpc, table, rng, keys=2 * ITEMS) as writer:
             name = create_replica(source, table, south)
             wait_until_active(source, name, peer.log())
@@ -101,7 +101,7 @@ def test_a_stopped_peer_has_acked_what_it_applied(
     north, south = two_regions
     table = source.create_table()
     name = create_replica(source, table, south)
-    with PeerProcess(north.grpc, tmp_path).wait_ready() as peer:
+    with CompanionProcess("replicator", north.grpc, tmp_path).wait_ready() as peer:
         wait_until_active(source, name)
         fill(source, table, 1_000)
         assert peer.stop() == 0, peer.log()
@@ -110,7 +110,7 @@ def test_a_stopped_peer_has_acked_what_it_applied(
     # Exactly what is noted is there: nothing was cut off between the target's answer and the report.
     expected = {record.new_image.attributes["id"].s for number, record in records.items() if number <= applied}
     assert {key[0] for key in versioned_contents(target, table)} == {value(key) for key in expected}
-    with PeerProcess(north.grpc, tmp_path).wait_ready():
+    with CompanionProcess("replicator", north.grpc, tmp_path).wait_ready():
         wait_until_caught_up(source, table, name)
         check_converged(source, table, target, table)
     # Nothing came twice.
@@ -124,7 +124,7 @@ def test_the_copy_has_a_stream_of_its_own_with_the_versions_of_the_source(
     table = source.create_table(keys="id:S n:N", view_type=record_pb2.STREAM_VIEW_TYPE_NEW_IMAGE)
     copy_name = unique_name("copy")
     name = create_replica(source, table, south, target_table=copy_name)
-    with PeerProcess(north.grpc, tmp_path).wait_ready():
+    with CompanionProcess("replicator", north.grpc, tmp_path).wait_ready():
         wait_until_active(source, name)
         source.put(table.name, item(id="a", n=1, text="first"))
         source.put(table.name, item(id="a", n=1, text="second"))
@@ -142,7 +142,7 @@ def test_writes_at_the_replica_stay_there_until_the_source_writes_the_item(
     north, south = two_regions
     table = source.create_table()
     name = create_replica(source, table, south)
-    with PeerProcess(north.grpc, tmp_path).wait_ready():
+    with CompanionProcess("replicator", north.grpc, tmp_path).wait_ready():
         wait_until_active(source, name)
         source.put(table.name, item(id="a", text="from the source"))
         wait_until_caught_up(source, table, name)
@@ -165,14 +165,14 @@ def test_an_enabled_stream_that_was_switched_off_in_between_leaves_no_gap(
     table = source.create_table()
     fill(source, table, 500)
     name = create_replica(source, table, south)
-    with PeerProcess(north.grpc, tmp_path).wait_ready():
+    with CompanionProcess("replicator", north.grpc, tmp_path).wait_ready():
         wait_until_active(source, name)
     _switch_stream(source, table, enabled=False)
     source.delete(table.name, item(id="k1"))
     source.put(table.name, item(id="k2", text="unrecorded"))
     _switch_stream(source, table, enabled=True)
     source.put(table.name, item(id="k3", text="recorded"))
-    with PeerProcess(north.grpc, tmp_path).wait_ready():
+    with CompanionProcess("replicator", north.grpc, tmp_path).wait_ready():
 
         def is_equal() -> bool:
             assert progress(source, name).status == pb.REPLICA_STATUS_ACTIVE
@@ -196,7 +196,7 @@ async def test_two_regions_are_compared_whatever_else_they_hold(
     # Several responses of a snapshot.
     await asyncio.to_thread(fill, source, table, 3_000, text_length=2_000)
     name = create_replica(source, table, south)
-    with PeerProcess(north.grpc, tmp_path).wait_ready():
+    with CompanionProcess("replicator", north.grpc, tmp_path).wait_ready():
         await asyncio.to_thread(wait_until_active, source, name)
     description = source.replication.DescribeReplica(pb.DescribeReplicaRequest(replica_name=name)).replica
     verification = await verify_replica(description, north.grpc)
@@ -233,14 +233,14 @@ def test_a_peer_that_is_killed_again_and_again_leaves_equal_regions(
                 if turn % 3 == 0:
                     copy = unique_name("copy")
                     replicas[create_replica(source, table, south, target_table=copy)] = copy
-                peer = PeerProcess(north.grpc, tmp_path)
+                peer = CompanionProcess("replicator", north.grpc, tmp_path)
                 try:
                     peer.wait_ready()
                     # The moment of the crash is what the test varies; nothing waits for the time to pass.
                     time.sleep(rng.uniform(0, 0.8))
                 finally:
                     peer.kill()
-        with PeerProcess(north.grpc, tmp_path).wait_ready():
+        with CompanionProcess("replicator", north.grpc, tmp_path).wait_ready():
             for name, copy in replicas.items():
                 regions.check_converged(table, name, TestTable(name=copy, stream_arn="", key_names=table.key_names))
 
@@ -257,7 +257,7 @@ def test_a_broker_that_is_killed_again_and_again_leaves_equal_regions(
     with Client(north.grpc) as source:
         table = source.create_table()
         fill(source, table, 2 * ITEMS)
-    with PeerProcess(north.grpc, tmp_path).wait_ready() as peer:
+    with CompanionProcess("replicator", north.grpc, tmp_path).wait_ready() as peer:
         for turn in range(max(2, rounds // 2)):
             with writing(north.grpc, table, rng, keys=3 * ITEMS):
                 if turn % 2 == 0:
@@ -281,7 +281,7 @@ def test_another_peer_goes_on_when_the_leader_is_killed(regions: Regions, tmp_pa
         table = source.create_table()
         fill(source, table, ITEMS)
         name = create_replica(source, table, south)
-    peers = [PeerProcess(north.grpc, tmp_path).wait_ready() for _ in range(3)]
+    peers = [CompanionProcess("replicator", north.grpc, tmp_path).wait_ready() for _ in range(3)]
     with writing(north.grpc, table, rng, keys=2 * ITEMS):
         for peer in peers[:2]:
             time.sleep(rng.uniform(0, 0.5))

@@ -21,9 +21,10 @@ from headrace.v1 import consumer_service_pb2
 from headrace.v1 import trigger_service_pb2 as pb
 from headrace.v1.attribute_value_pb2 import AttributeValue, Item
 from tests.broker_process import BrokerProcess
+from tests.companion_process import CompanionProcess
 from tests.conftest import eventually
 from tests.rpc import Client, TestTable, unique_name
-from tests.triggers.host_process import HostProcess, NotingFunction
+from tests.triggers.noting_function import NotingFunction
 
 KILL_ROUNDS = 6
 
@@ -54,8 +55,8 @@ def function(tmp_path: Path) -> NotingFunction:
 
 
 @pytest.fixture
-def host(endpoint: str, tmp_path: Path) -> Iterator[HostProcess]:
-    with HostProcess(endpoint, tmp_path) as process:
+def host(endpoint: str, tmp_path: Path) -> Iterator[CompanionProcess]:
+    with CompanionProcess("trigger-host", endpoint, tmp_path) as process:
         yield process.wait_ready()
 
 
@@ -263,7 +264,7 @@ def test_sigterm_lets_the_call_finish_and_acks_it(
     function.rewrite(f"time.sleep(1.0)\nopen({str(finished)!r}, 'a').write('x')")
     create(headrace, trigger, table, function)
     client.put(table.name, item("a", 1))
-    with HostProcess(client.endpoint, tmp_path) as host:
+    with CompanionProcess("trigger-host", client.endpoint, tmp_path) as host:
         host.wait_ready()
         (call,) = eventually(function.calls)
         assert not finished.exists()
@@ -283,13 +284,13 @@ def test_a_worker_dies_with_its_host_and_the_batch_comes_again(
     function.rewrite("time.sleep(600)")
     create(headrace, trigger, table, function, "--timeout", "900")
     client.put(table.name, item("a", 1))
-    with HostProcess(client.endpoint, tmp_path) as host:
+    with CompanionProcess("trigger-host", client.endpoint, tmp_path) as host:
         (call,) = eventually(function.calls)
         host.kill()
     eventually(lambda: not Path(f"/proc/{call.pid}").exists())
     function.rewrite()
     headrace("trigger", "update", trigger, "--code", str(function.file))
-    with HostProcess(client.endpoint, tmp_path):
+    with CompanionProcess("trigger-host", client.endpoint, tmp_path):
         eventually(lambda: len(function.calls()) == 2)
     assert function.sequence_numbers() == logged(client, table) * 2
 
@@ -299,10 +300,10 @@ def test_a_second_host_stands_by_and_takes_over(
 ) -> None:
     create(headrace, trigger, table, function)
     group = f"trigger:{trigger}"
-    with HostProcess(client.endpoint, tmp_path) as first:
+    with CompanionProcess("trigger-host", client.endpoint, tmp_path) as first:
         client.put(table.name, item("a", 1))
         (call,) = eventually(function.calls)
-        with HostProcess(client.endpoint, tmp_path):
+        with CompanionProcess("trigger-host", client.endpoint, tmp_path):
             eventually(lambda: len(headrace("consumer", "describe", group)["member_names"]) == 2)
             client.put(table.name, item("a", 2))
             eventually(lambda: len(function.sequence_numbers()) == 2)
@@ -358,14 +359,14 @@ def test_killing_the_host_again_and_again_loses_nothing(
     create(headrace, trigger, table, function, "--batch-size", "7")
     with Writing(client, table) as writing:
         for _ in range(KILL_ROUNDS):
-            with HostProcess(client.endpoint, tmp_path) as host:
+            with CompanionProcess("trigger-host", client.endpoint, tmp_path) as host:
                 # Once a new host has begun to work, kill it a random moment later: in a call, between two, in an ack.
                 eventually(partial(_more_than, function, len(set(function.sequence_numbers()))), timeout_s=20)
                 time.sleep(rng.uniform(0.0, 0.3))
                 host.kill()
     assert writing.written > 50
     expected = logged(client, table)
-    with HostProcess(client.endpoint, tmp_path):
+    with CompanionProcess("trigger-host", client.endpoint, tmp_path):
         eventually(lambda: set(function.sequence_numbers()) == set(expected), timeout_s=30)
     assert_at_least_once_without_gap([call.sequence_numbers for call in function.calls()], expected)
 
@@ -381,7 +382,7 @@ def test_the_host_goes_on_when_the_broker_comes_back(
     own_broker: BrokerProcess, function: NotingFunction, tmp_path: Path
 ) -> None:
     headrace = headrace_at(own_broker.grpc)
-    with HostProcess(own_broker.grpc, tmp_path):
+    with CompanionProcess("trigger-host", own_broker.grpc, tmp_path):
         with Client(own_broker.grpc) as client:
             table = client.create_table()
             create(headrace, "orders", table, function, "--batch-size", "3")
@@ -405,7 +406,7 @@ def test_a_host_waits_for_the_broker_to_come_and_stops_while_it_waits(
 ) -> None:
     endpoint = own_broker.grpc
     own_broker.kill()
-    with HostProcess(endpoint, tmp_path) as host:
+    with CompanionProcess("trigger-host", endpoint, tmp_path) as host:
         assert not host.says_ready(1.0)
         own_broker.start(keep_ports=True)
         assert host.says_ready(10.0)
@@ -418,7 +419,7 @@ def test_a_host_waits_for_the_broker_to_come_and_stops_while_it_waits(
 def test_a_host_stops_in_time_when_the_broker_is_stuck(
     own_broker: BrokerProcess, function: NotingFunction, tmp_path: Path
 ) -> None:
-    with Client(own_broker.grpc) as client, HostProcess(own_broker.grpc, tmp_path) as host:
+    with Client(own_broker.grpc) as client, CompanionProcess("trigger-host", own_broker.grpc, tmp_path) as host:
         table = client.create_table()
         create(headrace_at(own_broker.grpc), "orders", table, function)
         client.put(table.name, item("a", 1))
