@@ -22,51 +22,98 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
+from headrace.v1 import attribute_value_pb2 as headrace_dot_v1_dot_attribute__value__pb2
+from headrace.v1 import error_pb2 as headrace_dot_v1_dot_error__pb2
 from headrace.v1 import record_pb2 as headrace_dot_v1_dot_record__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"headrace/v1/consumer_service.proto\x12\x0bheadrace.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18headrace/v1/record.proto\"l\n\x0e\x43onsumeRequest\x12*\n\x05start\x18\x01 \x01(\x0b\x32\x19.headrace.v1.ConsumeStartH\x00\x12&\n\x03\x61\x63k\x18\x02 \x01(\x0b\x32\x17.headrace.v1.ConsumeAckH\x00\x42\x06\n\x04kind\"\xaf\x02\n\x0c\x43onsumeStart\x12\x12\n\nstream_arn\x18\x01 \x01(\t\x12\x12\n\ntable_name\x18\x02 \x01(\t\x12\x12\n\ngroup_name\x18\x03 \x01(\t\x12\x13\n\x0bmember_name\x18\x04 \x01(\t\x12\x38\n\x11starting_position\x18\x05 \x01(\x0e\x32\x1d.headrace.v1.StartingPosition\x12 \n\x18starting_sequence_number\x18\x06 \x01(\t\x12\x1e\n\x11max_batch_records\x18\x07 \x01(\x05H\x00\x88\x01\x01\x12\"\n\x15max_in_flight_records\x18\x08 \x01(\x05H\x01\x88\x01\x01\x42\x14\n\x12_max_batch_recordsB\x18\n\x16_max_in_flight_records\"L\n\nConsumeAck\x12\x10\n\x08shard_id\x18\x01 \x01(\t\x12\x13\n\x0blease_epoch\x18\x02 \x01(\x04\x12\x17\n\x0fsequence_number\x18\x03 \x01(\t\"\xe1\x02\n\x0f\x43onsumeResponse\x12$\n\x07records\x18\x01 \x03(\x0b\x32\x13.headrace.v1.Record\x12\x10\n\x08shard_id\x18\x02 \x01(\t\x12\x13\n\x0blease_epoch\x18\x03 \x01(\x04\x12\x17\n\x0fsequence_number\x18\x04 \x01(\t\x12\x1c\n\x14millis_behind_latest\x18\x05 \x01(\x03\x12.\n\x07started\x18\x06 \x01(\x0b\x32\x1b.headrace.v1.ConsumeStartedH\x00\x12.\n\x08\x61ssigned\x18\x07 \x01(\x0b\x32\x1a.headrace.v1.ShardAssignedH\x00\x12\x31\n\x0c\x63heckpointed\x18\x08 \x01(\x0b\x32\x19.headrace.v1.CheckpointedH\x00\x12.\n\x0bshard_ended\x18\t \x01(\x0b\x32\x17.headrace.v1.ShardEndedH\x00\x42\x07\n\x05\x65vent\"E\n\x0e\x43onsumeStarted\x12\x12\n\nstream_arn\x18\x01 \x01(\t\x12\x0e\n\x06region\x18\x02 \x01(\t\x12\x0f\n\x07standby\x18\x03 \x01(\x08\"#\n\rShardAssigned\x12\x12\n\ncheckpoint\x18\x01 \x01(\t\"\x0e\n\x0c\x43heckpointed\"%\n\nShardEnded\x12\x17\n\x0f\x63hild_shard_ids\x18\x01 \x03(\t\"\xb7\x01\n\x18\x43onsumerGroupDescription\x12\x12\n\ngroup_name\x18\x01 \x01(\t\x12\x12\n\nstream_arn\x18\x02 \x01(\t\x12/\n\x0b\x63reate_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x06shards\x18\x04 \x03(\x0b\x32\x1c.headrace.v1.ShardCheckpoint\x12\x14\n\x0cmember_names\x18\x05 \x03(\t\"\x82\x01\n\x0fShardCheckpoint\x12\x10\n\x08shard_id\x18\x01 \x01(\t\x12\x17\n\x0fsequence_number\x18\x02 \x01(\t\x12\x13\n\x0blease_epoch\x18\x03 \x01(\x04\x12\x11\n\tshard_end\x18\x04 \x01(\x08\x12\x1c\n\x14millis_behind_latest\x18\x05 \x01(\x03\"2\n\x1c\x44\x65scribeConsumerGroupRequest\x12\x12\n\ngroup_name\x18\x01 \x01(\t\"^\n\x1d\x44\x65scribeConsumerGroupResponse\x12=\n\x0e\x63onsumer_group\x18\x01 \x01(\x0b\x32%.headrace.v1.ConsumerGroupDescription\"B\n\x19ListConsumerGroupsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"u\n\x1aListConsumerGroupsResponse\x12>\n\x0f\x63onsumer_groups\x18\x01 \x03(\x0b\x32%.headrace.v1.ConsumerGroupDescription\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"0\n\x1a\x44\x65leteConsumerGroupRequest\x12\x12\n\ngroup_name\x18\x01 \x01(\t\"\x1d\n\x1b\x44\x65leteConsumerGroupResponse*\xa4\x01\n\x10StartingPosition\x12!\n\x1dSTARTING_POSITION_UNSPECIFIED\x10\x00\x12\"\n\x1eSTARTING_POSITION_TRIM_HORIZON\x10\x01\x12\x1c\n\x18STARTING_POSITION_LATEST\x10\x02\x12+\n\'STARTING_POSITION_AFTER_SEQUENCE_NUMBER\x10\x03\x32\x9c\x03\n\x0f\x43onsumerService\x12H\n\x07\x43onsume\x12\x1b.headrace.v1.ConsumeRequest\x1a\x1c.headrace.v1.ConsumeResponse(\x01\x30\x01\x12n\n\x15\x44\x65scribeConsumerGroup\x12).headrace.v1.DescribeConsumerGroupRequest\x1a*.headrace.v1.DescribeConsumerGroupResponse\x12\x65\n\x12ListConsumerGroups\x12&.headrace.v1.ListConsumerGroupsRequest\x1a\'.headrace.v1.ListConsumerGroupsResponse\x12h\n\x13\x44\x65leteConsumerGroup\x12\'.headrace.v1.DeleteConsumerGroupRequest\x1a(.headrace.v1.DeleteConsumerGroupResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"headrace/v1/consumer_service.proto\x12\x0bheadrace.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a!headrace/v1/attribute_value.proto\x1a\x17headrace/v1/error.proto\x1a\x18headrace/v1/record.proto\"\x96\x01\n\x0e\x43onsumeRequest\x12*\n\x05start\x18\x01 \x01(\x0b\x32\x19.headrace.v1.ConsumeStartH\x00\x12&\n\x03\x61\x63k\x18\x02 \x01(\x0b\x32\x17.headrace.v1.ConsumeAckH\x00\x12(\n\x04nack\x18\x03 \x01(\x0b\x32\x18.headrace.v1.ConsumeNackH\x00\x42\x06\n\x04kind\"\xf1\x04\n\x0c\x43onsumeStart\x12\x12\n\nstream_arn\x18\x01 \x01(\t\x12\x12\n\ntable_name\x18\x02 \x01(\t\x12\x12\n\ngroup_name\x18\x03 \x01(\t\x12\x13\n\x0bmember_name\x18\x04 \x01(\t\x12\x38\n\x11starting_position\x18\x05 \x01(\x0e\x32\x1d.headrace.v1.StartingPosition\x12 \n\x18starting_sequence_number\x18\x06 \x01(\t\x12\x1e\n\x11max_batch_records\x18\x07 \x01(\x05H\x00\x88\x01\x01\x12\"\n\x15max_in_flight_records\x18\x08 \x01(\x05H\x01\x88\x01\x01\x12\x36\n\x12starting_timestamp\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12 \n\x13max_in_flight_bytes\x18\n \x01(\x03H\x02\x88\x01\x01\x12\x34\n\x0f\x61ssignment_mode\x18\x0b \x01(\x0e\x32\x1b.headrace.v1.AssignmentMode\x12&\n\x06on_gap\x18\x0c \x01(\x0e\x32\x16.headrace.v1.GapPolicy\x12\x19\n\x0cmax_attempts\x18\r \x01(\x05H\x03\x88\x01\x01\x12&\n\x19revoke_timeout_in_seconds\x18\x0e \x01(\x05H\x04\x88\x01\x01\x42\x14\n\x12_max_batch_recordsB\x18\n\x16_max_in_flight_recordsB\x16\n\x14_max_in_flight_bytesB\x0f\n\r_max_attemptsB\x1c\n\x1a_revoke_timeout_in_seconds\"L\n\nConsumeAck\x12\x10\n\x08shard_id\x18\x01 \x01(\t\x12\x13\n\x0blease_epoch\x18\x02 \x01(\x04\x12\x17\n\x0fsequence_number\x18\x03 \x01(\t\"\xb7\x01\n\x0b\x43onsumeNack\x12\x10\n\x08shard_id\x18\x01 \x01(\t\x12\x13\n\x0blease_epoch\x18\x02 \x01(\x04\x12\x17\n\x0fsequence_number\x18\x03 \x01(\t\x12\'\n\x06reason\x18\x04 \x01(\x0e\x32\x17.headrace.v1.NackReason\x12.\n\x0bretry_delay\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0f\n\x07message\x18\x06 \x01(\t\"\xde\x04\n\x0f\x43onsumeResponse\x12$\n\x07records\x18\x01 \x03(\x0b\x32\x13.headrace.v1.Record\x12\x10\n\x08shard_id\x18\x02 \x01(\t\x12\x13\n\x0blease_epoch\x18\x03 \x01(\x04\x12\x17\n\x0fsequence_number\x18\x04 \x01(\t\x12\x1c\n\x14millis_behind_latest\x18\x05 \x01(\x03\x12.\n\x07started\x18\x06 \x01(\x0b\x32\x1b.headrace.v1.ConsumeStartedH\x00\x12.\n\x08\x61ssigned\x18\x07 \x01(\x0b\x32\x1a.headrace.v1.ShardAssignedH\x00\x12\x31\n\x0c\x63heckpointed\x18\x08 \x01(\x0b\x32\x19.headrace.v1.CheckpointedH\x00\x12.\n\x0bshard_ended\x18\t \x01(\x0b\x32\x17.headrace.v1.ShardEndedH\x00\x12.\n\x08revoking\x18\n \x01(\x0b\x32\x1a.headrace.v1.ShardRevokingH\x00\x12,\n\x07revoked\x18\x0b \x01(\x0b\x32\x19.headrace.v1.ShardRevokedH\x00\x12$\n\x03gap\x18\x0c \x01(\x0b\x32\x15.headrace.v1.ShardGapH\x00\x12%\n\x06nacked\x18\r \x01(\x0b\x32\x13.headrace.v1.NackedH\x00\x12%\n\x07refused\x18\x0e \x01(\x0b\x32\x12.headrace.v1.ErrorH\x00\x12)\n\x06source\x18\x0f \x01(\x0e\x32\x19.headrace.v1.RecordSourceB\x07\n\x05\x65vent\"E\n\x0e\x43onsumeStarted\x12\x12\n\nstream_arn\x18\x01 \x01(\t\x12\x0e\n\x06region\x18\x02 \x01(\t\x12\x0f\n\x07standby\x18\x03 \x01(\x08\"#\n\rShardAssigned\x12\x12\n\ncheckpoint\x18\x01 \x01(\t\"\x0e\n\x0c\x43heckpointed\"%\n\nShardEnded\x12\x17\n\x0f\x63hild_shard_ids\x18\x01 \x03(\t\"=\n\rShardRevoking\x12,\n\x08\x64\x65\x61\x64line\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x0e\n\x0cShardRevoked\"\xad\x01\n\x08ShardGap\x12\"\n\x1a\x66irst_lost_sequence_number\x18\x01 \x01(\t\x12!\n\x19last_lost_sequence_number\x18\x02 \x01(\t\x12-\n\tlost_from\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12+\n\x07lost_to\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"Z\n\x06Nacked\x12\x10\n\x08\x61ttempts\x18\x01 \x01(\x05\x12\x0e\n\x06parked\x18\x02 \x01(\x08\x12.\n\nretry_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xe4\x01\n\x18\x43onsumerGroupDescription\x12\x12\n\ngroup_name\x18\x01 \x01(\t\x12\x12\n\nstream_arn\x18\x02 \x01(\t\x12/\n\x0b\x63reate_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x06shards\x18\x04 \x03(\x0b\x32\x1c.headrace.v1.ShardCheckpoint\x12\x14\n\x0cmember_names\x18\x05 \x03(\t\x12\x13\n\x0bparked_keys\x18\x06 \x01(\x03\x12\x16\n\x0eparked_records\x18\x07 \x01(\x03\"\xb6\x01\n\x0fShardCheckpoint\x12\x10\n\x08shard_id\x18\x01 \x01(\t\x12\x17\n\x0fsequence_number\x18\x02 \x01(\t\x12\x13\n\x0blease_epoch\x18\x03 \x01(\x04\x12\x11\n\tshard_end\x18\x04 \x01(\x08\x12\x1c\n\x14millis_behind_latest\x18\x05 \x01(\x03\x12\x1d\n\x15records_behind_latest\x18\x06 \x01(\x03\x12\x13\n\x0bmember_name\x18\x07 \x01(\t\"2\n\x1c\x44\x65scribeConsumerGroupRequest\x12\x12\n\ngroup_name\x18\x01 \x01(\t\"^\n\x1d\x44\x65scribeConsumerGroupResponse\x12=\n\x0e\x63onsumer_group\x18\x01 \x01(\x0b\x32%.headrace.v1.ConsumerGroupDescription\"B\n\x19ListConsumerGroupsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"u\n\x1aListConsumerGroupsResponse\x12>\n\x0f\x63onsumer_groups\x18\x01 \x03(\x0b\x32%.headrace.v1.ConsumerGroupDescription\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"0\n\x1a\x44\x65leteConsumerGroupRequest\x12\x12\n\ngroup_name\x18\x01 \x01(\t\"\x1d\n\x1b\x44\x65leteConsumerGroupResponse\"\xa2\x02\n\x10ShardExplanation\x12\x10\n\x08shard_id\x18\x01 \x01(\t\x12,\n\x08progress\x18\x02 \x01(\x0e\x32\x1a.headrace.v1.ShardProgress\x12\x0c\n\x04text\x18\x03 \x01(\t\x12\x13\n\x0bmember_name\x18\x04 \x01(\t\x12\x13\n\x0blease_epoch\x18\x05 \x01(\x04\x12\x19\n\x11in_flight_records\x18\x06 \x01(\x03\x12\x18\n\x10in_flight_age_ms\x18\x07 \x01(\x03\x12\x1d\n\x15records_behind_latest\x18\x08 \x01(\x03\x12\x1c\n\x14millis_behind_latest\x18\t \x01(\x03\x12\x10\n\x08\x61ttempts\x18\n \x01(\x05\x12\x12\n\nlast_error\x18\x0b \x01(\t\"1\n\x1b\x45xplainConsumerGroupRequest\x12\x12\n\ngroup_name\x18\x01 \x01(\t\"\x9d\x01\n\x1c\x45xplainConsumerGroupResponse\x12\x0f\n\x07summary\x18\x01 \x01(\t\x12-\n\x06shards\x18\x02 \x03(\x0b\x32\x1d.headrace.v1.ShardExplanation\x12=\n\x0e\x63onsumer_group\x18\x03 \x01(\x0b\x32%.headrace.v1.ConsumerGroupDescription\"\xf1\x01\n\tParkedKey\x12\x11\n\tparked_id\x18\x01 \x01(\t\x12\x1e\n\x03key\x18\x02 \x01(\x0b\x32\x11.headrace.v1.Item\x12\x10\n\x08shard_id\x18\x03 \x01(\t\x12\x17\n\x0fsequence_number\x18\x04 \x01(\t\x12\x10\n\x08\x61ttempts\x18\x05 \x01(\x05\x12\x12\n\nlast_error\x18\x06 \x01(\t\x12-\n\tpark_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07records\x18\x08 \x01(\x03\x12\r\n\x05\x62ytes\x18\t \x01(\x03\x12\x11\n\tredriving\x18\n \x01(\x08\"R\n\x15ListParkedKeysRequest\x12\x12\n\ngroup_name\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"^\n\x16ListParkedKeysResponse\x12+\n\x0bparked_keys\x18\x01 \x03(\x0b\x32\x16.headrace.v1.ParkedKey\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"i\n\x17GetParkedRecordsRequest\x12\x12\n\ngroup_name\x18\x01 \x01(\t\x12\x11\n\tparked_id\x18\x02 \x01(\t\x12\'\n\x1f\x65xclusive_start_sequence_number\x18\x03 \x01(\t\"h\n\x18GetParkedRecordsResponse\x12$\n\x07records\x18\x01 \x03(\x0b\x32\x13.headrace.v1.Record\x12&\n\x1elast_evaluated_sequence_number\x18\x02 \x01(\t\"A\n\x18RedriveParkedKeysRequest\x12\x12\n\ngroup_name\x18\x01 \x01(\t\x12\x11\n\tparked_id\x18\x02 \x01(\t\"2\n\x19RedriveParkedKeysResponse\x12\x15\n\rredriven_keys\x18\x01 \x01(\x03\"@\n\x17\x44iscardParkedKeyRequest\x12\x12\n\ngroup_name\x18\x01 \x01(\t\x12\x11\n\tparked_id\x18\x02 \x01(\t\"5\n\x18\x44iscardParkedKeyResponse\x12\x19\n\x11\x64iscarded_records\x18\x01 \x01(\x03*\xe8\x01\n\x10StartingPosition\x12!\n\x1dSTARTING_POSITION_UNSPECIFIED\x10\x00\x12\"\n\x1eSTARTING_POSITION_TRIM_HORIZON\x10\x01\x12\x1c\n\x18STARTING_POSITION_LATEST\x10\x02\x12+\n\'STARTING_POSITION_AFTER_SEQUENCE_NUMBER\x10\x03\x12\"\n\x1eSTARTING_POSITION_AT_TIMESTAMP\x10\x04\x12\x1e\n\x1aSTARTING_POSITION_SNAPSHOT\x10\x05*l\n\x0e\x41ssignmentMode\x12\x1f\n\x1b\x41SSIGNMENT_MODE_UNSPECIFIED\x10\x00\x12\x1a\n\x16\x41SSIGNMENT_MODE_SHARED\x10\x01\x12\x1d\n\x19\x41SSIGNMENT_MODE_EXCLUSIVE\x10\x02*Q\n\tGapPolicy\x12\x1a\n\x16GAP_POLICY_UNSPECIFIED\x10\x00\x12\x13\n\x0fGAP_POLICY_FAIL\x10\x01\x12\x13\n\x0fGAP_POLICY_SKIP\x10\x02*z\n\x0cRecordSource\x12\x1d\n\x19RECORD_SOURCE_UNSPECIFIED\x10\x00\x12\x15\n\x11RECORD_SOURCE_LOG\x10\x01\x12\x1a\n\x16RECORD_SOURCE_SNAPSHOT\x10\x02\x12\x18\n\x14RECORD_SOURCE_PARKED\x10\x03*u\n\nNackReason\x12\x1b\n\x17NACK_REASON_UNSPECIFIED\x10\x00\x12\x19\n\x15NACK_REASON_TRANSIENT\x10\x01\x12\x15\n\x11NACK_REASON_FATAL\x10\x02\x12\x18\n\x14NACK_REASON_SHUTDOWN\x10\x03*\x96\x03\n\rShardProgress\x12\x1e\n\x1aSHARD_PROGRESS_UNSPECIFIED\x10\x00\x12\x1c\n\x18SHARD_PROGRESS_NO_MEMBER\x10\x01\x12%\n!SHARD_PROGRESS_WAITING_FOR_PARENT\x10\x02\x12\'\n#SHARD_PROGRESS_WAITING_FOR_SNAPSHOT\x10\x03\x12\x19\n\x15SHARD_PROGRESS_MOVING\x10\x04\x12\x19\n\x15SHARD_PROGRESS_AT_TIP\x10\x05\x12\"\n\x1eSHARD_PROGRESS_WAITING_FOR_ACK\x10\x06\x12%\n!SHARD_PROGRESS_WAITING_FOR_MEMBER\x10\x07\x12$\n SHARD_PROGRESS_WAITING_FOR_RETRY\x10\x08\x12\x1b\n\x17SHARD_PROGRESS_REVOKING\x10\t\x12\x16\n\x12SHARD_PROGRESS_GAP\x10\n\x12\x1b\n\x17SHARD_PROGRESS_FINISHED\x10\x0b\x32\x8a\x07\n\x0f\x43onsumerService\x12H\n\x07\x43onsume\x12\x1b.headrace.v1.ConsumeRequest\x1a\x1c.headrace.v1.ConsumeResponse(\x01\x30\x01\x12n\n\x15\x44\x65scribeConsumerGroup\x12).headrace.v1.DescribeConsumerGroupRequest\x1a*.headrace.v1.DescribeConsumerGroupResponse\x12\x65\n\x12ListConsumerGroups\x12&.headrace.v1.ListConsumerGroupsRequest\x1a\'.headrace.v1.ListConsumerGroupsResponse\x12h\n\x13\x44\x65leteConsumerGroup\x12\'.headrace.v1.DeleteConsumerGroupRequest\x1a(.headrace.v1.DeleteConsumerGroupResponse\x12k\n\x14\x45xplainConsumerGroup\x12(.headrace.v1.ExplainConsumerGroupRequest\x1a).headrace.v1.ExplainConsumerGroupResponse\x12Y\n\x0eListParkedKeys\x12\".headrace.v1.ListParkedKeysRequest\x1a#.headrace.v1.ListParkedKeysResponse\x12_\n\x10GetParkedRecords\x12$.headrace.v1.GetParkedRecordsRequest\x1a%.headrace.v1.GetParkedRecordsResponse\x12\x62\n\x11RedriveParkedKeys\x12%.headrace.v1.RedriveParkedKeysRequest\x1a&.headrace.v1.RedriveParkedKeysResponse\x12_\n\x10\x44iscardParkedKey\x12$.headrace.v1.DiscardParkedKeyRequest\x1a%.headrace.v1.DiscardParkedKeyResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'headrace.v1.consumer_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_STARTINGPOSITION']._serialized_start=1859
-  _globals['_STARTINGPOSITION']._serialized_end=2023
-  _globals['_CONSUMEREQUEST']._serialized_start=110
-  _globals['_CONSUMEREQUEST']._serialized_end=218
-  _globals['_CONSUMESTART']._serialized_start=221
-  _globals['_CONSUMESTART']._serialized_end=524
-  _globals['_CONSUMEACK']._serialized_start=526
-  _globals['_CONSUMEACK']._serialized_end=602
-  _globals['_CONSUMERESPONSE']._serialized_start=605
-  _globals['_CONSUMERESPONSE']._serialized_end=958
-  _globals['_CONSUMESTARTED']._serialized_start=960
-  _globals['_CONSUMESTARTED']._serialized_end=1029
-  _globals['_SHARDASSIGNED']._serialized_start=1031
-  _globals['_SHARDASSIGNED']._serialized_end=1066
-  _globals['_CHECKPOINTED']._serialized_start=1068
-  _globals['_CHECKPOINTED']._serialized_end=1082
-  _globals['_SHARDENDED']._serialized_start=1084
-  _globals['_SHARDENDED']._serialized_end=1121
-  _globals['_CONSUMERGROUPDESCRIPTION']._serialized_start=1124
-  _globals['_CONSUMERGROUPDESCRIPTION']._serialized_end=1307
-  _globals['_SHARDCHECKPOINT']._serialized_start=1310
-  _globals['_SHARDCHECKPOINT']._serialized_end=1440
-  _globals['_DESCRIBECONSUMERGROUPREQUEST']._serialized_start=1442
-  _globals['_DESCRIBECONSUMERGROUPREQUEST']._serialized_end=1492
-  _globals['_DESCRIBECONSUMERGROUPRESPONSE']._serialized_start=1494
-  _globals['_DESCRIBECONSUMERGROUPRESPONSE']._serialized_end=1588
-  _globals['_LISTCONSUMERGROUPSREQUEST']._serialized_start=1590
-  _globals['_LISTCONSUMERGROUPSREQUEST']._serialized_end=1656
-  _globals['_LISTCONSUMERGROUPSRESPONSE']._serialized_start=1658
-  _globals['_LISTCONSUMERGROUPSRESPONSE']._serialized_end=1775
-  _globals['_DELETECONSUMERGROUPREQUEST']._serialized_start=1777
-  _globals['_DELETECONSUMERGROUPREQUEST']._serialized_end=1825
-  _globals['_DELETECONSUMERGROUPRESPONSE']._serialized_start=1827
-  _globals['_DELETECONSUMERGROUPRESPONSE']._serialized_end=1856
-  _globals['_CONSUMERSERVICE']._serialized_start=2026
-  _globals['_CONSUMERSERVICE']._serialized_end=2438
+  _globals['_STARTINGPOSITION']._serialized_start=4580
+  _globals['_STARTINGPOSITION']._serialized_end=4812
+  _globals['_ASSIGNMENTMODE']._serialized_start=4814
+  _globals['_ASSIGNMENTMODE']._serialized_end=4922
+  _globals['_GAPPOLICY']._serialized_start=4924
+  _globals['_GAPPOLICY']._serialized_end=5005
+  _globals['_RECORDSOURCE']._serialized_start=5007
+  _globals['_RECORDSOURCE']._serialized_end=5129
+  _globals['_NACKREASON']._serialized_start=5131
+  _globals['_NACKREASON']._serialized_end=5248
+  _globals['_SHARDPROGRESS']._serialized_start=5251
+  _globals['_SHARDPROGRESS']._serialized_end=5657
+  _globals['_CONSUMEREQUEST']._serialized_start=203
+  _globals['_CONSUMEREQUEST']._serialized_end=353
+  _globals['_CONSUMESTART']._serialized_start=356
+  _globals['_CONSUMESTART']._serialized_end=981
+  _globals['_CONSUMEACK']._serialized_start=983
+  _globals['_CONSUMEACK']._serialized_end=1059
+  _globals['_CONSUMENACK']._serialized_start=1062
+  _globals['_CONSUMENACK']._serialized_end=1245
+  _globals['_CONSUMERESPONSE']._serialized_start=1248
+  _globals['_CONSUMERESPONSE']._serialized_end=1854
+  _globals['_CONSUMESTARTED']._serialized_start=1856
+  _globals['_CONSUMESTARTED']._serialized_end=1925
+  _globals['_SHARDASSIGNED']._serialized_start=1927
+  _globals['_SHARDASSIGNED']._serialized_end=1962
+  _globals['_CHECKPOINTED']._serialized_start=1964
+  _globals['_CHECKPOINTED']._serialized_end=1978
+  _globals['_SHARDENDED']._serialized_start=1980
+  _globals['_SHARDENDED']._serialized_end=2017
+  _globals['_SHARDREVOKING']._serialized_start=2019
+  _globals['_SHARDREVOKING']._serialized_end=2080
+  _globals['_SHARDREVOKED']._serialized_start=2082
+  _globals['_SHARDREVOKED']._serialized_end=2096
+  _globals['_SHARDGAP']._serialized_start=2099
+  _globals['_SHARDGAP']._serialized_end=2272
+  _globals['_NACKED']._serialized_start=2274
+  _globals['_NACKED']._serialized_end=2364
+  _globals['_CONSUMERGROUPDESCRIPTION']._serialized_start=2367
+  _globals['_CONSUMERGROUPDESCRIPTION']._serialized_end=2595
+  _globals['_SHARDCHECKPOINT']._serialized_start=2598
+  _globals['_SHARDCHECKPOINT']._serialized_end=2780
+  _globals['_DESCRIBECONSUMERGROUPREQUEST']._serialized_start=2782
+  _globals['_DESCRIBECONSUMERGROUPREQUEST']._serialized_end=2832
+  _globals['_DESCRIBECONSUMERGROUPRESPONSE']._serialized_start=2834
+  _globals['_DESCRIBECONSUMERGROUPRESPONSE']._serialized_end=2928
+  _globals['_LISTCONSUMERGROUPSREQUEST']._serialized_start=2930
+  _globals['_LISTCONSUMERGROUPSREQUEST']._serialized_end=2996
+  _globals['_LISTCONSUMERGROUPSRESPONSE']._serialized_start=2998
+  _globals['_LISTCONSUMERGROUPSRESPONSE']._serialized_end=3115
+  _globals['_DELETECONSUMERGROUPREQUEST']._serialized_start=3117
+  _globals['_DELETECONSUMERGROUPREQUEST']._serialized_end=3165
+  _globals['_DELETECONSUMERGROUPRESPONSE']._serialized_start=3167
+  _globals['_DELETECONSUMERGROUPRESPONSE']._serialized_end=3196
+  _globals['_SHARDEXPLANATION']._serialized_start=3199
+  _globals['_SHARDEXPLANATION']._serialized_end=3489
+  _globals['_EXPLAINCONSUMERGROUPREQUEST']._serialized_start=3491
+  _globals['_EXPLAINCONSUMERGROUPREQUEST']._serialized_end=3540
+  _globals['_EXPLAINCONSUMERGROUPRESPONSE']._serialized_start=3543
+  _globals['_EXPLAINCONSUMERGROUPRESPONSE']._serialized_end=3700
+  _globals['_PARKEDKEY']._serialized_start=3703
+  _globals['_PARKEDKEY']._serialized_end=3944
+  _globals['_LISTPARKEDKEYSREQUEST']._serialized_start=3946
+  _globals['_LISTPARKEDKEYSREQUEST']._serialized_end=4028
+  _globals['_LISTPARKEDKEYSRESPONSE']._serialized_start=4030
+  _globals['_LISTPARKEDKEYSRESPONSE']._serialized_end=4124
+  _globals['_GETPARKEDRECORDSREQUEST']._serialized_start=4126
+  _globals['_GETPARKEDRECORDSREQUEST']._serialized_end=4231
+  _globals['_GETPARKEDRECORDSRESPONSE']._serialized_start=4233
+  _globals['_GETPARKEDRECORDSRESPONSE']._serialized_end=4337
+  _globals['_REDRIVEPARKEDKEYSREQUEST']._serialized_start=4339
+  _globals['_REDRIVEPARKEDKEYSREQUEST']._serialized_end=4404
+  _globals['_REDRIVEPARKEDKEYSRESPONSE']._serialized_start=4406
+  _globals['_REDRIVEPARKEDKEYSRESPONSE']._serialized_end=4456
+  _globals['_DISCARDPARKEDKEYREQUEST']._serialized_start=4458
+  _globals['_DISCARDPARKEDKEYREQUEST']._serialized_end=4522
+  _globals['_DISCARDPARKEDKEYRESPONSE']._serialized_start=4524
+  _globals['_DISCARDPARKEDKEYRESPONSE']._serialized_end=4577
+  _globals['_CONSUMERSERVICE']._serialized_start=5660
+  _globals['_CONSUMERSERVICE']._serialized_end=6566
 # @@protoc_insertion_point(module_scope)

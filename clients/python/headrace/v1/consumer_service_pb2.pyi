@@ -6,10 +6,13 @@ isort:skip_file
 import builtins
 import collections.abc
 import google.protobuf.descriptor
+import google.protobuf.duration_pb2
 import google.protobuf.internal.containers
 import google.protobuf.internal.enum_type_wrapper
 import google.protobuf.message
 import google.protobuf.timestamp_pb2
+import headrace.v1.attribute_value_pb2
+import headrace.v1.error_pb2
 import headrace.v1.record_pb2
 import sys
 import typing
@@ -35,6 +38,14 @@ class _StartingPositionEnumTypeWrapper(google.protobuf.internal.enum_type_wrappe
     """After the newest record."""
     STARTING_POSITION_AFTER_SEQUENCE_NUMBER: _StartingPosition.ValueType  # 3
     """Just after starting_sequence_number."""
+    STARTING_POSITION_AT_TIMESTAMP: _StartingPosition.ValueType  # 4
+    """At the first record that is not older than starting_timestamp."""
+    STARTING_POSITION_SNAPSHOT: _StartingPosition.ValueType  # 5
+    """With all items of the table as they are at one sequence number, then the changes after it. The items come as INSERT
+    records with a new image and the source SNAPSHOT, in ranges of keys that are assigned and acked like shards. A range
+    that is interrupted goes on after its last ack; when the node was restarted since, its rest is read as it is then, and
+    changes that it holds already come again (compare Record.version).
+    """
 
 class StartingPosition(_StartingPosition, metaclass=_StartingPositionEnumTypeWrapper):
     """Where a new group begins."""
@@ -47,7 +58,179 @@ STARTING_POSITION_LATEST: StartingPosition.ValueType  # 2
 """After the newest record."""
 STARTING_POSITION_AFTER_SEQUENCE_NUMBER: StartingPosition.ValueType  # 3
 """Just after starting_sequence_number."""
+STARTING_POSITION_AT_TIMESTAMP: StartingPosition.ValueType  # 4
+"""At the first record that is not older than starting_timestamp."""
+STARTING_POSITION_SNAPSHOT: StartingPosition.ValueType  # 5
+"""With all items of the table as they are at one sequence number, then the changes after it. The items come as INSERT
+records with a new image and the source SNAPSHOT, in ranges of keys that are assigned and acked like shards. A range
+that is interrupted goes on after its last ack; when the node was restarted since, its rest is read as it is then, and
+changes that it holds already come again (compare Record.version).
+"""
 global___StartingPosition = StartingPosition
+
+class _AssignmentMode:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: typing_extensions.TypeAlias = ValueType
+
+class _AssignmentModeEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_AssignmentMode.ValueType], builtins.type):
+    DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+    ASSIGNMENT_MODE_UNSPECIFIED: _AssignmentMode.ValueType  # 0
+    """As ASSIGNMENT_MODE_SHARED."""
+    ASSIGNMENT_MODE_SHARED: _AssignmentMode.ValueType  # 1
+    """Evenly over all members."""
+    ASSIGNMENT_MODE_EXCLUSIVE: _AssignmentMode.ValueType  # 2
+    """All to the member that has been there longest; the others stand by."""
+
+class AssignmentMode(_AssignmentMode, metaclass=_AssignmentModeEnumTypeWrapper):
+    """How the shards of a group are given to its members. All members must ask for the same."""
+
+ASSIGNMENT_MODE_UNSPECIFIED: AssignmentMode.ValueType  # 0
+"""As ASSIGNMENT_MODE_SHARED."""
+ASSIGNMENT_MODE_SHARED: AssignmentMode.ValueType  # 1
+"""Evenly over all members."""
+ASSIGNMENT_MODE_EXCLUSIVE: AssignmentMode.ValueType  # 2
+"""All to the member that has been there longest; the others stand by."""
+global___AssignmentMode = AssignmentMode
+
+class _GapPolicy:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: typing_extensions.TypeAlias = ValueType
+
+class _GapPolicyEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_GapPolicy.ValueType], builtins.type):
+    DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+    GAP_POLICY_UNSPECIFIED: _GapPolicy.ValueType  # 0
+    """As GAP_POLICY_FAIL."""
+    GAP_POLICY_FAIL: _GapPolicy.ValueType  # 1
+    """End the call with TRIMMED_DATA_ACCESS."""
+    GAP_POLICY_SKIP: _GapPolicy.ValueType  # 2
+    """Tell the gap by an event, and go on at the oldest record held."""
+
+class GapPolicy(_GapPolicy, metaclass=_GapPolicyEnumTypeWrapper):
+    """What to do when records that the group has not processed are no longer held."""
+
+GAP_POLICY_UNSPECIFIED: GapPolicy.ValueType  # 0
+"""As GAP_POLICY_FAIL."""
+GAP_POLICY_FAIL: GapPolicy.ValueType  # 1
+"""End the call with TRIMMED_DATA_ACCESS."""
+GAP_POLICY_SKIP: GapPolicy.ValueType  # 2
+"""Tell the gap by an event, and go on at the oldest record held."""
+global___GapPolicy = GapPolicy
+
+class _RecordSource:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: typing_extensions.TypeAlias = ValueType
+
+class _RecordSourceEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_RecordSource.ValueType], builtins.type):
+    DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+    RECORD_SOURCE_UNSPECIFIED: _RecordSource.ValueType  # 0
+    """Not set."""
+    RECORD_SOURCE_LOG: _RecordSource.ValueType  # 1
+    """A shard of the stream."""
+    RECORD_SOURCE_SNAPSHOT: _RecordSource.ValueType  # 2
+    """The items of the table, for a group that began with SNAPSHOT."""
+    RECORD_SOURCE_PARKED: _RecordSource.ValueType  # 3
+    """The parked records of a key that is redriven."""
+
+class RecordSource(_RecordSource, metaclass=_RecordSourceEnumTypeWrapper):
+    """Where the records of a response come from."""
+
+RECORD_SOURCE_UNSPECIFIED: RecordSource.ValueType  # 0
+"""Not set."""
+RECORD_SOURCE_LOG: RecordSource.ValueType  # 1
+"""A shard of the stream."""
+RECORD_SOURCE_SNAPSHOT: RecordSource.ValueType  # 2
+"""The items of the table, for a group that began with SNAPSHOT."""
+RECORD_SOURCE_PARKED: RecordSource.ValueType  # 3
+"""The parked records of a key that is redriven."""
+global___RecordSource = RecordSource
+
+class _NackReason:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: typing_extensions.TypeAlias = ValueType
+
+class _NackReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_NackReason.ValueType], builtins.type):
+    DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+    NACK_REASON_UNSPECIFIED: _NackReason.ValueType  # 0
+    """Not set; refused with VALIDATION."""
+    NACK_REASON_TRANSIENT: _NackReason.ValueType  # 1
+    """It may succeed later: deliver it again after retry_delay. Counts as an attempt; the last one parks the key."""
+    NACK_REASON_FATAL: _NackReason.ValueType  # 2
+    """It will never succeed: park its key now."""
+    NACK_REASON_SHUTDOWN: _NackReason.ValueType  # 3
+    """The member is about to leave: deliver it to another. Counts as no attempt."""
+
+class NackReason(_NackReason, metaclass=_NackReasonEnumTypeWrapper):
+    """Why a record was not processed."""
+
+NACK_REASON_UNSPECIFIED: NackReason.ValueType  # 0
+"""Not set; refused with VALIDATION."""
+NACK_REASON_TRANSIENT: NackReason.ValueType  # 1
+"""It may succeed later: deliver it again after retry_delay. Counts as an attempt; the last one parks the key."""
+NACK_REASON_FATAL: NackReason.ValueType  # 2
+"""It will never succeed: park its key now."""
+NACK_REASON_SHUTDOWN: NackReason.ValueType  # 3
+"""The member is about to leave: deliver it to another. Counts as no attempt."""
+global___NackReason = NackReason
+
+class _ShardProgress:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: typing_extensions.TypeAlias = ValueType
+
+class _ShardProgressEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_ShardProgress.ValueType], builtins.type):
+    DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+    SHARD_PROGRESS_UNSPECIFIED: _ShardProgress.ValueType  # 0
+    """Not set."""
+    SHARD_PROGRESS_NO_MEMBER: _ShardProgress.ValueType  # 1
+    """No member is connected."""
+    SHARD_PROGRESS_WAITING_FOR_PARENT: _ShardProgress.ValueType  # 2
+    """It waits until its parents are processed to their ends."""
+    SHARD_PROGRESS_WAITING_FOR_SNAPSHOT: _ShardProgress.ValueType  # 3
+    """It waits until the snapshot is processed."""
+    SHARD_PROGRESS_MOVING: _ShardProgress.ValueType  # 4
+    """Records are sent and acked."""
+    SHARD_PROGRESS_AT_TIP: _ShardProgress.ValueType  # 5
+    """Everything is processed."""
+    SHARD_PROGRESS_WAITING_FOR_ACK: _ShardProgress.ValueType  # 6
+    """The member has what it may have, and the server waits for its acks."""
+    SHARD_PROGRESS_WAITING_FOR_MEMBER: _ShardProgress.ValueType  # 7
+    """The member does not read what is sent to it."""
+    SHARD_PROGRESS_WAITING_FOR_RETRY: _ShardProgress.ValueType  # 8
+    """A record failed and is delivered again later."""
+    SHARD_PROGRESS_REVOKING: _ShardProgress.ValueType  # 9
+    """It is moving to another member."""
+    SHARD_PROGRESS_GAP: _ShardProgress.ValueType  # 10
+    """Records it has not processed are no longer held, and on_gap is FAIL."""
+    SHARD_PROGRESS_FINISHED: _ShardProgress.ValueType  # 11
+    """It is closed and processed to its end."""
+
+class ShardProgress(_ShardProgress, metaclass=_ShardProgressEnumTypeWrapper):
+    """What a group does with a shard."""
+
+SHARD_PROGRESS_UNSPECIFIED: ShardProgress.ValueType  # 0
+"""Not set."""
+SHARD_PROGRESS_NO_MEMBER: ShardProgress.ValueType  # 1
+"""No member is connected."""
+SHARD_PROGRESS_WAITING_FOR_PARENT: ShardProgress.ValueType  # 2
+"""It waits until its parents are processed to their ends."""
+SHARD_PROGRESS_WAITING_FOR_SNAPSHOT: ShardProgress.ValueType  # 3
+"""It waits until the snapshot is processed."""
+SHARD_PROGRESS_MOVING: ShardProgress.ValueType  # 4
+"""Records are sent and acked."""
+SHARD_PROGRESS_AT_TIP: ShardProgress.ValueType  # 5
+"""Everything is processed."""
+SHARD_PROGRESS_WAITING_FOR_ACK: ShardProgress.ValueType  # 6
+"""The member has what it may have, and the server waits for its acks."""
+SHARD_PROGRESS_WAITING_FOR_MEMBER: ShardProgress.ValueType  # 7
+"""The member does not read what is sent to it."""
+SHARD_PROGRESS_WAITING_FOR_RETRY: ShardProgress.ValueType  # 8
+"""A record failed and is delivered again later."""
+SHARD_PROGRESS_REVOKING: ShardProgress.ValueType  # 9
+"""It is moving to another member."""
+SHARD_PROGRESS_GAP: ShardProgress.ValueType  # 10
+"""Records it has not processed are no longer held, and on_gap is FAIL."""
+SHARD_PROGRESS_FINISHED: ShardProgress.ValueType  # 11
+"""It is closed and processed to its end."""
+global___ShardProgress = ShardProgress
 
 @typing.final
 class ConsumeRequest(google.protobuf.message.Message):
@@ -57,6 +240,7 @@ class ConsumeRequest(google.protobuf.message.Message):
 
     START_FIELD_NUMBER: builtins.int
     ACK_FIELD_NUMBER: builtins.int
+    NACK_FIELD_NUMBER: builtins.int
     @property
     def start(self) -> global___ConsumeStart:
         """Joins the group."""
@@ -65,15 +249,20 @@ class ConsumeRequest(google.protobuf.message.Message):
     def ack(self) -> global___ConsumeAck:
         """Moves a checkpoint."""
 
+    @property
+    def nack(self) -> global___ConsumeNack:
+        """Says that a record could not be processed."""
+
     def __init__(
         self,
         *,
         start: global___ConsumeStart | None = ...,
         ack: global___ConsumeAck | None = ...,
+        nack: global___ConsumeNack | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["ack", b"ack", "kind", b"kind", "start", b"start"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["ack", b"ack", "kind", b"kind", "start", b"start"]) -> None: ...
-    def WhichOneof(self, oneof_group: typing.Literal["kind", b"kind"]) -> typing.Literal["start", "ack"] | None: ...
+    def HasField(self, field_name: typing.Literal["ack", b"ack", "kind", b"kind", "nack", b"nack", "start", b"start"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["ack", b"ack", "kind", b"kind", "nack", b"nack", "start", b"start"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["kind", b"kind"]) -> typing.Literal["start", "ack", "nack"] | None: ...
 
 global___ConsumeRequest = ConsumeRequest
 
@@ -91,6 +280,12 @@ class ConsumeStart(google.protobuf.message.Message):
     STARTING_SEQUENCE_NUMBER_FIELD_NUMBER: builtins.int
     MAX_BATCH_RECORDS_FIELD_NUMBER: builtins.int
     MAX_IN_FLIGHT_RECORDS_FIELD_NUMBER: builtins.int
+    STARTING_TIMESTAMP_FIELD_NUMBER: builtins.int
+    MAX_IN_FLIGHT_BYTES_FIELD_NUMBER: builtins.int
+    ASSIGNMENT_MODE_FIELD_NUMBER: builtins.int
+    ON_GAP_FIELD_NUMBER: builtins.int
+    MAX_ATTEMPTS_FIELD_NUMBER: builtins.int
+    REVOKE_TIMEOUT_IN_SECONDS_FIELD_NUMBER: builtins.int
     stream_arn: builtins.str
     """The stream to read. Either this or table_name."""
     table_name: builtins.str
@@ -106,7 +301,27 @@ class ConsumeStart(google.protobuf.message.Message):
     max_batch_records: builtins.int
     """Most records per response, 1 to 1,000; 1,000 if absent."""
     max_in_flight_records: builtins.int
-    """Credit: most records sent and not yet acknowledged, 1 to 100,000; 10,000 if absent."""
+    """Credit: no more records are sent while so many are sent and not acked, 1 to 100,000; 10,000 if absent. Credit is freed by
+    whole responses.
+    """
+    max_in_flight_bytes: builtins.int
+    """Credit in bytes: the same for the bytes of responses, 1 to 268,435,456 (256 MiB); 16,777,216 (16 MiB) if absent. One
+    response is always let through.
+    """
+    assignment_mode: global___AssignmentMode.ValueType
+    """How the group's shards are given to its members."""
+    on_gap: global___GapPolicy.ValueType
+    """What to do about a gap."""
+    max_attempts: builtins.int
+    """A record that fails so often by nacks of this member is parked with its key, 1 to 1,000; 0: it is tried for ever; 10 if
+    absent.
+    """
+    revoke_timeout_in_seconds: builtins.int
+    """How long this member may keep a shard that is to move, to finish what was sent of it; 1 to 300 seconds; 30 if absent."""
+    @property
+    def starting_timestamp(self) -> google.protobuf.timestamp_pb2.Timestamp:
+        """With AT_TIMESTAMP only."""
+
     def __init__(
         self,
         *,
@@ -118,13 +333,25 @@ class ConsumeStart(google.protobuf.message.Message):
         starting_sequence_number: builtins.str = ...,
         max_batch_records: builtins.int | None = ...,
         max_in_flight_records: builtins.int | None = ...,
+        starting_timestamp: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+        max_in_flight_bytes: builtins.int | None = ...,
+        assignment_mode: global___AssignmentMode.ValueType = ...,
+        on_gap: global___GapPolicy.ValueType = ...,
+        max_attempts: builtins.int | None = ...,
+        revoke_timeout_in_seconds: builtins.int | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["_max_batch_records", b"_max_batch_records", "_max_in_flight_records", b"_max_in_flight_records", "max_batch_records", b"max_batch_records", "max_in_flight_records", b"max_in_flight_records"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_max_batch_records", b"_max_batch_records", "_max_in_flight_records", b"_max_in_flight_records", "group_name", b"group_name", "max_batch_records", b"max_batch_records", "max_in_flight_records", b"max_in_flight_records", "member_name", b"member_name", "starting_position", b"starting_position", "starting_sequence_number", b"starting_sequence_number", "stream_arn", b"stream_arn", "table_name", b"table_name"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_max_attempts", b"_max_attempts", "_max_batch_records", b"_max_batch_records", "_max_in_flight_bytes", b"_max_in_flight_bytes", "_max_in_flight_records", b"_max_in_flight_records", "_revoke_timeout_in_seconds", b"_revoke_timeout_in_seconds", "max_attempts", b"max_attempts", "max_batch_records", b"max_batch_records", "max_in_flight_bytes", b"max_in_flight_bytes", "max_in_flight_records", b"max_in_flight_records", "revoke_timeout_in_seconds", b"revoke_timeout_in_seconds", "starting_timestamp", b"starting_timestamp"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_max_attempts", b"_max_attempts", "_max_batch_records", b"_max_batch_records", "_max_in_flight_bytes", b"_max_in_flight_bytes", "_max_in_flight_records", b"_max_in_flight_records", "_revoke_timeout_in_seconds", b"_revoke_timeout_in_seconds", "assignment_mode", b"assignment_mode", "group_name", b"group_name", "max_attempts", b"max_attempts", "max_batch_records", b"max_batch_records", "max_in_flight_bytes", b"max_in_flight_bytes", "max_in_flight_records", b"max_in_flight_records", "member_name", b"member_name", "on_gap", b"on_gap", "revoke_timeout_in_seconds", b"revoke_timeout_in_seconds", "starting_position", b"starting_position", "starting_sequence_number", b"starting_sequence_number", "starting_timestamp", b"starting_timestamp", "stream_arn", b"stream_arn", "table_name", b"table_name"]) -> None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_max_attempts", b"_max_attempts"]) -> typing.Literal["max_attempts"] | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_max_batch_records", b"_max_batch_records"]) -> typing.Literal["max_batch_records"] | None: ...
     @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_max_in_flight_bytes", b"_max_in_flight_bytes"]) -> typing.Literal["max_in_flight_bytes"] | None: ...
+    @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_max_in_flight_records", b"_max_in_flight_records"]) -> typing.Literal["max_in_flight_records"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_revoke_timeout_in_seconds", b"_revoke_timeout_in_seconds"]) -> typing.Literal["revoke_timeout_in_seconds"] | None: ...
 
 global___ConsumeStart = ConsumeStart
 
@@ -155,6 +382,50 @@ class ConsumeAck(google.protobuf.message.Message):
 global___ConsumeAck = ConsumeAck
 
 @typing.final
+class ConsumeNack(google.protobuf.message.Message):
+    """Says that a record could not be processed, and that all records of its shard before it are. What was sent of the shard
+    after it is void: the shard is assigned anew, with a higher epoch, and goes on with that record, or, if its key is
+    parked, after it and without records of the key. The order per key is kept either way.
+    """
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    SHARD_ID_FIELD_NUMBER: builtins.int
+    LEASE_EPOCH_FIELD_NUMBER: builtins.int
+    SEQUENCE_NUMBER_FIELD_NUMBER: builtins.int
+    REASON_FIELD_NUMBER: builtins.int
+    RETRY_DELAY_FIELD_NUMBER: builtins.int
+    MESSAGE_FIELD_NUMBER: builtins.int
+    shard_id: builtins.str
+    """The shard."""
+    lease_epoch: builtins.int
+    """The epoch the shard was assigned with; an older one is refused with LEASE_FENCED."""
+    sequence_number: builtins.str
+    """The sequence number of the record that failed; it must have been sent and not be acked."""
+    reason: global___NackReason.ValueType
+    """Why."""
+    message: builtins.str
+    """For people, kept with the parked key; at most 1,024 characters, cut beyond."""
+    @property
+    def retry_delay(self) -> google.protobuf.duration_pb2.Duration:
+        """With TRANSIENT: how long to wait at least, up to 15 minutes. Absent: 0.1 s, doubled with each attempt up to 30 s."""
+
+    def __init__(
+        self,
+        *,
+        shard_id: builtins.str = ...,
+        lease_epoch: builtins.int = ...,
+        sequence_number: builtins.str = ...,
+        reason: global___NackReason.ValueType = ...,
+        retry_delay: google.protobuf.duration_pb2.Duration | None = ...,
+        message: builtins.str = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["retry_delay", b"retry_delay"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["lease_epoch", b"lease_epoch", "message", b"message", "reason", b"reason", "retry_delay", b"retry_delay", "sequence_number", b"sequence_number", "shard_id", b"shard_id"]) -> None: ...
+
+global___ConsumeNack = ConsumeNack
+
+@typing.final
 class ConsumeResponse(google.protobuf.message.Message):
     """What the server sends."""
 
@@ -169,14 +440,24 @@ class ConsumeResponse(google.protobuf.message.Message):
     ASSIGNED_FIELD_NUMBER: builtins.int
     CHECKPOINTED_FIELD_NUMBER: builtins.int
     SHARD_ENDED_FIELD_NUMBER: builtins.int
+    REVOKING_FIELD_NUMBER: builtins.int
+    REVOKED_FIELD_NUMBER: builtins.int
+    GAP_FIELD_NUMBER: builtins.int
+    NACKED_FIELD_NUMBER: builtins.int
+    REFUSED_FIELD_NUMBER: builtins.int
+    SOURCE_FIELD_NUMBER: builtins.int
     shard_id: builtins.str
-    """The shard that this response is about."""
+    """The shard that this response is about. Ranges of a snapshot ("snapshotId-...") and parked keys that are redriven
+    ("parkedId-...") come and are acked just like shards.
+    """
     lease_epoch: builtins.int
     """Rises each time the shard is assigned; a fencing token for side effects."""
     sequence_number: builtins.str
     """The shard is read up to here; ack it when the records are processed."""
     millis_behind_latest: builtins.int
     """How long ago the next unread record of the shard was written, in milliseconds; 0 at the tip."""
+    source: global___RecordSource.ValueType
+    """Where the records come from."""
     @property
     def records(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[headrace.v1.record_pb2.Record]:
         """Records of one shard, in order."""
@@ -197,6 +478,28 @@ class ConsumeResponse(google.protobuf.message.Message):
     def shard_ended(self) -> global___ShardEnded:
         """The shard is closed and read to its end; ack its sequence_number to go on with its children."""
 
+    @property
+    def revoking(self) -> global___ShardRevoking:
+        """The shard is to move to another member: finish and ack what was sent of it; nothing more comes."""
+
+    @property
+    def revoked(self) -> global___ShardRevoked:
+        """The member no longer holds the shard; acks of this epoch are refused."""
+
+    @property
+    def gap(self) -> global___ShardGap:
+        """Records of the shard were lost; it goes on after them."""
+
+    @property
+    def nacked(self) -> global___Nacked:
+        """A nack is on disk."""
+
+    @property
+    def refused(self) -> headrace.v1.error_pb2.Error:
+        """The ack or nack of this shard_id, lease_epoch and sequence_number was refused: LEASE_FENCED if the lease is not the
+        newest, VALIDATION if the sequence number was never sent or is below the checkpoint.
+        """
+
     def __init__(
         self,
         *,
@@ -209,10 +512,16 @@ class ConsumeResponse(google.protobuf.message.Message):
         assigned: global___ShardAssigned | None = ...,
         checkpointed: global___Checkpointed | None = ...,
         shard_ended: global___ShardEnded | None = ...,
+        revoking: global___ShardRevoking | None = ...,
+        revoked: global___ShardRevoked | None = ...,
+        gap: global___ShardGap | None = ...,
+        nacked: global___Nacked | None = ...,
+        refused: headrace.v1.error_pb2.Error | None = ...,
+        source: global___RecordSource.ValueType = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["assigned", b"assigned", "checkpointed", b"checkpointed", "event", b"event", "shard_ended", b"shard_ended", "started", b"started"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["assigned", b"assigned", "checkpointed", b"checkpointed", "event", b"event", "lease_epoch", b"lease_epoch", "millis_behind_latest", b"millis_behind_latest", "records", b"records", "sequence_number", b"sequence_number", "shard_ended", b"shard_ended", "shard_id", b"shard_id", "started", b"started"]) -> None: ...
-    def WhichOneof(self, oneof_group: typing.Literal["event", b"event"]) -> typing.Literal["started", "assigned", "checkpointed", "shard_ended"] | None: ...
+    def HasField(self, field_name: typing.Literal["assigned", b"assigned", "checkpointed", b"checkpointed", "event", b"event", "gap", b"gap", "nacked", b"nacked", "refused", b"refused", "revoked", b"revoked", "revoking", b"revoking", "shard_ended", b"shard_ended", "started", b"started"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["assigned", b"assigned", "checkpointed", b"checkpointed", "event", b"event", "gap", b"gap", "lease_epoch", b"lease_epoch", "millis_behind_latest", b"millis_behind_latest", "nacked", b"nacked", "records", b"records", "refused", b"refused", "revoked", b"revoked", "revoking", b"revoking", "sequence_number", b"sequence_number", "shard_ended", b"shard_ended", "shard_id", b"shard_id", "source", b"source", "started", b"started"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["event", b"event"]) -> typing.Literal["started", "assigned", "checkpointed", "shard_ended", "revoking", "revoked", "gap", "nacked", "refused"] | None: ...
 
 global___ConsumeResponse = ConsumeResponse
 
@@ -230,7 +539,7 @@ class ConsumeStarted(google.protobuf.message.Message):
     region: builtins.str
     """The region that serves it (AWS: awsRegion)."""
     standby: builtins.bool
-    """True if another member holds the shards: this one waits."""
+    """With ASSIGNMENT_MODE_EXCLUSIVE: true if another member holds the shards, and this one waits."""
     def __init__(
         self,
         *,
@@ -293,6 +602,103 @@ class ShardEnded(google.protobuf.message.Message):
 global___ShardEnded = ShardEnded
 
 @typing.final
+class ShardRevoking(google.protobuf.message.Message):
+    """A shard is to move to another member."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    DEADLINE_FIELD_NUMBER: builtins.int
+    @property
+    def deadline(self) -> google.protobuf.timestamp_pb2.Timestamp:
+        """When it is taken away, whether it is finished or not."""
+
+    def __init__(
+        self,
+        *,
+        deadline: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["deadline", b"deadline"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["deadline", b"deadline"]) -> None: ...
+
+global___ShardRevoking = ShardRevoking
+
+@typing.final
+class ShardRevoked(google.protobuf.message.Message):
+    """A shard has moved, or is no longer to be read."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+
+global___ShardRevoked = ShardRevoked
+
+@typing.final
+class ShardGap(google.protobuf.message.Message):
+    """Records that a group has not processed are no longer held."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    FIRST_LOST_SEQUENCE_NUMBER_FIELD_NUMBER: builtins.int
+    LAST_LOST_SEQUENCE_NUMBER_FIELD_NUMBER: builtins.int
+    LOST_FROM_FIELD_NUMBER: builtins.int
+    LOST_TO_FIELD_NUMBER: builtins.int
+    first_lost_sequence_number: builtins.str
+    """The lost records lie from this sequence number on."""
+    last_lost_sequence_number: builtins.str
+    """The last lost record."""
+    @property
+    def lost_from(self) -> google.protobuf.timestamp_pb2.Timestamp:
+        """They were written between this time"""
+
+    @property
+    def lost_to(self) -> google.protobuf.timestamp_pb2.Timestamp:
+        """and this."""
+
+    def __init__(
+        self,
+        *,
+        first_lost_sequence_number: builtins.str = ...,
+        last_lost_sequence_number: builtins.str = ...,
+        lost_from: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+        lost_to: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["lost_from", b"lost_from", "lost_to", b"lost_to"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["first_lost_sequence_number", b"first_lost_sequence_number", "last_lost_sequence_number", b"last_lost_sequence_number", "lost_from", b"lost_from", "lost_to", b"lost_to"]) -> None: ...
+
+global___ShardGap = ShardGap
+
+@typing.final
+class Nacked(google.protobuf.message.Message):
+    """The outcome of a nack."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    ATTEMPTS_FIELD_NUMBER: builtins.int
+    PARKED_FIELD_NUMBER: builtins.int
+    RETRY_TIME_FIELD_NUMBER: builtins.int
+    attempts: builtins.int
+    """How often the record has failed by now."""
+    parked: builtins.bool
+    """The key of the record is parked."""
+    @property
+    def retry_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
+        """If it is not parked: when the record is delivered again."""
+
+    def __init__(
+        self,
+        *,
+        attempts: builtins.int = ...,
+        parked: builtins.bool = ...,
+        retry_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["retry_time", b"retry_time"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["attempts", b"attempts", "parked", b"parked", "retry_time", b"retry_time"]) -> None: ...
+
+global___Nacked = Nacked
+
+@typing.final
 class ConsumerGroupDescription(google.protobuf.message.Message):
     """A group as it is now."""
 
@@ -303,10 +709,16 @@ class ConsumerGroupDescription(google.protobuf.message.Message):
     CREATE_TIME_FIELD_NUMBER: builtins.int
     SHARDS_FIELD_NUMBER: builtins.int
     MEMBER_NAMES_FIELD_NUMBER: builtins.int
+    PARKED_KEYS_FIELD_NUMBER: builtins.int
+    PARKED_RECORDS_FIELD_NUMBER: builtins.int
     group_name: builtins.str
     """The group's name."""
     stream_arn: builtins.str
     """The stream it reads."""
+    parked_keys: builtins.int
+    """Keys that are set aside."""
+    parked_records: builtins.int
+    """The records of those keys."""
     @property
     def create_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
         """When it was made."""
@@ -317,7 +729,7 @@ class ConsumerGroupDescription(google.protobuf.message.Message):
 
     @property
     def member_names(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
-        """The names of the members now connected, the holder first."""
+        """The names of the members now connected, the one that has been there longest first."""
 
     def __init__(
         self,
@@ -327,9 +739,11 @@ class ConsumerGroupDescription(google.protobuf.message.Message):
         create_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
         shards: collections.abc.Iterable[global___ShardCheckpoint] | None = ...,
         member_names: collections.abc.Iterable[builtins.str] | None = ...,
+        parked_keys: builtins.int = ...,
+        parked_records: builtins.int = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["create_time", b"create_time"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["create_time", b"create_time", "group_name", b"group_name", "member_names", b"member_names", "shards", b"shards", "stream_arn", b"stream_arn"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["create_time", b"create_time", "group_name", b"group_name", "member_names", b"member_names", "parked_keys", b"parked_keys", "parked_records", b"parked_records", "shards", b"shards", "stream_arn", b"stream_arn"]) -> None: ...
 
 global___ConsumerGroupDescription = ConsumerGroupDescription
 
@@ -344,6 +758,8 @@ class ShardCheckpoint(google.protobuf.message.Message):
     LEASE_EPOCH_FIELD_NUMBER: builtins.int
     SHARD_END_FIELD_NUMBER: builtins.int
     MILLIS_BEHIND_LATEST_FIELD_NUMBER: builtins.int
+    RECORDS_BEHIND_LATEST_FIELD_NUMBER: builtins.int
+    MEMBER_NAME_FIELD_NUMBER: builtins.int
     shard_id: builtins.str
     """The shard."""
     sequence_number: builtins.str
@@ -354,6 +770,10 @@ class ShardCheckpoint(google.protobuf.message.Message):
     """True when the shard is closed and processed to its end."""
     millis_behind_latest: builtins.int
     """How long ago the oldest unprocessed record was written, in milliseconds; 0 if there is none."""
+    records_behind_latest: builtins.int
+    """How many records are not processed."""
+    member_name: builtins.str
+    """The member that holds it; empty if none does."""
     def __init__(
         self,
         *,
@@ -362,8 +782,10 @@ class ShardCheckpoint(google.protobuf.message.Message):
         lease_epoch: builtins.int = ...,
         shard_end: builtins.bool = ...,
         millis_behind_latest: builtins.int = ...,
+        records_behind_latest: builtins.int = ...,
+        member_name: builtins.str = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["lease_epoch", b"lease_epoch", "millis_behind_latest", b"millis_behind_latest", "sequence_number", b"sequence_number", "shard_end", b"shard_end", "shard_id", b"shard_id"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["lease_epoch", b"lease_epoch", "member_name", b"member_name", "millis_behind_latest", b"millis_behind_latest", "records_behind_latest", b"records_behind_latest", "sequence_number", b"sequence_number", "shard_end", b"shard_end", "shard_id", b"shard_id"]) -> None: ...
 
 global___ShardCheckpoint = ShardCheckpoint
 
@@ -481,3 +903,349 @@ class DeleteConsumerGroupResponse(google.protobuf.message.Message):
     ) -> None: ...
 
 global___DeleteConsumerGroupResponse = DeleteConsumerGroupResponse
+
+@typing.final
+class ShardExplanation(google.protobuf.message.Message):
+    """Why a shard of a group does or does not move."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    SHARD_ID_FIELD_NUMBER: builtins.int
+    PROGRESS_FIELD_NUMBER: builtins.int
+    TEXT_FIELD_NUMBER: builtins.int
+    MEMBER_NAME_FIELD_NUMBER: builtins.int
+    LEASE_EPOCH_FIELD_NUMBER: builtins.int
+    IN_FLIGHT_RECORDS_FIELD_NUMBER: builtins.int
+    IN_FLIGHT_AGE_MS_FIELD_NUMBER: builtins.int
+    RECORDS_BEHIND_LATEST_FIELD_NUMBER: builtins.int
+    MILLIS_BEHIND_LATEST_FIELD_NUMBER: builtins.int
+    ATTEMPTS_FIELD_NUMBER: builtins.int
+    LAST_ERROR_FIELD_NUMBER: builtins.int
+    shard_id: builtins.str
+    """The shard."""
+    progress: global___ShardProgress.ValueType
+    """What the group does with it."""
+    text: builtins.str
+    """The same for people, in one sentence, with what would make it move."""
+    member_name: builtins.str
+    """The member that holds it; empty if none does."""
+    lease_epoch: builtins.int
+    """The epoch of the newest lease."""
+    in_flight_records: builtins.int
+    """Records sent and not acked."""
+    in_flight_age_ms: builtins.int
+    """How long the oldest of them has been with the member, in milliseconds."""
+    records_behind_latest: builtins.int
+    """How many records are not processed."""
+    millis_behind_latest: builtins.int
+    """How long ago the oldest of them was written, in milliseconds."""
+    attempts: builtins.int
+    """How often the record that is next has failed."""
+    last_error: builtins.str
+    """What the last nack of it said."""
+    def __init__(
+        self,
+        *,
+        shard_id: builtins.str = ...,
+        progress: global___ShardProgress.ValueType = ...,
+        text: builtins.str = ...,
+        member_name: builtins.str = ...,
+        lease_epoch: builtins.int = ...,
+        in_flight_records: builtins.int = ...,
+        in_flight_age_ms: builtins.int = ...,
+        records_behind_latest: builtins.int = ...,
+        millis_behind_latest: builtins.int = ...,
+        attempts: builtins.int = ...,
+        last_error: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["attempts", b"attempts", "in_flight_age_ms", b"in_flight_age_ms", "in_flight_records", b"in_flight_records", "last_error", b"last_error", "lease_epoch", b"lease_epoch", "member_name", b"member_name", "millis_behind_latest", b"millis_behind_latest", "progress", b"progress", "records_behind_latest", b"records_behind_latest", "shard_id", b"shard_id", "text", b"text"]) -> None: ...
+
+global___ShardExplanation = ShardExplanation
+
+@typing.final
+class ExplainConsumerGroupRequest(google.protobuf.message.Message):
+    """Request of ExplainConsumerGroup."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    GROUP_NAME_FIELD_NUMBER: builtins.int
+    group_name: builtins.str
+    """The group's name."""
+    def __init__(
+        self,
+        *,
+        group_name: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["group_name", b"group_name"]) -> None: ...
+
+global___ExplainConsumerGroupRequest = ExplainConsumerGroupRequest
+
+@typing.final
+class ExplainConsumerGroupResponse(google.protobuf.message.Message):
+    """Response of ExplainConsumerGroup."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    SUMMARY_FIELD_NUMBER: builtins.int
+    SHARDS_FIELD_NUMBER: builtins.int
+    CONSUMER_GROUP_FIELD_NUMBER: builtins.int
+    summary: builtins.str
+    """In one sentence: whether the group moves and, if not, why."""
+    @property
+    def shards(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___ShardExplanation]:
+        """Each shard that is not finished, and each parked key that is redriven."""
+
+    @property
+    def consumer_group(self) -> global___ConsumerGroupDescription:
+        """The group."""
+
+    def __init__(
+        self,
+        *,
+        summary: builtins.str = ...,
+        shards: collections.abc.Iterable[global___ShardExplanation] | None = ...,
+        consumer_group: global___ConsumerGroupDescription | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["consumer_group", b"consumer_group"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["consumer_group", b"consumer_group", "shards", b"shards", "summary", b"summary"]) -> None: ...
+
+global___ExplainConsumerGroupResponse = ExplainConsumerGroupResponse
+
+@typing.final
+class ParkedKey(google.protobuf.message.Message):
+    """A key that a group has set aside: a record of it failed, and it and all later records of the key wait."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    PARKED_ID_FIELD_NUMBER: builtins.int
+    KEY_FIELD_NUMBER: builtins.int
+    SHARD_ID_FIELD_NUMBER: builtins.int
+    SEQUENCE_NUMBER_FIELD_NUMBER: builtins.int
+    ATTEMPTS_FIELD_NUMBER: builtins.int
+    LAST_ERROR_FIELD_NUMBER: builtins.int
+    PARK_TIME_FIELD_NUMBER: builtins.int
+    RECORDS_FIELD_NUMBER: builtins.int
+    BYTES_FIELD_NUMBER: builtins.int
+    REDRIVING_FIELD_NUMBER: builtins.int
+    parked_id: builtins.str
+    """"parkedId-", 20 digits (milliseconds since 1970), "-", 8 hexadecimal digits."""
+    shard_id: builtins.str
+    """The shard whose record failed."""
+    sequence_number: builtins.str
+    """The record that failed."""
+    attempts: builtins.int
+    """How often it failed."""
+    last_error: builtins.str
+    """What the last nack said."""
+    records: builtins.int
+    """How many records wait."""
+    bytes: builtins.int
+    """Their bytes."""
+    redriving: builtins.bool
+    """True from RedriveParkedKeys until all of them are processed, or one fails again."""
+    @property
+    def key(self) -> headrace.v1.attribute_value_pb2.Item:
+        """The primary key."""
+
+    @property
+    def park_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
+        """When it was parked."""
+
+    def __init__(
+        self,
+        *,
+        parked_id: builtins.str = ...,
+        key: headrace.v1.attribute_value_pb2.Item | None = ...,
+        shard_id: builtins.str = ...,
+        sequence_number: builtins.str = ...,
+        attempts: builtins.int = ...,
+        last_error: builtins.str = ...,
+        park_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+        records: builtins.int = ...,
+        bytes: builtins.int = ...,
+        redriving: builtins.bool = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["key", b"key", "park_time", b"park_time"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["attempts", b"attempts", "bytes", b"bytes", "key", b"key", "last_error", b"last_error", "park_time", b"park_time", "parked_id", b"parked_id", "records", b"records", "redriving", b"redriving", "sequence_number", b"sequence_number", "shard_id", b"shard_id"]) -> None: ...
+
+global___ParkedKey = ParkedKey
+
+@typing.final
+class ListParkedKeysRequest(google.protobuf.message.Message):
+    """Request of ListParkedKeys."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    GROUP_NAME_FIELD_NUMBER: builtins.int
+    PAGE_SIZE_FIELD_NUMBER: builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: builtins.int
+    group_name: builtins.str
+    """The group's name."""
+    page_size: builtins.int
+    """Keys per page, 1 to 100; 100 if 0."""
+    page_token: builtins.str
+    """The next_page_token of the page before; empty for the first."""
+    def __init__(
+        self,
+        *,
+        group_name: builtins.str = ...,
+        page_size: builtins.int = ...,
+        page_token: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["group_name", b"group_name", "page_size", b"page_size", "page_token", b"page_token"]) -> None: ...
+
+global___ListParkedKeysRequest = ListParkedKeysRequest
+
+@typing.final
+class ListParkedKeysResponse(google.protobuf.message.Message):
+    """Response of ListParkedKeys."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    PARKED_KEYS_FIELD_NUMBER: builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: builtins.int
+    next_page_token: builtins.str
+    """Set only if more remain."""
+    @property
+    def parked_keys(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___ParkedKey]:
+        """The keys."""
+
+    def __init__(
+        self,
+        *,
+        parked_keys: collections.abc.Iterable[global___ParkedKey] | None = ...,
+        next_page_token: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["next_page_token", b"next_page_token", "parked_keys", b"parked_keys"]) -> None: ...
+
+global___ListParkedKeysResponse = ListParkedKeysResponse
+
+@typing.final
+class GetParkedRecordsRequest(google.protobuf.message.Message):
+    """Request of GetParkedRecords."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    GROUP_NAME_FIELD_NUMBER: builtins.int
+    PARKED_ID_FIELD_NUMBER: builtins.int
+    EXCLUSIVE_START_SEQUENCE_NUMBER_FIELD_NUMBER: builtins.int
+    group_name: builtins.str
+    """The group's name."""
+    parked_id: builtins.str
+    """The key's parked_id."""
+    exclusive_start_sequence_number: builtins.str
+    """Records up to and including this one are left out."""
+    def __init__(
+        self,
+        *,
+        group_name: builtins.str = ...,
+        parked_id: builtins.str = ...,
+        exclusive_start_sequence_number: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["exclusive_start_sequence_number", b"exclusive_start_sequence_number", "group_name", b"group_name", "parked_id", b"parked_id"]) -> None: ...
+
+global___GetParkedRecordsRequest = GetParkedRecordsRequest
+
+@typing.final
+class GetParkedRecordsResponse(google.protobuf.message.Message):
+    """Response of GetParkedRecords: at most 1,000 records or 1 MiB."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    RECORDS_FIELD_NUMBER: builtins.int
+    LAST_EVALUATED_SEQUENCE_NUMBER_FIELD_NUMBER: builtins.int
+    last_evaluated_sequence_number: builtins.str
+    """Set only if more remain: the exclusive_start_sequence_number for the next page."""
+    @property
+    def records(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[headrace.v1.record_pb2.Record]:
+        """The records."""
+
+    def __init__(
+        self,
+        *,
+        records: collections.abc.Iterable[headrace.v1.record_pb2.Record] | None = ...,
+        last_evaluated_sequence_number: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["last_evaluated_sequence_number", b"last_evaluated_sequence_number", "records", b"records"]) -> None: ...
+
+global___GetParkedRecordsResponse = GetParkedRecordsResponse
+
+@typing.final
+class RedriveParkedKeysRequest(google.protobuf.message.Message):
+    """Request of RedriveParkedKeys."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    GROUP_NAME_FIELD_NUMBER: builtins.int
+    PARKED_ID_FIELD_NUMBER: builtins.int
+    group_name: builtins.str
+    """The group's name."""
+    parked_id: builtins.str
+    """The key to redrive; empty: all."""
+    def __init__(
+        self,
+        *,
+        group_name: builtins.str = ...,
+        parked_id: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["group_name", b"group_name", "parked_id", b"parked_id"]) -> None: ...
+
+global___RedriveParkedKeysRequest = RedriveParkedKeysRequest
+
+@typing.final
+class RedriveParkedKeysResponse(google.protobuf.message.Message):
+    """Response of RedriveParkedKeys."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    REDRIVEN_KEYS_FIELD_NUMBER: builtins.int
+    redriven_keys: builtins.int
+    """How many keys are redriven that were not before."""
+    def __init__(
+        self,
+        *,
+        redriven_keys: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["redriven_keys", b"redriven_keys"]) -> None: ...
+
+global___RedriveParkedKeysResponse = RedriveParkedKeysResponse
+
+@typing.final
+class DiscardParkedKeyRequest(google.protobuf.message.Message):
+    """Request of DiscardParkedKey."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    GROUP_NAME_FIELD_NUMBER: builtins.int
+    PARKED_ID_FIELD_NUMBER: builtins.int
+    group_name: builtins.str
+    """The group's name."""
+    parked_id: builtins.str
+    """The key's parked_id."""
+    def __init__(
+        self,
+        *,
+        group_name: builtins.str = ...,
+        parked_id: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["group_name", b"group_name", "parked_id", b"parked_id"]) -> None: ...
+
+global___DiscardParkedKeyRequest = DiscardParkedKeyRequest
+
+@typing.final
+class DiscardParkedKeyResponse(google.protobuf.message.Message):
+    """Response of DiscardParkedKey."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    DISCARDED_RECORDS_FIELD_NUMBER: builtins.int
+    discarded_records: builtins.int
+    """How many records were dropped."""
+    def __init__(
+        self,
+        *,
+        discarded_records: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["discarded_records", b"discarded_records"]) -> None: ...
+
+global___DiscardParkedKeyResponse = DiscardParkedKeyResponse

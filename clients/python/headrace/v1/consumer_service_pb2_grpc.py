@@ -27,7 +27,8 @@ if _version_not_supported:
 
 class ConsumerServiceStub(object):
     """Durable, named readers of streams. The server keeps for each group which shard it has processed up to where (its
-    checkpoints) and who may read it (its leases), so a consumer needs nothing but this stub.
+    checkpoints), who may read it (its leases) and which keys it has set aside (parked), so a consumer needs nothing but this
+    stub: send start, then for each response with records process them and ack its shard_id, lease_epoch and sequence_number.
     """
 
     def __init__(self, channel):
@@ -56,20 +57,51 @@ class ConsumerServiceStub(object):
                 request_serializer=headrace_dot_v1_dot_consumer__service__pb2.DeleteConsumerGroupRequest.SerializeToString,
                 response_deserializer=headrace_dot_v1_dot_consumer__service__pb2.DeleteConsumerGroupResponse.FromString,
                 _registered_method=True)
+        self.ExplainConsumerGroup = channel.unary_unary(
+                '/headrace.v1.ConsumerService/ExplainConsumerGroup',
+                request_serializer=headrace_dot_v1_dot_consumer__service__pb2.ExplainConsumerGroupRequest.SerializeToString,
+                response_deserializer=headrace_dot_v1_dot_consumer__service__pb2.ExplainConsumerGroupResponse.FromString,
+                _registered_method=True)
+        self.ListParkedKeys = channel.unary_unary(
+                '/headrace.v1.ConsumerService/ListParkedKeys',
+                request_serializer=headrace_dot_v1_dot_consumer__service__pb2.ListParkedKeysRequest.SerializeToString,
+                response_deserializer=headrace_dot_v1_dot_consumer__service__pb2.ListParkedKeysResponse.FromString,
+                _registered_method=True)
+        self.GetParkedRecords = channel.unary_unary(
+                '/headrace.v1.ConsumerService/GetParkedRecords',
+                request_serializer=headrace_dot_v1_dot_consumer__service__pb2.GetParkedRecordsRequest.SerializeToString,
+                response_deserializer=headrace_dot_v1_dot_consumer__service__pb2.GetParkedRecordsResponse.FromString,
+                _registered_method=True)
+        self.RedriveParkedKeys = channel.unary_unary(
+                '/headrace.v1.ConsumerService/RedriveParkedKeys',
+                request_serializer=headrace_dot_v1_dot_consumer__service__pb2.RedriveParkedKeysRequest.SerializeToString,
+                response_deserializer=headrace_dot_v1_dot_consumer__service__pb2.RedriveParkedKeysResponse.FromString,
+                _registered_method=True)
+        self.DiscardParkedKey = channel.unary_unary(
+                '/headrace.v1.ConsumerService/DiscardParkedKey',
+                request_serializer=headrace_dot_v1_dot_consumer__service__pb2.DiscardParkedKeyRequest.SerializeToString,
+                response_deserializer=headrace_dot_v1_dot_consumer__service__pb2.DiscardParkedKeyResponse.FromString,
+                _registered_method=True)
 
 
 class ConsumerServiceServicer(object):
     """Durable, named readers of streams. The server keeps for each group which shard it has processed up to where (its
-    checkpoints) and who may read it (its leases), so a consumer needs nothing but this stub.
+    checkpoints), who may read it (its leases) and which keys it has set aside (parked), so a consumer needs nothing but this
+    stub: send start, then for each response with records process them and ack its shard_id, lease_epoch and sequence_number.
     """
 
     def Consume(self, request_iterator, context):
-        """Reads a stream as a member of a group. The client sends start, then acks; the server answers at once, assigns shards
-        (parents before children), sends their records in order and waits when too many are not acknowledged.
+        """Reads a stream as a member of a group. The client sends start, then acks and nacks; the server answers at once, assigns
+        shards (parents before children), sends their records in order and waits while too many are not acknowledged.
         A group that is new begins at starting_position; otherwise each shard goes on exactly after its checkpoint.
-        In this version one member holds all shards of the group; others stand by and take over when it leaves.
-        Errors: VALIDATION, RESOURCE_NOT_FOUND, LEASE_FENCED (an ack of a lease that was taken over), TRIMMED_DATA_ACCESS (the
-        checkpoint is older than the oldest record held; metadata tells the gap); UNAVAILABLE when the server drains: start again.
+
+        Shards are spread evenly over the members, each is held by one member at a time, and moves only when it must: it is
+        announced with revoking, moves as soon as what was sent of it is acked, and is taken away at the deadline. When a
+        call ends its shards go to the other members at once. An empty response is a heartbeat, sent every 15 seconds.
+
+        Errors: VALIDATION, RESOURCE_NOT_FOUND; TRIMMED_DATA_ACCESS when records the group has not processed are no longer held
+        and on_gap is FAIL, with the metadata that GetRecords gives; UNAVAILABLE when the server drains: start again. An ack or
+        nack that is refused does not end the call: see refused.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -90,7 +122,43 @@ class ConsumerServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def DeleteConsumerGroup(self, request, context):
-        """Forgets a group and its checkpoints. Errors: RESOURCE_NOT_FOUND, RESOURCE_IN_USE while it has members.
+        """Forgets a group, its checkpoints and its parked records. Errors: RESOURCE_NOT_FOUND, RESOURCE_IN_USE while it has members.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ExplainConsumerGroup(self, request, context):
+        """Says why a group does or does not move, shard by shard. Errors: RESOURCE_NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListParkedKeys(self, request, context):
+        """Lists the keys a group has set aside, oldest first. Errors: VALIDATION, RESOURCE_NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetParkedRecords(self, request, context):
+        """Reads the parked records of one key, in order, the one that failed first. Errors: VALIDATION, RESOURCE_NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RedriveParkedKeys(self, request, context):
+        """Delivers parked records to the group again, in order per key, before any newer record of the key. A key that fails again
+        stays parked. Errors: RESOURCE_NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DiscardParkedKey(self, request, context):
+        """Drops the parked records of one key; its newer records are delivered again. Errors: RESOURCE_NOT_FOUND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -119,6 +187,31 @@ def add_ConsumerServiceServicer_to_server(servicer, server):
                     request_deserializer=headrace_dot_v1_dot_consumer__service__pb2.DeleteConsumerGroupRequest.FromString,
                     response_serializer=headrace_dot_v1_dot_consumer__service__pb2.DeleteConsumerGroupResponse.SerializeToString,
             ),
+            'ExplainConsumerGroup': grpc.unary_unary_rpc_method_handler(
+                    servicer.ExplainConsumerGroup,
+                    request_deserializer=headrace_dot_v1_dot_consumer__service__pb2.ExplainConsumerGroupRequest.FromString,
+                    response_serializer=headrace_dot_v1_dot_consumer__service__pb2.ExplainConsumerGroupResponse.SerializeToString,
+            ),
+            'ListParkedKeys': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListParkedKeys,
+                    request_deserializer=headrace_dot_v1_dot_consumer__service__pb2.ListParkedKeysRequest.FromString,
+                    response_serializer=headrace_dot_v1_dot_consumer__service__pb2.ListParkedKeysResponse.SerializeToString,
+            ),
+            'GetParkedRecords': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetParkedRecords,
+                    request_deserializer=headrace_dot_v1_dot_consumer__service__pb2.GetParkedRecordsRequest.FromString,
+                    response_serializer=headrace_dot_v1_dot_consumer__service__pb2.GetParkedRecordsResponse.SerializeToString,
+            ),
+            'RedriveParkedKeys': grpc.unary_unary_rpc_method_handler(
+                    servicer.RedriveParkedKeys,
+                    request_deserializer=headrace_dot_v1_dot_consumer__service__pb2.RedriveParkedKeysRequest.FromString,
+                    response_serializer=headrace_dot_v1_dot_consumer__service__pb2.RedriveParkedKeysResponse.SerializeToString,
+            ),
+            'DiscardParkedKey': grpc.unary_unary_rpc_method_handler(
+                    servicer.DiscardParkedKey,
+                    request_deserializer=headrace_dot_v1_dot_consumer__service__pb2.DiscardParkedKeyRequest.FromString,
+                    response_serializer=headrace_dot_v1_dot_consumer__service__pb2.DiscardParkedKeyResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'headrace.v1.ConsumerService', rpc_method_handlers)
@@ -129,7 +222,8 @@ def add_ConsumerServiceServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class ConsumerService(object):
     """Durable, named readers of streams. The server keeps for each group which shard it has processed up to where (its
-    checkpoints) and who may read it (its leases), so a consumer needs nothing but this stub.
+    checkpoints), who may read it (its leases) and which keys it has set aside (parked), so a consumer needs nothing but this
+    stub: send start, then for each response with records process them and ack its shard_id, lease_epoch and sequence_number.
     """
 
     @staticmethod
@@ -230,6 +324,141 @@ class ConsumerService(object):
             '/headrace.v1.ConsumerService/DeleteConsumerGroup',
             headrace_dot_v1_dot_consumer__service__pb2.DeleteConsumerGroupRequest.SerializeToString,
             headrace_dot_v1_dot_consumer__service__pb2.DeleteConsumerGroupResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExplainConsumerGroup(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/headrace.v1.ConsumerService/ExplainConsumerGroup',
+            headrace_dot_v1_dot_consumer__service__pb2.ExplainConsumerGroupRequest.SerializeToString,
+            headrace_dot_v1_dot_consumer__service__pb2.ExplainConsumerGroupResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListParkedKeys(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/headrace.v1.ConsumerService/ListParkedKeys',
+            headrace_dot_v1_dot_consumer__service__pb2.ListParkedKeysRequest.SerializeToString,
+            headrace_dot_v1_dot_consumer__service__pb2.ListParkedKeysResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetParkedRecords(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/headrace.v1.ConsumerService/GetParkedRecords',
+            headrace_dot_v1_dot_consumer__service__pb2.GetParkedRecordsRequest.SerializeToString,
+            headrace_dot_v1_dot_consumer__service__pb2.GetParkedRecordsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RedriveParkedKeys(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/headrace.v1.ConsumerService/RedriveParkedKeys',
+            headrace_dot_v1_dot_consumer__service__pb2.RedriveParkedKeysRequest.SerializeToString,
+            headrace_dot_v1_dot_consumer__service__pb2.RedriveParkedKeysResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DiscardParkedKey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/headrace.v1.ConsumerService/DiscardParkedKey',
+            headrace_dot_v1_dot_consumer__service__pb2.DiscardParkedKeyRequest.SerializeToString,
+            headrace_dot_v1_dot_consumer__service__pb2.DiscardParkedKeyResponse.FromString,
             options,
             channel_credentials,
             insecure,

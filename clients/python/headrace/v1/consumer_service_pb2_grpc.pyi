@@ -19,7 +19,8 @@ class _ServicerContext(grpc.ServicerContext, grpc.aio.ServicerContext):  # type:
 
 class ConsumerServiceStub:
     """Durable, named readers of streams. The server keeps for each group which shard it has processed up to where (its
-    checkpoints) and who may read it (its leases), so a consumer needs nothing but this stub.
+    checkpoints), who may read it (its leases) and which keys it has set aside (parked), so a consumer needs nothing but this
+    stub: send start, then for each response with records process them and ack its shard_id, lease_epoch and sequence_number.
     """
 
     def __init__(self, channel: typing.Union[grpc.Channel, grpc.aio.Channel]) -> None: ...
@@ -27,12 +28,17 @@ class ConsumerServiceStub:
         headrace.v1.consumer_service_pb2.ConsumeRequest,
         headrace.v1.consumer_service_pb2.ConsumeResponse,
     ]
-    """Reads a stream as a member of a group. The client sends start, then acks; the server answers at once, assigns shards
-    (parents before children), sends their records in order and waits when too many are not acknowledged.
+    """Reads a stream as a member of a group. The client sends start, then acks and nacks; the server answers at once, assigns
+    shards (parents before children), sends their records in order and waits while too many are not acknowledged.
     A group that is new begins at starting_position; otherwise each shard goes on exactly after its checkpoint.
-    In this version one member holds all shards of the group; others stand by and take over when it leaves.
-    Errors: VALIDATION, RESOURCE_NOT_FOUND, LEASE_FENCED (an ack of a lease that was taken over), TRIMMED_DATA_ACCESS (the
-    checkpoint is older than the oldest record held; metadata tells the gap); UNAVAILABLE when the server drains: start again.
+
+    Shards are spread evenly over the members, each is held by one member at a time, and moves only when it must: it is
+    announced with revoking, moves as soon as what was sent of it is acked, and is taken away at the deadline. When a
+    call ends its shards go to the other members at once. An empty response is a heartbeat, sent every 15 seconds.
+
+    Errors: VALIDATION, RESOURCE_NOT_FOUND; TRIMMED_DATA_ACCESS when records the group has not processed are no longer held
+    and on_gap is FAIL, with the metadata that GetRecords gives; UNAVAILABLE when the server drains: start again. An ack or
+    nack that is refused does not end the call: see refused.
     """
 
     DescribeConsumerGroup: grpc.UnaryUnaryMultiCallable[
@@ -51,23 +57,61 @@ class ConsumerServiceStub:
         headrace.v1.consumer_service_pb2.DeleteConsumerGroupRequest,
         headrace.v1.consumer_service_pb2.DeleteConsumerGroupResponse,
     ]
-    """Forgets a group and its checkpoints. Errors: RESOURCE_NOT_FOUND, RESOURCE_IN_USE while it has members."""
+    """Forgets a group, its checkpoints and its parked records. Errors: RESOURCE_NOT_FOUND, RESOURCE_IN_USE while it has members."""
+
+    ExplainConsumerGroup: grpc.UnaryUnaryMultiCallable[
+        headrace.v1.consumer_service_pb2.ExplainConsumerGroupRequest,
+        headrace.v1.consumer_service_pb2.ExplainConsumerGroupResponse,
+    ]
+    """Says why a group does or does not move, shard by shard. Errors: RESOURCE_NOT_FOUND."""
+
+    ListParkedKeys: grpc.UnaryUnaryMultiCallable[
+        headrace.v1.consumer_service_pb2.ListParkedKeysRequest,
+        headrace.v1.consumer_service_pb2.ListParkedKeysResponse,
+    ]
+    """Lists the keys a group has set aside, oldest first. Errors: VALIDATION, RESOURCE_NOT_FOUND."""
+
+    GetParkedRecords: grpc.UnaryUnaryMultiCallable[
+        headrace.v1.consumer_service_pb2.GetParkedRecordsRequest,
+        headrace.v1.consumer_service_pb2.GetParkedRecordsResponse,
+    ]
+    """Reads the parked records of one key, in order, the one that failed first. Errors: VALIDATION, RESOURCE_NOT_FOUND."""
+
+    RedriveParkedKeys: grpc.UnaryUnaryMultiCallable[
+        headrace.v1.consumer_service_pb2.RedriveParkedKeysRequest,
+        headrace.v1.consumer_service_pb2.RedriveParkedKeysResponse,
+    ]
+    """Delivers parked records to the group again, in order per key, before any newer record of the key. A key that fails again
+    stays parked. Errors: RESOURCE_NOT_FOUND.
+    """
+
+    DiscardParkedKey: grpc.UnaryUnaryMultiCallable[
+        headrace.v1.consumer_service_pb2.DiscardParkedKeyRequest,
+        headrace.v1.consumer_service_pb2.DiscardParkedKeyResponse,
+    ]
+    """Drops the parked records of one key; its newer records are delivered again. Errors: RESOURCE_NOT_FOUND."""
 
 class ConsumerServiceAsyncStub:
     """Durable, named readers of streams. The server keeps for each group which shard it has processed up to where (its
-    checkpoints) and who may read it (its leases), so a consumer needs nothing but this stub.
+    checkpoints), who may read it (its leases) and which keys it has set aside (parked), so a consumer needs nothing but this
+    stub: send start, then for each response with records process them and ack its shard_id, lease_epoch and sequence_number.
     """
 
     Consume: grpc.aio.StreamStreamMultiCallable[
         headrace.v1.consumer_service_pb2.ConsumeRequest,
         headrace.v1.consumer_service_pb2.ConsumeResponse,
     ]
-    """Reads a stream as a member of a group. The client sends start, then acks; the server answers at once, assigns shards
-    (parents before children), sends their records in order and waits when too many are not acknowledged.
+    """Reads a stream as a member of a group. The client sends start, then acks and nacks; the server answers at once, assigns
+    shards (parents before children), sends their records in order and waits while too many are not acknowledged.
     A group that is new begins at starting_position; otherwise each shard goes on exactly after its checkpoint.
-    In this version one member holds all shards of the group; others stand by and take over when it leaves.
-    Errors: VALIDATION, RESOURCE_NOT_FOUND, LEASE_FENCED (an ack of a lease that was taken over), TRIMMED_DATA_ACCESS (the
-    checkpoint is older than the oldest record held; metadata tells the gap); UNAVAILABLE when the server drains: start again.
+
+    Shards are spread evenly over the members, each is held by one member at a time, and moves only when it must: it is
+    announced with revoking, moves as soon as what was sent of it is acked, and is taken away at the deadline. When a
+    call ends its shards go to the other members at once. An empty response is a heartbeat, sent every 15 seconds.
+
+    Errors: VALIDATION, RESOURCE_NOT_FOUND; TRIMMED_DATA_ACCESS when records the group has not processed are no longer held
+    and on_gap is FAIL, with the metadata that GetRecords gives; UNAVAILABLE when the server drains: start again. An ack or
+    nack that is refused does not end the call: see refused.
     """
 
     DescribeConsumerGroup: grpc.aio.UnaryUnaryMultiCallable[
@@ -86,11 +130,44 @@ class ConsumerServiceAsyncStub:
         headrace.v1.consumer_service_pb2.DeleteConsumerGroupRequest,
         headrace.v1.consumer_service_pb2.DeleteConsumerGroupResponse,
     ]
-    """Forgets a group and its checkpoints. Errors: RESOURCE_NOT_FOUND, RESOURCE_IN_USE while it has members."""
+    """Forgets a group, its checkpoints and its parked records. Errors: RESOURCE_NOT_FOUND, RESOURCE_IN_USE while it has members."""
+
+    ExplainConsumerGroup: grpc.aio.UnaryUnaryMultiCallable[
+        headrace.v1.consumer_service_pb2.ExplainConsumerGroupRequest,
+        headrace.v1.consumer_service_pb2.ExplainConsumerGroupResponse,
+    ]
+    """Says why a group does or does not move, shard by shard. Errors: RESOURCE_NOT_FOUND."""
+
+    ListParkedKeys: grpc.aio.UnaryUnaryMultiCallable[
+        headrace.v1.consumer_service_pb2.ListParkedKeysRequest,
+        headrace.v1.consumer_service_pb2.ListParkedKeysResponse,
+    ]
+    """Lists the keys a group has set aside, oldest first. Errors: VALIDATION, RESOURCE_NOT_FOUND."""
+
+    GetParkedRecords: grpc.aio.UnaryUnaryMultiCallable[
+        headrace.v1.consumer_service_pb2.GetParkedRecordsRequest,
+        headrace.v1.consumer_service_pb2.GetParkedRecordsResponse,
+    ]
+    """Reads the parked records of one key, in order, the one that failed first. Errors: VALIDATION, RESOURCE_NOT_FOUND."""
+
+    RedriveParkedKeys: grpc.aio.UnaryUnaryMultiCallable[
+        headrace.v1.consumer_service_pb2.RedriveParkedKeysRequest,
+        headrace.v1.consumer_service_pb2.RedriveParkedKeysResponse,
+    ]
+    """Delivers parked records to the group again, in order per key, before any newer record of the key. A key that fails again
+    stays parked. Errors: RESOURCE_NOT_FOUND.
+    """
+
+    DiscardParkedKey: grpc.aio.UnaryUnaryMultiCallable[
+        headrace.v1.consumer_service_pb2.DiscardParkedKeyRequest,
+        headrace.v1.consumer_service_pb2.DiscardParkedKeyResponse,
+    ]
+    """Drops the parked records of one key; its newer records are delivered again. Errors: RESOURCE_NOT_FOUND."""
 
 class ConsumerServiceServicer(metaclass=abc.ABCMeta):
     """Durable, named readers of streams. The server keeps for each group which shard it has processed up to where (its
-    checkpoints) and who may read it (its leases), so a consumer needs nothing but this stub.
+    checkpoints), who may read it (its leases) and which keys it has set aside (parked), so a consumer needs nothing but this
+    stub: send start, then for each response with records process them and ack its shard_id, lease_epoch and sequence_number.
     """
 
     @abc.abstractmethod
@@ -99,12 +176,17 @@ class ConsumerServiceServicer(metaclass=abc.ABCMeta):
         request_iterator: _MaybeAsyncIterator[headrace.v1.consumer_service_pb2.ConsumeRequest],
         context: _ServicerContext,
     ) -> typing.Union[collections.abc.Iterator[headrace.v1.consumer_service_pb2.ConsumeResponse], collections.abc.AsyncIterator[headrace.v1.consumer_service_pb2.ConsumeResponse]]:
-        """Reads a stream as a member of a group. The client sends start, then acks; the server answers at once, assigns shards
-        (parents before children), sends their records in order and waits when too many are not acknowledged.
+        """Reads a stream as a member of a group. The client sends start, then acks and nacks; the server answers at once, assigns
+        shards (parents before children), sends their records in order and waits while too many are not acknowledged.
         A group that is new begins at starting_position; otherwise each shard goes on exactly after its checkpoint.
-        In this version one member holds all shards of the group; others stand by and take over when it leaves.
-        Errors: VALIDATION, RESOURCE_NOT_FOUND, LEASE_FENCED (an ack of a lease that was taken over), TRIMMED_DATA_ACCESS (the
-        checkpoint is older than the oldest record held; metadata tells the gap); UNAVAILABLE when the server drains: start again.
+
+        Shards are spread evenly over the members, each is held by one member at a time, and moves only when it must: it is
+        announced with revoking, moves as soon as what was sent of it is acked, and is taken away at the deadline. When a
+        call ends its shards go to the other members at once. An empty response is a heartbeat, sent every 15 seconds.
+
+        Errors: VALIDATION, RESOURCE_NOT_FOUND; TRIMMED_DATA_ACCESS when records the group has not processed are no longer held
+        and on_gap is FAIL, with the metadata that GetRecords gives; UNAVAILABLE when the server drains: start again. An ack or
+        nack that is refused does not end the call: see refused.
         """
 
     @abc.abstractmethod
@@ -129,6 +211,48 @@ class ConsumerServiceServicer(metaclass=abc.ABCMeta):
         request: headrace.v1.consumer_service_pb2.DeleteConsumerGroupRequest,
         context: _ServicerContext,
     ) -> typing.Union[headrace.v1.consumer_service_pb2.DeleteConsumerGroupResponse, collections.abc.Awaitable[headrace.v1.consumer_service_pb2.DeleteConsumerGroupResponse]]:
-        """Forgets a group and its checkpoints. Errors: RESOURCE_NOT_FOUND, RESOURCE_IN_USE while it has members."""
+        """Forgets a group, its checkpoints and its parked records. Errors: RESOURCE_NOT_FOUND, RESOURCE_IN_USE while it has members."""
+
+    @abc.abstractmethod
+    def ExplainConsumerGroup(
+        self,
+        request: headrace.v1.consumer_service_pb2.ExplainConsumerGroupRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[headrace.v1.consumer_service_pb2.ExplainConsumerGroupResponse, collections.abc.Awaitable[headrace.v1.consumer_service_pb2.ExplainConsumerGroupResponse]]:
+        """Says why a group does or does not move, shard by shard. Errors: RESOURCE_NOT_FOUND."""
+
+    @abc.abstractmethod
+    def ListParkedKeys(
+        self,
+        request: headrace.v1.consumer_service_pb2.ListParkedKeysRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[headrace.v1.consumer_service_pb2.ListParkedKeysResponse, collections.abc.Awaitable[headrace.v1.consumer_service_pb2.ListParkedKeysResponse]]:
+        """Lists the keys a group has set aside, oldest first. Errors: VALIDATION, RESOURCE_NOT_FOUND."""
+
+    @abc.abstractmethod
+    def GetParkedRecords(
+        self,
+        request: headrace.v1.consumer_service_pb2.GetParkedRecordsRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[headrace.v1.consumer_service_pb2.GetParkedRecordsResponse, collections.abc.Awaitable[headrace.v1.consumer_service_pb2.GetParkedRecordsResponse]]:
+        """Reads the parked records of one key, in order, the one that failed first. Errors: VALIDATION, RESOURCE_NOT_FOUND."""
+
+    @abc.abstractmethod
+    def RedriveParkedKeys(
+        self,
+        request: headrace.v1.consumer_service_pb2.RedriveParkedKeysRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[headrace.v1.consumer_service_pb2.RedriveParkedKeysResponse, collections.abc.Awaitable[headrace.v1.consumer_service_pb2.RedriveParkedKeysResponse]]:
+        """Delivers parked records to the group again, in order per key, before any newer record of the key. A key that fails again
+        stays parked. Errors: RESOURCE_NOT_FOUND.
+        """
+
+    @abc.abstractmethod
+    def DiscardParkedKey(
+        self,
+        request: headrace.v1.consumer_service_pb2.DiscardParkedKeyRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[headrace.v1.consumer_service_pb2.DiscardParkedKeyResponse, collections.abc.Awaitable[headrace.v1.consumer_service_pb2.DiscardParkedKeyResponse]]:
+        """Drops the parked records of one key; its newer records are delivered again. Errors: RESOURCE_NOT_FOUND."""
 
 def add_ConsumerServiceServicer_to_server(servicer: ConsumerServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

@@ -54,6 +54,26 @@ STREAM_STATUS_DISABLED: StreamStatus.ValueType  # 4
 """No longer recording; readable until its records age out."""
 global___StreamStatus = StreamStatus
 
+class _ShardFilterType:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: typing_extensions.TypeAlias = ValueType
+
+class _ShardFilterTypeEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_ShardFilterType.ValueType], builtins.type):
+    DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+    SHARD_FILTER_TYPE_UNSPECIFIED: _ShardFilterType.ValueType  # 0
+    """Not set; refused with VALIDATION."""
+    SHARD_FILTER_TYPE_CHILD_SHARDS: _ShardFilterType.ValueType  # 1
+    """Those that directly follow shard_id."""
+
+class ShardFilterType(_ShardFilterType, metaclass=_ShardFilterTypeEnumTypeWrapper):
+    """Which shards of a stream to describe."""
+
+SHARD_FILTER_TYPE_UNSPECIFIED: ShardFilterType.ValueType  # 0
+"""Not set; refused with VALIDATION."""
+SHARD_FILTER_TYPE_CHILD_SHARDS: ShardFilterType.ValueType  # 1
+"""Those that directly follow shard_id."""
+global___ShardFilterType = ShardFilterType
+
 class _ShardIteratorType:
     ValueType = typing.NewType("ValueType", builtins.int)
     V: typing_extensions.TypeAlias = ValueType
@@ -70,6 +90,8 @@ class _ShardIteratorTypeEnumTypeWrapper(google.protobuf.internal.enum_type_wrapp
     """At the record with the given sequence number."""
     SHARD_ITERATOR_TYPE_AFTER_SEQUENCE_NUMBER: _ShardIteratorType.ValueType  # 4
     """Just after the record with the given sequence number."""
+    SHARD_ITERATOR_TYPE_AT_TIMESTAMP: _ShardIteratorType.ValueType  # 5
+    """At the first record that is not older than the given time (not in DynamoDB; as in Amazon Kinesis)."""
 
 class ShardIteratorType(_ShardIteratorType, metaclass=_ShardIteratorTypeEnumTypeWrapper):
     """Where an iterator starts."""
@@ -84,6 +106,8 @@ SHARD_ITERATOR_TYPE_AT_SEQUENCE_NUMBER: ShardIteratorType.ValueType  # 3
 """At the record with the given sequence number."""
 SHARD_ITERATOR_TYPE_AFTER_SEQUENCE_NUMBER: ShardIteratorType.ValueType  # 4
 """Just after the record with the given sequence number."""
+SHARD_ITERATOR_TYPE_AT_TIMESTAMP: ShardIteratorType.ValueType  # 5
+"""At the first record that is not older than the given time (not in DynamoDB; as in Amazon Kinesis)."""
 global___ShardIteratorType = ShardIteratorType
 
 @typing.final
@@ -210,6 +234,9 @@ class StreamDescription(google.protobuf.message.Message):
     KEY_SCHEMA_FIELD_NUMBER: builtins.int
     SHARDS_FIELD_NUMBER: builtins.int
     LAST_EVALUATED_SHARD_ID_FIELD_NUMBER: builtins.int
+    RETAINED_RECORDS_FIELD_NUMBER: builtins.int
+    RETAINED_BYTES_FIELD_NUMBER: builtins.int
+    READ_USAGE_FIELD_NUMBER: builtins.int
     stream_arn: builtins.str
     """The stream's ARN."""
     stream_label: builtins.str
@@ -222,6 +249,10 @@ class StreamDescription(google.protobuf.message.Message):
     """The table whose changes it records."""
     last_evaluated_shard_id: builtins.str
     """Set only if more shards remain: the exclusive_start_shard_id for the next page."""
+    retained_records: builtins.int
+    """What the stream's log holds now: records, and their bytes before compression."""
+    retained_bytes: builtins.int
+    """See retained_records."""
     @property
     def creation_request_date_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
         """When it was asked for."""
@@ -233,6 +264,10 @@ class StreamDescription(google.protobuf.message.Message):
     @property
     def shards(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Shard]:
         """One page of its shards, by id."""
+
+    @property
+    def read_usage(self) -> global___ReadUsage:
+        """What GetRecords has read of the stream since the node started."""
 
     def __init__(
         self,
@@ -246,11 +281,42 @@ class StreamDescription(google.protobuf.message.Message):
         key_schema: collections.abc.Iterable[headrace.v1.table_pb2.KeySchemaElement] | None = ...,
         shards: collections.abc.Iterable[global___Shard] | None = ...,
         last_evaluated_shard_id: builtins.str = ...,
+        retained_records: builtins.int = ...,
+        retained_bytes: builtins.int = ...,
+        read_usage: global___ReadUsage | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["creation_request_date_time", b"creation_request_date_time"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["creation_request_date_time", b"creation_request_date_time", "key_schema", b"key_schema", "last_evaluated_shard_id", b"last_evaluated_shard_id", "shards", b"shards", "stream_arn", b"stream_arn", "stream_label", b"stream_label", "stream_status", b"stream_status", "stream_view_type", b"stream_view_type", "table_name", b"table_name"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["creation_request_date_time", b"creation_request_date_time", "read_usage", b"read_usage"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["creation_request_date_time", b"creation_request_date_time", "key_schema", b"key_schema", "last_evaluated_shard_id", b"last_evaluated_shard_id", "read_usage", b"read_usage", "retained_bytes", b"retained_bytes", "retained_records", b"retained_records", "shards", b"shards", "stream_arn", b"stream_arn", "stream_label", b"stream_label", "stream_status", b"stream_status", "stream_view_type", b"stream_view_type", "table_name", b"table_name"]) -> None: ...
 
 global___StreamDescription = StreamDescription
+
+@typing.final
+class ReadUsage(google.protobuf.message.Message):
+    """What was read of a stream, as DynamoDB meters it.
+    Source: Amazon DynamoDB Developer Guide, "Change data capture for DynamoDB Streams" and its pricing.
+    """
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    READ_REQUEST_UNITS_FIELD_NUMBER: builtins.int
+    RETURNED_RECORDS_FIELD_NUMBER: builtins.int
+    RETURNED_BYTES_FIELD_NUMBER: builtins.int
+    read_request_units: builtins.int
+    """One for each response of GetRecords up to 1 MB, also for one without records; heartbeats are free."""
+    returned_records: builtins.int
+    """The records in those responses."""
+    returned_bytes: builtins.int
+    """The bytes of those records."""
+    def __init__(
+        self,
+        *,
+        read_request_units: builtins.int = ...,
+        returned_records: builtins.int = ...,
+        returned_bytes: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["read_request_units", b"read_request_units", "returned_bytes", b"returned_bytes", "returned_records", b"returned_records"]) -> None: ...
+
+global___ReadUsage = ReadUsage
 
 @typing.final
 class ListStreamsRequest(google.protobuf.message.Message):
@@ -313,24 +379,52 @@ class DescribeStreamRequest(google.protobuf.message.Message):
     STREAM_ARN_FIELD_NUMBER: builtins.int
     EXCLUSIVE_START_SHARD_ID_FIELD_NUMBER: builtins.int
     LIMIT_FIELD_NUMBER: builtins.int
+    SHARD_FILTER_FIELD_NUMBER: builtins.int
     stream_arn: builtins.str
     """The stream's ARN."""
     exclusive_start_shard_id: builtins.str
     """Shards up to and including this id are left out."""
     limit: builtins.int
     """Shards per page, 1 to 100; 100 if absent."""
+    @property
+    def shard_filter(self) -> global___ShardFilter:
+        """Leaves out all but some shards."""
+
     def __init__(
         self,
         *,
         stream_arn: builtins.str = ...,
         exclusive_start_shard_id: builtins.str = ...,
         limit: builtins.int | None = ...,
+        shard_filter: global___ShardFilter | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["_limit", b"_limit", "limit", b"limit"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_limit", b"_limit", "exclusive_start_shard_id", b"exclusive_start_shard_id", "limit", b"limit", "stream_arn", b"stream_arn"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_limit", b"_limit", "limit", b"limit", "shard_filter", b"shard_filter"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_limit", b"_limit", "exclusive_start_shard_id", b"exclusive_start_shard_id", "limit", b"limit", "shard_filter", b"shard_filter", "stream_arn", b"stream_arn"]) -> None: ...
     def WhichOneof(self, oneof_group: typing.Literal["_limit", b"_limit"]) -> typing.Literal["limit"] | None: ...
 
 global___DescribeStreamRequest = DescribeStreamRequest
+
+@typing.final
+class ShardFilter(google.protobuf.message.Message):
+    """Which shards of a stream to describe. Source: DynamoDB Streams API Reference, "ShardFilter"."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    TYPE_FIELD_NUMBER: builtins.int
+    SHARD_ID_FIELD_NUMBER: builtins.int
+    type: global___ShardFilterType.ValueType
+    """Required."""
+    shard_id: builtins.str
+    """Required."""
+    def __init__(
+        self,
+        *,
+        type: global___ShardFilterType.ValueType = ...,
+        shard_id: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["shard_id", b"shard_id", "type", b"type"]) -> None: ...
+
+global___ShardFilter = ShardFilter
 
 @typing.final
 class DescribeStreamResponse(google.protobuf.message.Message):
@@ -363,14 +457,21 @@ class GetShardIteratorRequest(google.protobuf.message.Message):
     SHARD_ID_FIELD_NUMBER: builtins.int
     SHARD_ITERATOR_TYPE_FIELD_NUMBER: builtins.int
     SEQUENCE_NUMBER_FIELD_NUMBER: builtins.int
+    TIMESTAMP_FIELD_NUMBER: builtins.int
     stream_arn: builtins.str
     """The stream's ARN."""
     shard_id: builtins.str
-    """The shard's id."""
+    """The shard's id; empty: all shards of the stream, those to come included."""
     shard_iterator_type: global___ShardIteratorType.ValueType
     """Where to start."""
     sequence_number: builtins.str
     """Required with AT_ and AFTER_SEQUENCE_NUMBER, refused with the others. 21 to 40 digits."""
+    @property
+    def timestamp(self) -> google.protobuf.timestamp_pb2.Timestamp:
+        """Required with AT_TIMESTAMP, refused with the others. A time before the oldest record held means that record, one in the
+        future the tip.
+        """
+
     def __init__(
         self,
         *,
@@ -378,8 +479,10 @@ class GetShardIteratorRequest(google.protobuf.message.Message):
         shard_id: builtins.str = ...,
         shard_iterator_type: global___ShardIteratorType.ValueType = ...,
         sequence_number: builtins.str = ...,
+        timestamp: google.protobuf.timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["sequence_number", b"sequence_number", "shard_id", b"shard_id", "shard_iterator_type", b"shard_iterator_type", "stream_arn", b"stream_arn"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["timestamp", b"timestamp"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["sequence_number", b"sequence_number", "shard_id", b"shard_id", "shard_iterator_type", b"shard_iterator_type", "stream_arn", b"stream_arn", "timestamp", b"timestamp"]) -> None: ...
 
 global___GetShardIteratorRequest = GetShardIteratorRequest
 
@@ -403,35 +506,57 @@ global___GetShardIteratorResponse = GetShardIteratorResponse
 
 @typing.final
 class GetRecordsRequest(google.protobuf.message.Message):
-    """Request of GetRecords."""
+    """Request of GetRecords. It names a position by shard_iterator, or a whole stream by stream_arn or table_name."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     SHARD_ITERATOR_FIELD_NUMBER: builtins.int
     LIMIT_FIELD_NUMBER: builtins.int
     FOLLOW_FIELD_NUMBER: builtins.int
+    STREAM_ARN_FIELD_NUMBER: builtins.int
+    TABLE_NAME_FIELD_NUMBER: builtins.int
+    SHARD_ITERATOR_TYPE_FIELD_NUMBER: builtins.int
+    SEQUENCE_NUMBER_FIELD_NUMBER: builtins.int
+    TIMESTAMP_FIELD_NUMBER: builtins.int
     shard_iterator: builtins.str
     """Where to read from."""
     limit: builtins.int
     """Records per response, 1 to 1,000; 1,000 if absent."""
     follow: builtins.bool
     """True: stay at the tip and wait for more. False: end there."""
+    stream_arn: builtins.str
+    """The stream to read as a whole."""
+    table_name: builtins.str
+    """The table whose enabled stream to read as a whole."""
+    shard_iterator_type: global___ShardIteratorType.ValueType
+    """With stream_arn or table_name: where to start, as in GetShardIterator."""
+    sequence_number: builtins.str
+    """As in GetShardIterator."""
+    @property
+    def timestamp(self) -> google.protobuf.timestamp_pb2.Timestamp:
+        """As in GetShardIterator."""
+
     def __init__(
         self,
         *,
         shard_iterator: builtins.str = ...,
         limit: builtins.int | None = ...,
         follow: builtins.bool = ...,
+        stream_arn: builtins.str = ...,
+        table_name: builtins.str = ...,
+        shard_iterator_type: global___ShardIteratorType.ValueType = ...,
+        sequence_number: builtins.str = ...,
+        timestamp: google.protobuf.timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["_limit", b"_limit", "limit", b"limit"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_limit", b"_limit", "follow", b"follow", "limit", b"limit", "shard_iterator", b"shard_iterator"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_limit", b"_limit", "limit", b"limit", "timestamp", b"timestamp"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_limit", b"_limit", "follow", b"follow", "limit", b"limit", "sequence_number", b"sequence_number", "shard_iterator", b"shard_iterator", "shard_iterator_type", b"shard_iterator_type", "stream_arn", b"stream_arn", "table_name", b"table_name", "timestamp", b"timestamp"]) -> None: ...
     def WhichOneof(self, oneof_group: typing.Literal["_limit", b"_limit"]) -> typing.Literal["limit"] | None: ...
 
 global___GetRecordsRequest = GetRecordsRequest
 
 @typing.final
 class GetRecordsResponse(google.protobuf.message.Message):
-    """Response of GetRecords: at most 1,000 records or 1 MiB, at least one record if there are any."""
+    """Response of GetRecords: at most 1,000 records or 1 MiB, at least one record if there are any; all records of one shard."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -442,16 +567,19 @@ class GetRecordsResponse(google.protobuf.message.Message):
     CHILD_SHARD_IDS_FIELD_NUMBER: builtins.int
     STREAM_ARN_FIELD_NUMBER: builtins.int
     REGION_FIELD_NUMBER: builtins.int
+    SHARD_ID_FIELD_NUMBER: builtins.int
     next_shard_iterator: builtins.str
-    """The position after these records; empty at the end of a closed shard."""
+    """The position after these records; empty at the end of what was asked for: a closed shard, or a disabled stream."""
     millis_behind_latest: builtins.int
     """How long ago the next unread record was written, in milliseconds; 0 at the tip."""
     shard_end: builtins.bool
-    """True in the last response of a closed shard."""
+    """True in the last response of a closed shard, whose id is shard_id."""
     stream_arn: builtins.str
     """The stream's ARN (AWS: eventSourceARN); only in the first response."""
     region: builtins.str
     """The region that serves the stream (AWS: awsRegion); only in the first response."""
+    shard_id: builtins.str
+    """The shard the records are of; empty if there are none and no shard has ended."""
     @property
     def records(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[headrace.v1.record_pb2.Record]:
         """The records, in order; empty in the first response at the tip and in heartbeats."""
@@ -470,7 +598,105 @@ class GetRecordsResponse(google.protobuf.message.Message):
         child_shard_ids: collections.abc.Iterable[builtins.str] | None = ...,
         stream_arn: builtins.str = ...,
         region: builtins.str = ...,
+        shard_id: builtins.str = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["child_shard_ids", b"child_shard_ids", "millis_behind_latest", b"millis_behind_latest", "next_shard_iterator", b"next_shard_iterator", "records", b"records", "region", b"region", "shard_end", b"shard_end", "stream_arn", b"stream_arn"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["child_shard_ids", b"child_shard_ids", "millis_behind_latest", b"millis_behind_latest", "next_shard_iterator", b"next_shard_iterator", "records", b"records", "region", b"region", "shard_end", b"shard_end", "shard_id", b"shard_id", "stream_arn", b"stream_arn"]) -> None: ...
 
 global___GetRecordsResponse = GetRecordsResponse
+
+@typing.final
+class SplitShardRequest(google.protobuf.message.Message):
+    """Request of SplitShard."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    STREAM_ARN_FIELD_NUMBER: builtins.int
+    SHARD_ID_FIELD_NUMBER: builtins.int
+    NEW_STARTING_HASH_KEY_FIELD_NUMBER: builtins.int
+    stream_arn: builtins.str
+    """The stream's ARN."""
+    shard_id: builtins.str
+    """The shard to split; it must be open."""
+    new_starting_hash_key: builtins.int
+    """The first hash of the second of the two; above the first hash of the shard and at most its last. The middle of the range
+    if absent.
+    """
+    def __init__(
+        self,
+        *,
+        stream_arn: builtins.str = ...,
+        shard_id: builtins.str = ...,
+        new_starting_hash_key: builtins.int | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["_new_starting_hash_key", b"_new_starting_hash_key", "new_starting_hash_key", b"new_starting_hash_key"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_new_starting_hash_key", b"_new_starting_hash_key", "new_starting_hash_key", b"new_starting_hash_key", "shard_id", b"shard_id", "stream_arn", b"stream_arn"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["_new_starting_hash_key", b"_new_starting_hash_key"]) -> typing.Literal["new_starting_hash_key"] | None: ...
+
+global___SplitShardRequest = SplitShardRequest
+
+@typing.final
+class SplitShardResponse(google.protobuf.message.Message):
+    """Response of SplitShard."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    SHARDS_FIELD_NUMBER: builtins.int
+    @property
+    def shards(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Shard]:
+        """The two new shards, in the order of their hash ranges."""
+
+    def __init__(
+        self,
+        *,
+        shards: collections.abc.Iterable[global___Shard] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["shards", b"shards"]) -> None: ...
+
+global___SplitShardResponse = SplitShardResponse
+
+@typing.final
+class MergeShardsRequest(google.protobuf.message.Message):
+    """Request of MergeShards."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    STREAM_ARN_FIELD_NUMBER: builtins.int
+    SHARD_ID_FIELD_NUMBER: builtins.int
+    ADJACENT_SHARD_ID_FIELD_NUMBER: builtins.int
+    stream_arn: builtins.str
+    """The stream's ARN."""
+    shard_id: builtins.str
+    """One of the shards; it must be open."""
+    adjacent_shard_id: builtins.str
+    """The other; it must be open, and its hash range must begin after that of shard_id ends, or end before it begins."""
+    def __init__(
+        self,
+        *,
+        stream_arn: builtins.str = ...,
+        shard_id: builtins.str = ...,
+        adjacent_shard_id: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["adjacent_shard_id", b"adjacent_shard_id", "shard_id", b"shard_id", "stream_arn", b"stream_arn"]) -> None: ...
+
+global___MergeShardsRequest = MergeShardsRequest
+
+@typing.final
+class MergeShardsResponse(google.protobuf.message.Message):
+    """Response of MergeShards."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    SHARD_FIELD_NUMBER: builtins.int
+    @property
+    def shard(self) -> global___Shard:
+        """The new shard."""
+
+    def __init__(
+        self,
+        *,
+        shard: global___Shard | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["shard", b"shard"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["shard", b"shard"]) -> None: ...
+
+global___MergeShardsResponse = MergeShardsResponse

@@ -55,6 +55,16 @@ class StreamServiceStub(object):
                 request_serializer=headrace_dot_v1_dot_stream__service__pb2.GetRecordsRequest.SerializeToString,
                 response_deserializer=headrace_dot_v1_dot_stream__service__pb2.GetRecordsResponse.FromString,
                 _registered_method=True)
+        self.SplitShard = channel.unary_unary(
+                '/headrace.v1.StreamService/SplitShard',
+                request_serializer=headrace_dot_v1_dot_stream__service__pb2.SplitShardRequest.SerializeToString,
+                response_deserializer=headrace_dot_v1_dot_stream__service__pb2.SplitShardResponse.FromString,
+                _registered_method=True)
+        self.MergeShards = channel.unary_unary(
+                '/headrace.v1.StreamService/MergeShards',
+                request_serializer=headrace_dot_v1_dot_stream__service__pb2.MergeShardsRequest.SerializeToString,
+                response_deserializer=headrace_dot_v1_dot_stream__service__pb2.MergeShardsResponse.FromString,
+                _registered_method=True)
 
 
 class StreamServiceServicer(object):
@@ -76,7 +86,7 @@ class StreamServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def GetShardIterator(self, request, context):
-        """Makes an iterator: an opaque position in a shard, valid for 15 minutes.
+        """Makes an iterator: an opaque position in a shard, or in all shards of a stream, valid for 15 minutes.
         Errors: VALIDATION, RESOURCE_NOT_FOUND, TRIMMED_DATA_ACCESS.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -84,11 +94,36 @@ class StreamServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def GetRecords(self, request, context):
-        """Streams the records of a shard from an iterator on, in order. The first response comes at once, even without records. At the
-        tip the call ends with OK, or, with follow, waits for more and sends an empty response as heartbeat every 15 seconds.
-        At the end of a closed shard it sends shard_end and ends with OK.
-        Errors: VALIDATION, EXPIRED_ITERATOR, TRIMMED_DATA_ACCESS, RESOURCE_NOT_FOUND; UNAVAILABLE when the server drains: resume
-        from the last next_shard_iterator.
+        """Streams records from a position on: those of one shard, in order, or those of a whole stream, in order per key.
+
+        The first response comes at once, even without records. At the tip the call ends with OK, or, with follow, waits for
+        more and sends an empty response as heartbeat every 15 seconds; each response carries the position to resume from, so
+        that also a quiet reader moves on. At the end of a closed shard it sends shard_end and ends with OK. Reading a whole
+        stream it goes on with the shards that follow, each after all of its parents, and ends when the stream is disabled and
+        read to its end.
+
+        Errors: VALIDATION, EXPIRED_ITERATOR, RESOURCE_NOT_FOUND; TRIMMED_DATA_ACCESS when records at the position, or ahead of a
+        reader that is too slow, are no longer held: the metadata has shard_id, first_lost_sequence_number,
+        last_lost_sequence_number, lost_from and lost_to (ISO 8601, UTC: between these times the lost records were written) and
+        earliest_sequence_number, from which on all is held; UNAVAILABLE when the server drains: resume from the last
+        next_shard_iterator.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SplitShard(self, request, context):
+        """Closes an open shard and opens two in its place, which divide its hash range. The source of the words: Amazon Kinesis
+        API Reference, "SplitShard". Errors: VALIDATION, RESOURCE_NOT_FOUND, RESOURCE_IN_USE if the shard is closed,
+        LIMIT_EXCEEDED if 64 shards are open.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def MergeShards(self, request, context):
+        """Closes two open shards whose hash ranges adjoin and opens one in their place. Source: Amazon Kinesis API Reference,
+        "MergeShards". Errors: VALIDATION, RESOURCE_NOT_FOUND, RESOURCE_IN_USE if one of the shards is closed.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -116,6 +151,16 @@ def add_StreamServiceServicer_to_server(servicer, server):
                     servicer.GetRecords,
                     request_deserializer=headrace_dot_v1_dot_stream__service__pb2.GetRecordsRequest.FromString,
                     response_serializer=headrace_dot_v1_dot_stream__service__pb2.GetRecordsResponse.SerializeToString,
+            ),
+            'SplitShard': grpc.unary_unary_rpc_method_handler(
+                    servicer.SplitShard,
+                    request_deserializer=headrace_dot_v1_dot_stream__service__pb2.SplitShardRequest.FromString,
+                    response_serializer=headrace_dot_v1_dot_stream__service__pb2.SplitShardResponse.SerializeToString,
+            ),
+            'MergeShards': grpc.unary_unary_rpc_method_handler(
+                    servicer.MergeShards,
+                    request_deserializer=headrace_dot_v1_dot_stream__service__pb2.MergeShardsRequest.FromString,
+                    response_serializer=headrace_dot_v1_dot_stream__service__pb2.MergeShardsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -227,6 +272,60 @@ class StreamService(object):
             '/headrace.v1.StreamService/GetRecords',
             headrace_dot_v1_dot_stream__service__pb2.GetRecordsRequest.SerializeToString,
             headrace_dot_v1_dot_stream__service__pb2.GetRecordsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SplitShard(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/headrace.v1.StreamService/SplitShard',
+            headrace_dot_v1_dot_stream__service__pb2.SplitShardRequest.SerializeToString,
+            headrace_dot_v1_dot_stream__service__pb2.SplitShardResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def MergeShards(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/headrace.v1.StreamService/MergeShards',
+            headrace_dot_v1_dot_stream__service__pb2.MergeShardsRequest.SerializeToString,
+            headrace_dot_v1_dot_stream__service__pb2.MergeShardsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -37,7 +37,7 @@ class StreamServiceStub:
         headrace.v1.stream_service_pb2.GetShardIteratorRequest,
         headrace.v1.stream_service_pb2.GetShardIteratorResponse,
     ]
-    """Makes an iterator: an opaque position in a shard, valid for 15 minutes.
+    """Makes an iterator: an opaque position in a shard, or in all shards of a stream, valid for 15 minutes.
     Errors: VALIDATION, RESOURCE_NOT_FOUND, TRIMMED_DATA_ACCESS.
     """
 
@@ -45,11 +45,36 @@ class StreamServiceStub:
         headrace.v1.stream_service_pb2.GetRecordsRequest,
         headrace.v1.stream_service_pb2.GetRecordsResponse,
     ]
-    """Streams the records of a shard from an iterator on, in order. The first response comes at once, even without records. At the
-    tip the call ends with OK, or, with follow, waits for more and sends an empty response as heartbeat every 15 seconds.
-    At the end of a closed shard it sends shard_end and ends with OK.
-    Errors: VALIDATION, EXPIRED_ITERATOR, TRIMMED_DATA_ACCESS, RESOURCE_NOT_FOUND; UNAVAILABLE when the server drains: resume
-    from the last next_shard_iterator.
+    """Streams records from a position on: those of one shard, in order, or those of a whole stream, in order per key.
+
+    The first response comes at once, even without records. At the tip the call ends with OK, or, with follow, waits for
+    more and sends an empty response as heartbeat every 15 seconds; each response carries the position to resume from, so
+    that also a quiet reader moves on. At the end of a closed shard it sends shard_end and ends with OK. Reading a whole
+    stream it goes on with the shards that follow, each after all of its parents, and ends when the stream is disabled and
+    read to its end.
+
+    Errors: VALIDATION, EXPIRED_ITERATOR, RESOURCE_NOT_FOUND; TRIMMED_DATA_ACCESS when records at the position, or ahead of a
+    reader that is too slow, are no longer held: the metadata has shard_id, first_lost_sequence_number,
+    last_lost_sequence_number, lost_from and lost_to (ISO 8601, UTC: between these times the lost records were written) and
+    earliest_sequence_number, from which on all is held; UNAVAILABLE when the server drains: resume from the last
+    next_shard_iterator.
+    """
+
+    SplitShard: grpc.UnaryUnaryMultiCallable[
+        headrace.v1.stream_service_pb2.SplitShardRequest,
+        headrace.v1.stream_service_pb2.SplitShardResponse,
+    ]
+    """Closes an open shard and opens two in its place, which divide its hash range. The source of the words: Amazon Kinesis
+    API Reference, "SplitShard". Errors: VALIDATION, RESOURCE_NOT_FOUND, RESOURCE_IN_USE if the shard is closed,
+    LIMIT_EXCEEDED if 64 shards are open.
+    """
+
+    MergeShards: grpc.UnaryUnaryMultiCallable[
+        headrace.v1.stream_service_pb2.MergeShardsRequest,
+        headrace.v1.stream_service_pb2.MergeShardsResponse,
+    ]
+    """Closes two open shards whose hash ranges adjoin and opens one in their place. Source: Amazon Kinesis API Reference,
+    "MergeShards". Errors: VALIDATION, RESOURCE_NOT_FOUND, RESOURCE_IN_USE if one of the shards is closed.
     """
 
 class StreamServiceAsyncStub:
@@ -71,7 +96,7 @@ class StreamServiceAsyncStub:
         headrace.v1.stream_service_pb2.GetShardIteratorRequest,
         headrace.v1.stream_service_pb2.GetShardIteratorResponse,
     ]
-    """Makes an iterator: an opaque position in a shard, valid for 15 minutes.
+    """Makes an iterator: an opaque position in a shard, or in all shards of a stream, valid for 15 minutes.
     Errors: VALIDATION, RESOURCE_NOT_FOUND, TRIMMED_DATA_ACCESS.
     """
 
@@ -79,11 +104,36 @@ class StreamServiceAsyncStub:
         headrace.v1.stream_service_pb2.GetRecordsRequest,
         headrace.v1.stream_service_pb2.GetRecordsResponse,
     ]
-    """Streams the records of a shard from an iterator on, in order. The first response comes at once, even without records. At the
-    tip the call ends with OK, or, with follow, waits for more and sends an empty response as heartbeat every 15 seconds.
-    At the end of a closed shard it sends shard_end and ends with OK.
-    Errors: VALIDATION, EXPIRED_ITERATOR, TRIMMED_DATA_ACCESS, RESOURCE_NOT_FOUND; UNAVAILABLE when the server drains: resume
-    from the last next_shard_iterator.
+    """Streams records from a position on: those of one shard, in order, or those of a whole stream, in order per key.
+
+    The first response comes at once, even without records. At the tip the call ends with OK, or, with follow, waits for
+    more and sends an empty response as heartbeat every 15 seconds; each response carries the position to resume from, so
+    that also a quiet reader moves on. At the end of a closed shard it sends shard_end and ends with OK. Reading a whole
+    stream it goes on with the shards that follow, each after all of its parents, and ends when the stream is disabled and
+    read to its end.
+
+    Errors: VALIDATION, EXPIRED_ITERATOR, RESOURCE_NOT_FOUND; TRIMMED_DATA_ACCESS when records at the position, or ahead of a
+    reader that is too slow, are no longer held: the metadata has shard_id, first_lost_sequence_number,
+    last_lost_sequence_number, lost_from and lost_to (ISO 8601, UTC: between these times the lost records were written) and
+    earliest_sequence_number, from which on all is held; UNAVAILABLE when the server drains: resume from the last
+    next_shard_iterator.
+    """
+
+    SplitShard: grpc.aio.UnaryUnaryMultiCallable[
+        headrace.v1.stream_service_pb2.SplitShardRequest,
+        headrace.v1.stream_service_pb2.SplitShardResponse,
+    ]
+    """Closes an open shard and opens two in its place, which divide its hash range. The source of the words: Amazon Kinesis
+    API Reference, "SplitShard". Errors: VALIDATION, RESOURCE_NOT_FOUND, RESOURCE_IN_USE if the shard is closed,
+    LIMIT_EXCEEDED if 64 shards are open.
+    """
+
+    MergeShards: grpc.aio.UnaryUnaryMultiCallable[
+        headrace.v1.stream_service_pb2.MergeShardsRequest,
+        headrace.v1.stream_service_pb2.MergeShardsResponse,
+    ]
+    """Closes two open shards whose hash ranges adjoin and opens one in their place. Source: Amazon Kinesis API Reference,
+    "MergeShards". Errors: VALIDATION, RESOURCE_NOT_FOUND, RESOURCE_IN_USE if one of the shards is closed.
     """
 
 class StreamServiceServicer(metaclass=abc.ABCMeta):
@@ -111,7 +161,7 @@ class StreamServiceServicer(metaclass=abc.ABCMeta):
         request: headrace.v1.stream_service_pb2.GetShardIteratorRequest,
         context: _ServicerContext,
     ) -> typing.Union[headrace.v1.stream_service_pb2.GetShardIteratorResponse, collections.abc.Awaitable[headrace.v1.stream_service_pb2.GetShardIteratorResponse]]:
-        """Makes an iterator: an opaque position in a shard, valid for 15 minutes.
+        """Makes an iterator: an opaque position in a shard, or in all shards of a stream, valid for 15 minutes.
         Errors: VALIDATION, RESOURCE_NOT_FOUND, TRIMMED_DATA_ACCESS.
         """
 
@@ -121,11 +171,40 @@ class StreamServiceServicer(metaclass=abc.ABCMeta):
         request: headrace.v1.stream_service_pb2.GetRecordsRequest,
         context: _ServicerContext,
     ) -> typing.Union[collections.abc.Iterator[headrace.v1.stream_service_pb2.GetRecordsResponse], collections.abc.AsyncIterator[headrace.v1.stream_service_pb2.GetRecordsResponse]]:
-        """Streams the records of a shard from an iterator on, in order. The first response comes at once, even without records. At the
-        tip the call ends with OK, or, with follow, waits for more and sends an empty response as heartbeat every 15 seconds.
-        At the end of a closed shard it sends shard_end and ends with OK.
-        Errors: VALIDATION, EXPIRED_ITERATOR, TRIMMED_DATA_ACCESS, RESOURCE_NOT_FOUND; UNAVAILABLE when the server drains: resume
-        from the last next_shard_iterator.
+        """Streams records from a position on: those of one shard, in order, or those of a whole stream, in order per key.
+
+        The first response comes at once, even without records. At the tip the call ends with OK, or, with follow, waits for
+        more and sends an empty response as heartbeat every 15 seconds; each response carries the position to resume from, so
+        that also a quiet reader moves on. At the end of a closed shard it sends shard_end and ends with OK. Reading a whole
+        stream it goes on with the shards that follow, each after all of its parents, and ends when the stream is disabled and
+        read to its end.
+
+        Errors: VALIDATION, EXPIRED_ITERATOR, RESOURCE_NOT_FOUND; TRIMMED_DATA_ACCESS when records at the position, or ahead of a
+        reader that is too slow, are no longer held: the metadata has shard_id, first_lost_sequence_number,
+        last_lost_sequence_number, lost_from and lost_to (ISO 8601, UTC: between these times the lost records were written) and
+        earliest_sequence_number, from which on all is held; UNAVAILABLE when the server drains: resume from the last
+        next_shard_iterator.
+        """
+
+    @abc.abstractmethod
+    def SplitShard(
+        self,
+        request: headrace.v1.stream_service_pb2.SplitShardRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[headrace.v1.stream_service_pb2.SplitShardResponse, collections.abc.Awaitable[headrace.v1.stream_service_pb2.SplitShardResponse]]:
+        """Closes an open shard and opens two in its place, which divide its hash range. The source of the words: Amazon Kinesis
+        API Reference, "SplitShard". Errors: VALIDATION, RESOURCE_NOT_FOUND, RESOURCE_IN_USE if the shard is closed,
+        LIMIT_EXCEEDED if 64 shards are open.
+        """
+
+    @abc.abstractmethod
+    def MergeShards(
+        self,
+        request: headrace.v1.stream_service_pb2.MergeShardsRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[headrace.v1.stream_service_pb2.MergeShardsResponse, collections.abc.Awaitable[headrace.v1.stream_service_pb2.MergeShardsResponse]]:
+        """Closes two open shards whose hash ranges adjoin and opens one in their place. Source: Amazon Kinesis API Reference,
+        "MergeShards". Errors: VALIDATION, RESOURCE_NOT_FOUND, RESOURCE_IN_USE if one of the shards is closed.
         """
 
 def add_StreamServiceServicer_to_server(servicer: StreamServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

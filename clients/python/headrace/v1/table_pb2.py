@@ -26,25 +26,27 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from headrace.v1 import record_pb2 as headrace_dot_v1_dot_record__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17headrace/v1/table.proto\x12\x0bheadrace.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18headrace/v1/record.proto\"g\n\x13\x41ttributeDefinition\x12\x16\n\x0e\x61ttribute_name\x18\x01 \x01(\t\x12\x38\n\x0e\x61ttribute_type\x18\x02 \x01(\x0e\x32 .headrace.v1.ScalarAttributeType\"R\n\x10KeySchemaElement\x12\x16\n\x0e\x61ttribute_name\x18\x01 \x01(\t\x12&\n\x08key_type\x18\x02 \x01(\x0e\x32\x14.headrace.v1.KeyType\"d\n\x13StreamSpecification\x12\x16\n\x0estream_enabled\x18\x01 \x01(\x08\x12\x35\n\x10stream_view_type\x18\x02 \x01(\x0e\x32\x1b.headrace.v1.StreamViewType\"\x9f\x03\n\x10TableDescription\x12\x12\n\ntable_name\x18\x01 \x01(\t\x12\x11\n\ttable_arn\x18\x02 \x01(\t\x12\x10\n\x08table_id\x18\x03 \x01(\t\x12.\n\x0ctable_status\x18\x04 \x01(\x0e\x32\x18.headrace.v1.TableStatus\x12\x31\n\nkey_schema\x18\x05 \x03(\x0b\x32\x1d.headrace.v1.KeySchemaElement\x12?\n\x15\x61ttribute_definitions\x18\x06 \x03(\x0b\x32 .headrace.v1.AttributeDefinition\x12\x36\n\x12\x63reation_date_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12>\n\x14stream_specification\x18\x08 \x01(\x0b\x32 .headrace.v1.StreamSpecification\x12\x1b\n\x13latest_stream_label\x18\t \x01(\t\x12\x19\n\x11latest_stream_arn\x18\n \x01(\t*\x93\x01\n\x13ScalarAttributeType\x12%\n!SCALAR_ATTRIBUTE_TYPE_UNSPECIFIED\x10\x00\x12\x1b\n\x17SCALAR_ATTRIBUTE_TYPE_S\x10\x01\x12\x1b\n\x17SCALAR_ATTRIBUTE_TYPE_N\x10\x02\x12\x1b\n\x17SCALAR_ATTRIBUTE_TYPE_B\x10\x03*J\n\x07KeyType\x12\x18\n\x14KEY_TYPE_UNSPECIFIED\x10\x00\x12\x11\n\rKEY_TYPE_HASH\x10\x01\x12\x12\n\x0eKEY_TYPE_RANGE\x10\x02*\x95\x01\n\x0bTableStatus\x12\x1c\n\x18TABLE_STATUS_UNSPECIFIED\x10\x00\x12\x19\n\x15TABLE_STATUS_CREATING\x10\x01\x12\x19\n\x15TABLE_STATUS_UPDATING\x10\x02\x12\x19\n\x15TABLE_STATUS_DELETING\x10\x03\x12\x17\n\x13TABLE_STATUS_ACTIVE\x10\x04\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17headrace/v1/table.proto\x12\x0bheadrace.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18headrace/v1/record.proto\"g\n\x13\x41ttributeDefinition\x12\x16\n\x0e\x61ttribute_name\x18\x01 \x01(\t\x12\x38\n\x0e\x61ttribute_type\x18\x02 \x01(\x0e\x32 .headrace.v1.ScalarAttributeType\"R\n\x10KeySchemaElement\x12\x16\n\x0e\x61ttribute_name\x18\x01 \x01(\t\x12&\n\x08key_type\x18\x02 \x01(\x0e\x32\x14.headrace.v1.KeyType\"d\n\x13StreamSpecification\x12\x16\n\x0estream_enabled\x18\x01 \x01(\x08\x12\x35\n\x10stream_view_type\x18\x02 \x01(\x0e\x32\x1b.headrace.v1.StreamViewType\"\xdc\x01\n\x0eStreamSettings\x12(\n\x1bretention_period_in_seconds\x18\x01 \x01(\x03H\x00\x88\x01\x01\x12\x1c\n\x0fretention_bytes\x18\x02 \x01(\x03H\x01\x88\x01\x01\x12\x17\n\nmin_shards\x18\x03 \x01(\x05H\x02\x88\x01\x01\x12\x17\n\nmax_shards\x18\x04 \x01(\x05H\x03\x88\x01\x01\x42\x1e\n\x1c_retention_period_in_secondsB\x12\n\x10_retention_bytesB\r\n\x0b_min_shardsB\r\n\x0b_max_shards\"\xd5\x03\n\x10TableDescription\x12\x12\n\ntable_name\x18\x01 \x01(\t\x12\x11\n\ttable_arn\x18\x02 \x01(\t\x12\x10\n\x08table_id\x18\x03 \x01(\t\x12.\n\x0ctable_status\x18\x04 \x01(\x0e\x32\x18.headrace.v1.TableStatus\x12\x31\n\nkey_schema\x18\x05 \x03(\x0b\x32\x1d.headrace.v1.KeySchemaElement\x12?\n\x15\x61ttribute_definitions\x18\x06 \x03(\x0b\x32 .headrace.v1.AttributeDefinition\x12\x36\n\x12\x63reation_date_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12>\n\x14stream_specification\x18\x08 \x01(\x0b\x32 .headrace.v1.StreamSpecification\x12\x1b\n\x13latest_stream_label\x18\t \x01(\t\x12\x19\n\x11latest_stream_arn\x18\n \x01(\t\x12\x34\n\x0fstream_settings\x18\x0b \x01(\x0b\x32\x1b.headrace.v1.StreamSettings*\x93\x01\n\x13ScalarAttributeType\x12%\n!SCALAR_ATTRIBUTE_TYPE_UNSPECIFIED\x10\x00\x12\x1b\n\x17SCALAR_ATTRIBUTE_TYPE_S\x10\x01\x12\x1b\n\x17SCALAR_ATTRIBUTE_TYPE_N\x10\x02\x12\x1b\n\x17SCALAR_ATTRIBUTE_TYPE_B\x10\x03*J\n\x07KeyType\x12\x18\n\x14KEY_TYPE_UNSPECIFIED\x10\x00\x12\x11\n\rKEY_TYPE_HASH\x10\x01\x12\x12\n\x0eKEY_TYPE_RANGE\x10\x02*\x95\x01\n\x0bTableStatus\x12\x1c\n\x18TABLE_STATUS_UNSPECIFIED\x10\x00\x12\x19\n\x15TABLE_STATUS_CREATING\x10\x01\x12\x19\n\x15TABLE_STATUS_UPDATING\x10\x02\x12\x19\n\x15TABLE_STATUS_DELETING\x10\x03\x12\x17\n\x13TABLE_STATUS_ACTIVE\x10\x04\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'headrace.v1.table_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_SCALARATTRIBUTETYPE']._serialized_start=809
-  _globals['_SCALARATTRIBUTETYPE']._serialized_end=956
-  _globals['_KEYTYPE']._serialized_start=958
-  _globals['_KEYTYPE']._serialized_end=1032
-  _globals['_TABLESTATUS']._serialized_start=1035
-  _globals['_TABLESTATUS']._serialized_end=1184
+  _globals['_SCALARATTRIBUTETYPE']._serialized_start=1086
+  _globals['_SCALARATTRIBUTETYPE']._serialized_end=1233
+  _globals['_KEYTYPE']._serialized_start=1235
+  _globals['_KEYTYPE']._serialized_end=1309
+  _globals['_TABLESTATUS']._serialized_start=1312
+  _globals['_TABLESTATUS']._serialized_end=1461
   _globals['_ATTRIBUTEDEFINITION']._serialized_start=99
   _globals['_ATTRIBUTEDEFINITION']._serialized_end=202
   _globals['_KEYSCHEMAELEMENT']._serialized_start=204
   _globals['_KEYSCHEMAELEMENT']._serialized_end=286
   _globals['_STREAMSPECIFICATION']._serialized_start=288
   _globals['_STREAMSPECIFICATION']._serialized_end=388
-  _globals['_TABLEDESCRIPTION']._serialized_start=391
-  _globals['_TABLEDESCRIPTION']._serialized_end=806
+  _globals['_STREAMSETTINGS']._serialized_start=391
+  _globals['_STREAMSETTINGS']._serialized_end=611
+  _globals['_TABLEDESCRIPTION']._serialized_start=614
+  _globals['_TABLEDESCRIPTION']._serialized_end=1083
 # @@protoc_insertion_point(module_scope)

@@ -172,6 +172,51 @@ class StreamSpecification(google.protobuf.message.Message):
 global___StreamSpecification = StreamSpecification
 
 @typing.final
+class StreamSettings(google.protobuf.message.Message):
+    """How long the records of a table's streams are kept, and into how many shards its stream is divided."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    RETENTION_PERIOD_IN_SECONDS_FIELD_NUMBER: builtins.int
+    RETENTION_BYTES_FIELD_NUMBER: builtins.int
+    MIN_SHARDS_FIELD_NUMBER: builtins.int
+    MAX_SHARDS_FIELD_NUMBER: builtins.int
+    retention_period_in_seconds: builtins.int
+    """Records older than this are trimmed, whole log blocks at a time. 1 to 31,536,000 (365 days); 86,400 (24 hours, as in
+    DynamoDB) if absent.
+    """
+    retention_bytes: builtins.int
+    """While a stream's log holds more bytes than this, its oldest records are trimmed before their time. 1,048,576 (1 MiB) or
+    more; no bound if absent or 0.
+    """
+    min_shards: builtins.int
+    """A new stream begins with so many shards, and merging stops there. 1 to 64; 1 if absent."""
+    max_shards: builtins.int
+    """Shards are split by write rate until so many are open. min_shards to 64; 4, or min_shards if that is more, if absent.
+    Equal to min_shards it leaves splitting and merging to SplitShard and MergeShards.
+    """
+    def __init__(
+        self,
+        *,
+        retention_period_in_seconds: builtins.int | None = ...,
+        retention_bytes: builtins.int | None = ...,
+        min_shards: builtins.int | None = ...,
+        max_shards: builtins.int | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["_max_shards", b"_max_shards", "_min_shards", b"_min_shards", "_retention_bytes", b"_retention_bytes", "_retention_period_in_seconds", b"_retention_period_in_seconds", "max_shards", b"max_shards", "min_shards", b"min_shards", "retention_bytes", b"retention_bytes", "retention_period_in_seconds", b"retention_period_in_seconds"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_max_shards", b"_max_shards", "_min_shards", b"_min_shards", "_retention_bytes", b"_retention_bytes", "_retention_period_in_seconds", b"_retention_period_in_seconds", "max_shards", b"max_shards", "min_shards", b"min_shards", "retention_bytes", b"retention_bytes", "retention_period_in_seconds", b"retention_period_in_seconds"]) -> None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_max_shards", b"_max_shards"]) -> typing.Literal["max_shards"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_min_shards", b"_min_shards"]) -> typing.Literal["min_shards"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_retention_bytes", b"_retention_bytes"]) -> typing.Literal["retention_bytes"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_retention_period_in_seconds", b"_retention_period_in_seconds"]) -> typing.Literal["retention_period_in_seconds"] | None: ...
+
+global___StreamSettings = StreamSettings
+
+@typing.final
 class TableDescription(google.protobuf.message.Message):
     """A table as it is now."""
 
@@ -187,6 +232,7 @@ class TableDescription(google.protobuf.message.Message):
     STREAM_SPECIFICATION_FIELD_NUMBER: builtins.int
     LATEST_STREAM_LABEL_FIELD_NUMBER: builtins.int
     LATEST_STREAM_ARN_FIELD_NUMBER: builtins.int
+    STREAM_SETTINGS_FIELD_NUMBER: builtins.int
     table_name: builtins.str
     """3 to 255 characters of a-z, A-Z, 0-9, '_', '-' and '.'."""
     table_arn: builtins.str
@@ -215,6 +261,10 @@ class TableDescription(google.protobuf.message.Message):
     def stream_specification(self) -> global___StreamSpecification:
         """Present while a stream is enabled."""
 
+    @property
+    def stream_settings(self) -> global___StreamSettings:
+        """What holds for the table's streams, defaults filled in."""
+
     def __init__(
         self,
         *,
@@ -228,8 +278,9 @@ class TableDescription(google.protobuf.message.Message):
         stream_specification: global___StreamSpecification | None = ...,
         latest_stream_label: builtins.str = ...,
         latest_stream_arn: builtins.str = ...,
+        stream_settings: global___StreamSettings | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["creation_date_time", b"creation_date_time", "stream_specification", b"stream_specification"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["attribute_definitions", b"attribute_definitions", "creation_date_time", b"creation_date_time", "key_schema", b"key_schema", "latest_stream_arn", b"latest_stream_arn", "latest_stream_label", b"latest_stream_label", "stream_specification", b"stream_specification", "table_arn", b"table_arn", "table_id", b"table_id", "table_name", b"table_name", "table_status", b"table_status"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["creation_date_time", b"creation_date_time", "stream_settings", b"stream_settings", "stream_specification", b"stream_specification"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["attribute_definitions", b"attribute_definitions", "creation_date_time", b"creation_date_time", "key_schema", b"key_schema", "latest_stream_arn", b"latest_stream_arn", "latest_stream_label", b"latest_stream_label", "stream_settings", b"stream_settings", "stream_specification", b"stream_specification", "table_arn", b"table_arn", "table_id", b"table_id", "table_name", b"table_name", "table_status", b"table_status"]) -> None: ...
 
 global___TableDescription = TableDescription

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from headrace.v1 import table_pb2 as headrace_dot_v1_dot_table__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fheadrace/v1/table_service.proto\x12\x0bheadrace.v1\x1a\x17headrace/v1/table.proto\"\xdc\x01\n\x12\x43reateTableRequest\x12\x12\n\ntable_name\x18\x01 \x01(\t\x12\x31\n\nkey_schema\x18\x02 \x03(\x0b\x32\x1d.headrace.v1.KeySchemaElement\x12?\n\x15\x61ttribute_definitions\x18\x03 \x03(\x0b\x32 .headrace.v1.AttributeDefinition\x12>\n\x14stream_specification\x18\x04 \x01(\x0b\x32 .headrace.v1.StreamSpecification\"O\n\x13\x43reateTableResponse\x12\x38\n\x11table_description\x18\x01 \x01(\x0b\x32\x1d.headrace.v1.TableDescription\"*\n\x14\x44\x65scribeTableRequest\x12\x12\n\ntable_name\x18\x01 \x01(\t\"E\n\x15\x44\x65scribeTableResponse\x12,\n\x05table\x18\x01 \x01(\x0b\x32\x1d.headrace.v1.TableDescription\"U\n\x11ListTablesRequest\x12\"\n\x1a\x65xclusive_start_table_name\x18\x01 \x01(\t\x12\x12\n\x05limit\x18\x02 \x01(\x05H\x00\x88\x01\x01\x42\x08\n\x06_limit\"L\n\x12ListTablesResponse\x12\x13\n\x0btable_names\x18\x01 \x03(\t\x12!\n\x19last_evaluated_table_name\x18\x02 \x01(\t\"h\n\x12UpdateTableRequest\x12\x12\n\ntable_name\x18\x01 \x01(\t\x12>\n\x14stream_specification\x18\x02 \x01(\x0b\x32 .headrace.v1.StreamSpecification\"O\n\x13UpdateTableResponse\x12\x38\n\x11table_description\x18\x01 \x01(\x0b\x32\x1d.headrace.v1.TableDescription\"(\n\x12\x44\x65leteTableRequest\x12\x12\n\ntable_name\x18\x01 \x01(\t\"O\n\x13\x44\x65leteTableResponse\x12\x38\n\x11table_description\x18\x01 \x01(\x0b\x32\x1d.headrace.v1.TableDescription2\xab\x03\n\x0cTableService\x12P\n\x0b\x43reateTable\x12\x1f.headrace.v1.CreateTableRequest\x1a .headrace.v1.CreateTableResponse\x12V\n\rDescribeTable\x12!.headrace.v1.DescribeTableRequest\x1a\".headrace.v1.DescribeTableResponse\x12M\n\nListTables\x12\x1e.headrace.v1.ListTablesRequest\x1a\x1f.headrace.v1.ListTablesResponse\x12P\n\x0bUpdateTable\x12\x1f.headrace.v1.UpdateTableRequest\x1a .headrace.v1.UpdateTableResponse\x12P\n\x0b\x44\x65leteTable\x12\x1f.headrace.v1.DeleteTableRequest\x1a .headrace.v1.DeleteTableResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fheadrace/v1/table_service.proto\x12\x0bheadrace.v1\x1a\x17headrace/v1/table.proto\"\x92\x02\n\x12\x43reateTableRequest\x12\x12\n\ntable_name\x18\x01 \x01(\t\x12\x31\n\nkey_schema\x18\x02 \x03(\x0b\x32\x1d.headrace.v1.KeySchemaElement\x12?\n\x15\x61ttribute_definitions\x18\x03 \x03(\x0b\x32 .headrace.v1.AttributeDefinition\x12>\n\x14stream_specification\x18\x04 \x01(\x0b\x32 .headrace.v1.StreamSpecification\x12\x34\n\x0fstream_settings\x18\x05 \x01(\x0b\x32\x1b.headrace.v1.StreamSettings\"O\n\x13\x43reateTableResponse\x12\x38\n\x11table_description\x18\x01 \x01(\x0b\x32\x1d.headrace.v1.TableDescription\"*\n\x14\x44\x65scribeTableRequest\x12\x12\n\ntable_name\x18\x01 \x01(\t\"E\n\x15\x44\x65scribeTableResponse\x12,\n\x05table\x18\x01 \x01(\x0b\x32\x1d.headrace.v1.TableDescription\"U\n\x11ListTablesRequest\x12\"\n\x1a\x65xclusive_start_table_name\x18\x01 \x01(\t\x12\x12\n\x05limit\x18\x02 \x01(\x05H\x00\x88\x01\x01\x42\x08\n\x06_limit\"L\n\x12ListTablesResponse\x12\x13\n\x0btable_names\x18\x01 \x03(\t\x12!\n\x19last_evaluated_table_name\x18\x02 \x01(\t\"\x9e\x01\n\x12UpdateTableRequest\x12\x12\n\ntable_name\x18\x01 \x01(\t\x12>\n\x14stream_specification\x18\x02 \x01(\x0b\x32 .headrace.v1.StreamSpecification\x12\x34\n\x0fstream_settings\x18\x03 \x01(\x0b\x32\x1b.headrace.v1.StreamSettings\"O\n\x13UpdateTableResponse\x12\x38\n\x11table_description\x18\x01 \x01(\x0b\x32\x1d.headrace.v1.TableDescription\"(\n\x12\x44\x65leteTableRequest\x12\x12\n\ntable_name\x18\x01 \x01(\t\"O\n\x13\x44\x65leteTableResponse\x12\x38\n\x11table_description\x18\x01 \x01(\x0b\x32\x1d.headrace.v1.TableDescription2\xab\x03\n\x0cTableService\x12P\n\x0b\x43reateTable\x12\x1f.headrace.v1.CreateTableRequest\x1a .headrace.v1.CreateTableResponse\x12V\n\rDescribeTable\x12!.headrace.v1.DescribeTableRequest\x1a\".headrace.v1.DescribeTableResponse\x12M\n\nListTables\x12\x1e.headrace.v1.ListTablesRequest\x1a\x1f.headrace.v1.ListTablesResponse\x12P\n\x0bUpdateTable\x12\x1f.headrace.v1.UpdateTableRequest\x1a .headrace.v1.UpdateTableResponse\x12P\n\x0b\x44\x65leteTable\x12\x1f.headrace.v1.DeleteTableRequest\x1a .headrace.v1.DeleteTableResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,25 +33,25 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'headrace.v1.table_service_p
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_CREATETABLEREQUEST']._serialized_start=74
-  _globals['_CREATETABLEREQUEST']._serialized_end=294
-  _globals['_CREATETABLERESPONSE']._serialized_start=296
-  _globals['_CREATETABLERESPONSE']._serialized_end=375
-  _globals['_DESCRIBETABLEREQUEST']._serialized_start=377
-  _globals['_DESCRIBETABLEREQUEST']._serialized_end=419
-  _globals['_DESCRIBETABLERESPONSE']._serialized_start=421
-  _globals['_DESCRIBETABLERESPONSE']._serialized_end=490
-  _globals['_LISTTABLESREQUEST']._serialized_start=492
-  _globals['_LISTTABLESREQUEST']._serialized_end=577
-  _globals['_LISTTABLESRESPONSE']._serialized_start=579
-  _globals['_LISTTABLESRESPONSE']._serialized_end=655
-  _globals['_UPDATETABLEREQUEST']._serialized_start=657
-  _globals['_UPDATETABLEREQUEST']._serialized_end=761
-  _globals['_UPDATETABLERESPONSE']._serialized_start=763
-  _globals['_UPDATETABLERESPONSE']._serialized_end=842
-  _globals['_DELETETABLEREQUEST']._serialized_start=844
-  _globals['_DELETETABLEREQUEST']._serialized_end=884
-  _globals['_DELETETABLERESPONSE']._serialized_start=886
-  _globals['_DELETETABLERESPONSE']._serialized_end=965
-  _globals['_TABLESERVICE']._serialized_start=968
-  _globals['_TABLESERVICE']._serialized_end=1395
+  _globals['_CREATETABLEREQUEST']._serialized_end=348
+  _globals['_CREATETABLERESPONSE']._serialized_start=350
+  _globals['_CREATETABLERESPONSE']._serialized_end=429
+  _globals['_DESCRIBETABLEREQUEST']._serialized_start=431
+  _globals['_DESCRIBETABLEREQUEST']._serialized_end=473
+  _globals['_DESCRIBETABLERESPONSE']._serialized_start=475
+  _globals['_DESCRIBETABLERESPONSE']._serialized_end=544
+  _globals['_LISTTABLESREQUEST']._serialized_start=546
+  _globals['_LISTTABLESREQUEST']._serialized_end=631
+  _globals['_LISTTABLESRESPONSE']._serialized_start=633
+  _globals['_LISTTABLESRESPONSE']._serialized_end=709
+  _globals['_UPDATETABLEREQUEST']._serialized_start=712
+  _globals['_UPDATETABLEREQUEST']._serialized_end=870
+  _globals['_UPDATETABLERESPONSE']._serialized_start=872
+  _globals['_UPDATETABLERESPONSE']._serialized_end=951
+  _globals['_DELETETABLEREQUEST']._serialized_start=953
+  _globals['_DELETETABLEREQUEST']._serialized_end=993
+  _globals['_DELETETABLERESPONSE']._serialized_start=995
+  _globals['_DELETETABLERESPONSE']._serialized_end=1074
+  _globals['_TABLESERVICE']._serialized_start=1077
+  _globals['_TABLESERVICE']._serialized_end=1504
 # @@protoc_insertion_point(module_scope)

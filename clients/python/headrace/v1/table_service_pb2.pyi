@@ -23,6 +23,7 @@ class CreateTableRequest(google.protobuf.message.Message):
     KEY_SCHEMA_FIELD_NUMBER: builtins.int
     ATTRIBUTE_DEFINITIONS_FIELD_NUMBER: builtins.int
     STREAM_SPECIFICATION_FIELD_NUMBER: builtins.int
+    STREAM_SETTINGS_FIELD_NUMBER: builtins.int
     table_name: builtins.str
     """3 to 255 characters of a-z, A-Z, 0-9, '_', '-' and '.'."""
     @property
@@ -37,6 +38,10 @@ class CreateTableRequest(google.protobuf.message.Message):
     def stream_specification(self) -> headrace.v1.table_pb2.StreamSpecification:
         """Absent: no stream."""
 
+    @property
+    def stream_settings(self) -> headrace.v1.table_pb2.StreamSettings:
+        """Retention and shards of the table's streams; absent: the defaults."""
+
     def __init__(
         self,
         *,
@@ -44,9 +49,10 @@ class CreateTableRequest(google.protobuf.message.Message):
         key_schema: collections.abc.Iterable[headrace.v1.table_pb2.KeySchemaElement] | None = ...,
         attribute_definitions: collections.abc.Iterable[headrace.v1.table_pb2.AttributeDefinition] | None = ...,
         stream_specification: headrace.v1.table_pb2.StreamSpecification | None = ...,
+        stream_settings: headrace.v1.table_pb2.StreamSettings | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["stream_specification", b"stream_specification"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["attribute_definitions", b"attribute_definitions", "key_schema", b"key_schema", "stream_specification", b"stream_specification", "table_name", b"table_name"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["stream_settings", b"stream_settings", "stream_specification", b"stream_specification"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["attribute_definitions", b"attribute_definitions", "key_schema", b"key_schema", "stream_settings", b"stream_settings", "stream_specification", b"stream_specification", "table_name", b"table_name"]) -> None: ...
 
 global___CreateTableRequest = CreateTableRequest
 
@@ -166,20 +172,26 @@ class UpdateTableRequest(google.protobuf.message.Message):
 
     TABLE_NAME_FIELD_NUMBER: builtins.int
     STREAM_SPECIFICATION_FIELD_NUMBER: builtins.int
+    STREAM_SETTINGS_FIELD_NUMBER: builtins.int
     table_name: builtins.str
     """The table's name."""
     @property
     def stream_specification(self) -> headrace.v1.table_pb2.StreamSpecification:
-        """Required: the stream to switch on, or stream_enabled false to switch it off."""
+        """The stream to switch on, or stream_enabled false to switch it off. Either this or stream_settings, or both."""
+
+    @property
+    def stream_settings(self) -> headrace.v1.table_pb2.StreamSettings:
+        """Settings to change; those that are absent in it stay as they are."""
 
     def __init__(
         self,
         *,
         table_name: builtins.str = ...,
         stream_specification: headrace.v1.table_pb2.StreamSpecification | None = ...,
+        stream_settings: headrace.v1.table_pb2.StreamSettings | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["stream_specification", b"stream_specification"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["stream_specification", b"stream_specification", "table_name", b"table_name"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["stream_settings", b"stream_settings", "stream_specification", b"stream_specification"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["stream_settings", b"stream_settings", "stream_specification", b"stream_specification", "table_name", b"table_name"]) -> None: ...
 
 global___UpdateTableRequest = UpdateTableRequest
 

@@ -89,8 +89,8 @@ class TableServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def UpdateTable(self, request, context):
-        """Enables or disables the table's stream. Enabling makes a new stream with a new label; a disabled stream stays
-        readable until its records age out. The view type of an enabled stream cannot be changed.
+        """Enables or disables the table's stream, or changes its settings. Enabling makes a new stream with a new label; a disabled
+        stream stays readable until its records age out. The view type of an enabled stream cannot be changed.
         Errors: VALIDATION, RESOURCE_NOT_FOUND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

@@ -45,8 +45,8 @@ class TableServiceStub:
         headrace.v1.table_service_pb2.UpdateTableRequest,
         headrace.v1.table_service_pb2.UpdateTableResponse,
     ]
-    """Enables or disables the table's stream. Enabling makes a new stream with a new label; a disabled stream stays
-    readable until its records age out. The view type of an enabled stream cannot be changed.
+    """Enables or disables the table's stream, or changes its settings. Enabling makes a new stream with a new label; a disabled
+    stream stays readable until its records age out. The view type of an enabled stream cannot be changed.
     Errors: VALIDATION, RESOURCE_NOT_FOUND.
     """
 
@@ -85,8 +85,8 @@ class TableServiceAsyncStub:
         headrace.v1.table_service_pb2.UpdateTableRequest,
         headrace.v1.table_service_pb2.UpdateTableResponse,
     ]
-    """Enables or disables the table's stream. Enabling makes a new stream with a new label; a disabled stream stays
-    readable until its records age out. The view type of an enabled stream cannot be changed.
+    """Enables or disables the table's stream, or changes its settings. Enabling makes a new stream with a new label; a disabled
+    stream stays readable until its records age out. The view type of an enabled stream cannot be changed.
     Errors: VALIDATION, RESOURCE_NOT_FOUND.
     """
 
@@ -133,8 +133,8 @@ class TableServiceServicer(metaclass=abc.ABCMeta):
         request: headrace.v1.table_service_pb2.UpdateTableRequest,
         context: _ServicerContext,
     ) -> typing.Union[headrace.v1.table_service_pb2.UpdateTableResponse, collections.abc.Awaitable[headrace.v1.table_service_pb2.UpdateTableResponse]]:
-        """Enables or disables the table's stream. Enabling makes a new stream with a new label; a disabled stream stays
-        readable until its records age out. The view type of an enabled stream cannot be changed.
+        """Enables or disables the table's stream, or changes its settings. Enabling makes a new stream with a new label; a disabled
+        stream stays readable until its records age out. The view type of an enabled stream cannot be changed.
         Errors: VALIDATION, RESOURCE_NOT_FOUND.
         """
 
