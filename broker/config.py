@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 ENVIRONMENT_PREFIX: Final = "HEADRACE_"
 LOG_LEVELS: Final = ("DEBUG", "INFO", "WARNING", "ERROR")
+UPKEEP_INTERVAL_SECONDS_MIN: Final = 0.1
+UPKEEP_INTERVAL_SECONDS_MAX: Final = 3600.0
 _PORT_MAX: Final = 65_535
 
 
@@ -37,12 +39,20 @@ class Config:
     http: str = "127.0.0.1:7421"
     # Off loopback the broker refuses to listen without encryption unless this says so.
     insecure: bool = False
+    # How often a node trims its streams and looks at their write rates, in seconds, at least 0.1. Records are held
+    # up to so much longer than a table asks for.
+    upkeep_interval_seconds: float = 10.0
     log_level: str = "INFO"
 
     def __post_init__(self) -> None:
         """Raises ConfigError for a value that cannot be."""
         if REGION_NAME.fullmatch(self.region) is None:
             raise ConfigError(f"region: {self.region!r} must have 1 to 64 characters of a-z, 0-9 and '-'")
+        if not UPKEEP_INTERVAL_SECONDS_MIN <= self.upkeep_interval_seconds <= UPKEEP_INTERVAL_SECONDS_MAX:
+            raise ConfigError(
+                f"upkeep_interval_seconds: {self.upkeep_interval_seconds} must be from "
+                f"{UPKEEP_INTERVAL_SECONDS_MIN} to {UPKEEP_INTERVAL_SECONDS_MAX}"
+            )
         if self.log_level not in LOG_LEVELS:
             raise ConfigError(f"log_level: {self.log_level!r} must be one of {', '.join(LOG_LEVELS)}")
         for key in ("grpc", "http"):
@@ -73,8 +83,7 @@ def load(file: Path | None, environment: Mapping[str, str], flags: Mapping[str, 
     for field in fields(Config):
         name = ENVIRONMENT_PREFIX + field.name.upper()
         if name in environment:
-            text = environment[name]
-            values[field.name] = _boolean(name, text) if field.name == "insecure" else text
+            values[field.name] = _parsed(name, environment[name], type(field.default))
     values |= _checked({key: value for key, value in flags.items() if value is not None}, "flags")
     return Config(**values)  # type: ignore[arg-type]
 
@@ -87,6 +96,17 @@ def _checked(values: dict[str, object], source: str) -> dict[str, object]:
         if type(value) is not known[key]:
             raise ConfigError(f"{source}: {key} must be a {known[key].__name__}, is {value!r}")
     return values
+
+
+def _parsed(name: str, text: str, wanted: type) -> object:
+    if wanted is bool:
+        return _boolean(name, text)
+    if wanted is float:
+        try:
+            return float(text)
+        except ValueError as error:
+            raise ConfigError(f"environment: {name} must be a number, is {text!r}") from error
+    return text
 
 
 def _boolean(name: str, text: str) -> bool:

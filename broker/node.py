@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from functools import partial
 from pathlib import Path
 from random import SystemRandom
 from typing import TYPE_CHECKING, Final
@@ -21,9 +22,11 @@ from broker.storage.journal import EmbeddedJournal
 from broker.storage.rocks import Store
 from broker.storage.watermark import Watermarks
 from broker.streams.iterators import Iterators
+from broker.streams.metering import Metering
 from broker.streams.tail import LogReader
 from broker.tables.catalog import Catalog
 from broker.tables.read import ItemReader
+from broker.tables.upkeep import Upkeep
 from broker.telemetry import Telemetry
 from broker.triggers.registry import Triggers
 
@@ -57,13 +60,17 @@ class Node:
         log = LogReader(store, watermarks, clock)
         for stream in catalog.streams.all():
             log.recover(stream)
+        metering = Metering()
+        self._upkeep = Upkeep(catalog, committer, log, store, clock, metering.forget)
         triggers, replicas = Triggers(store, committer), Replicas(store, committer)
         groups = ConsumerGroups(store, committer, {"trigger": triggers.exists, "replica": replicas.exists})
         engine = Engine(
             catalog=catalog,
             committer=committer,
             items=ItemReader(store, committer),
+            watermarks=watermarks,
             log=log,
+            metering=metering,
             iterators=Iterators(identity.iterator_secret, clock),
             groups=groups,
             members=Members(groups),
@@ -74,11 +81,13 @@ class Node:
         self._http = HttpServer(region, lambda: self._is_serving)
         self._is_serving = False
         self._committing: asyncio.Task[None] | None = None
-        self._expose_metrics(committer, log)
+        self._keeping_up: asyncio.Task[None] | None = None
+        self._expose_metrics(committer, log, metering)
 
     async def start(self) -> dict[str, str]:
         """Serves; returns the region and the addresses. Raises AddressInUseError if a port is taken."""
         self._committing = asyncio.create_task(self._committer.run(), name="committer")
+        self._keeping_up = asyncio.create_task(self._upkeep.run(self._config.upkeep_interval_seconds), name="upkeep")
         grpc_host, _ = split_address("grpc", self._config.grpc)
         http_host, http_port = split_address("http", self._config.http)
         try:
@@ -97,19 +106,25 @@ class Node:
         }
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Returns when `stop` is set. Raises what the committer raised if the disk fails."""
+        """Returns when `stop` is set. Raises what the committer raised if the disk fails, or a defect of the upkeep."""
         assert self._committing is not None, "start comes first"
+        assert self._keeping_up is not None, "start comes first"
         stopping = asyncio.create_task(stop.wait())
-        await asyncio.wait((stopping, self._committing), return_when=asyncio.FIRST_COMPLETED)
+        own = (self._committing, self._keeping_up)
+        await asyncio.wait((stopping, *own), return_when=asyncio.FIRST_COMPLETED)
         stopping.cancel()
-        if self._committing.done():
-            await self._committing
+        for task in own:
+            if task.done():
+                await task
 
     async def close(self) -> None:
         """Stops in the order that loses nothing: callers, then writes under way, then the store."""
         self._is_serving = False
         await self._rpc.close()
         await self._http.close()
+        if self._keeping_up is not None:
+            self._keeping_up.cancel()
+            await asyncio.wait((self._keeping_up,))
         self._committer.close()
         if self._committing is not None:
             await asyncio.wait((self._committing,))
@@ -117,7 +132,7 @@ class Node:
         self._store.close()
         self._telemetry.close()
 
-    def _expose_metrics(self, committer: Committer, log: LogReader) -> None:
+    def _expose_metrics(self, committer: Committer, log: LogReader, metering: Metering) -> None:
         telemetry = self._telemetry
         telemetry.counter("headrace_groups", "Group commits", lambda: committer.groups_total)
         telemetry.counter("headrace_operations", "Operations evaluated", lambda: committer.operations_total)
@@ -125,7 +140,27 @@ class Node:
         telemetry.counter(
             "headrace_record_bytes_read", "Bytes of change records sent to readers", lambda: log.bytes_total
         )
+        for name, description in (
+            ("read_request_units", "Streams read request units, by table and stream"),
+            ("returned_records", "Change records returned by GetRecords, by table and stream"),
+            ("returned_bytes", "Bytes of change records returned by GetRecords, by table and stream"),
+        ):
+            telemetry.labelled_counter(
+                f"headrace_stream_{name}", description, partial(_usage_by_stream, metering, name)
+            )
+        telemetry.counter(
+            "headrace_trimmed_bytes",
+            "Bytes of change records trimmed",
+            lambda: self._upkeep.trimmed_bytes_total,
+        )
         telemetry.gauge("headrace_queued_operations", "Operations that wait", lambda: committer.queued_operations)
         telemetry.gauge(
             "headrace_sequence_number", "Last sequence number given", lambda: committer.last_sequence_number
         )
+
+
+def _usage_by_stream(metering: Metering, name: str) -> list[tuple[int, dict[str, str]]]:
+    return [
+        (getattr(usage, name), {"table": usage.table_name, "stream_label": usage.stream_label})
+        for usage in metering.all()
+    ]

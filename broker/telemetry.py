@@ -59,6 +59,18 @@ class Telemetry:
         """A number as it is now."""
         self._meter.create_observable_gauge(name, [_observing(read)], description=description)
 
+    def labelled_counter(
+        self, name: str, description: str, read: Callable[[], Iterable[tuple[int, dict[str, str]]]]
+    ) -> None:
+        """Numbers that only rise, each with its labels."""
+        self._meter.create_observable_counter(name, [_observing_each(read)], description=description)
+
+    def labelled_gauge(
+        self, name: str, description: str, read: Callable[[], Iterable[tuple[int, dict[str, str]]]]
+    ) -> None:
+        """Numbers as they are now, each with its labels."""
+        self._meter.create_observable_gauge(name, [_observing_each(read)], description=description)
+
     def close(self) -> None:
         """Stops reading."""
         self._provider.shutdown()
@@ -73,6 +85,15 @@ class Telemetry:
 def _observing(read: Callable[[], int]) -> Callable[[CallbackOptions], Iterable[Observation]]:
     def observe(_: CallbackOptions) -> Iterable[Observation]:
         return [Observation(read())]
+
+    return observe
+
+
+def _observing_each(
+    read: Callable[[], Iterable[tuple[int, dict[str, str]]]],
+) -> Callable[[CallbackOptions], Iterable[Observation]]:
+    def observe(_: CallbackOptions) -> Iterable[Observation]:
+        return [Observation(value, labels) for value, labels in read()]
 
     return observe
 

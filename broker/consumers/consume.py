@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from broker.model.errors import LeaseFencedError, ResourceInUseError, ValidationError
 from broker.model.sequence import format_sequence_number
-from broker.streams.tail import PAGE_RECORDS_MAX, horizon
+from broker.streams.shards import horizon
+from broker.streams.tail import PAGE_RECORDS_MAX
 
 if TYPE_CHECKING:
     from broker.consumers.groups import ConsumerGroups, ShardState

@@ -57,6 +57,12 @@ class ExpiredIteratorError(HeadraceError):
     reason = "EXPIRED_ITERATOR"
 
 
+class LimitExceededError(HeadraceError):
+    """There may be no more of something; metadata has the limit."""
+
+    reason = "LIMIT_EXCEEDED"
+
+
 class LeaseFencedError(HeadraceError):
     """An acknowledgement under a lease that another member has taken over."""
 

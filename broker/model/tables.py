@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
 
@@ -12,6 +12,17 @@ REGION_NAME: Final = re.compile(r"[a-z0-9-]{1,64}", re.ASCII)
 # Stands where an AWS account id stands in an ARN.
 ACCOUNT: Final = "000000000000"
 HASH_MAX: Final = 2**64 - 1
+
+# A stream's open shards; a reader of a whole stream has a position in each.
+OPEN_SHARDS_MAX: Final = 64
+MIN_SHARDS_DEFAULT: Final = 1
+# Shards follow the write rate, not the number of cores or nodes, and every shard costs each reader something.
+MAX_SHARDS_DEFAULT: Final = 4
+# DynamoDB's figure. Source: Developer Guide, "Change data capture for DynamoDB Streams".
+RETENTION_SECONDS_DEFAULT: Final = 24 * 60 * 60
+RETENTION_SECONDS_MAX: Final = 365 * 24 * 60 * 60
+# Several of the largest blocks a log can have, so that the newest records are always held.
+RETENTION_BYTES_MIN: Final = 4 * 1024 * 1024
 
 
 class KeyAttributeType(StrEnum):
@@ -50,6 +61,23 @@ class KeyAttribute:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StreamSettings:
+    """How long a table's streams keep records, and into how many shards they are divided."""
+
+    retention_seconds: int = RETENTION_SECONDS_DEFAULT
+    # 0: no bound.
+    retention_bytes: int = 0
+    min_shards: int = MIN_SHARDS_DEFAULT
+    # None: the default, or min_shards if that is more.
+    max_shards: int | None = None
+
+    @property
+    def shards_max(self) -> int:
+        """Up to how many shards a stream is split by its write rate."""
+        return max(self.min_shards, MAX_SHARDS_DEFAULT) if self.max_shards is None else self.max_shards
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Table:
     """A table's definition. `id` is its prefix on disk and never used again; `uuid` is what users see."""
 
@@ -61,6 +89,7 @@ class Table:
     sort_key: KeyAttribute | None
     # The newest stream, also after it was disabled; empty if there never was one.
     stream_label: str = ""
+    stream_settings: StreamSettings = field(default_factory=StreamSettings)
 
     @property
     def key_attributes(self) -> tuple[KeyAttribute, ...]:
@@ -82,7 +111,13 @@ class Shard:
     first_hash: int
     last_hash: int
     starting_sequence_number: int
+    # No record has this number.
     ending_sequence_number: int | None = None
+    # When it was closed.
+    closed_time_ms: int | None = None
+    # The last record that was trimmed: its number, 0 if none was, and when it was written.
+    trimmed_to: int = 0
+    trimmed_time_ms: int = 0
 
     @property
     def is_open(self) -> bool:
@@ -100,7 +135,26 @@ class Stream:
     create_time_ms: int
     view_type: StreamViewType
     key_attributes: tuple[KeyAttribute, ...]
+    settings: StreamSettings
+    # Those that hold records or may get some, in the order they were opened: parents before children.
     shards: tuple[Shard, ...]
+    # The last record of all shards that have vanished: its number, 0 if none has, and when it was written.
+    trimmed_to: int = 0
+    trimmed_time_ms: int = 0
+
+    @property
+    def name(self) -> str:
+        """What it is called among all streams: the end of its ARN."""
+        return stream_name(self.table_name, self.label)
+
+    @property
+    def open_shards(self) -> list[Shard]:
+        """The shards that record changes, in the order of their hash ranges."""
+        return sorted((shard for shard in self.shards if shard.is_open), key=lambda shard: shard.first_hash)
+
+    def shard(self, shard_id: str) -> Shard | None:
+        """The shard of a public id, if it is still held."""
+        return next((shard for shard in self.shards if shard.shard_id == shard_id), None)
 
     @property
     def is_enabled(self) -> bool:
@@ -112,6 +166,11 @@ class Stream:
         return [s for s in self.shards if shard_id in (s.parent_shard_id, s.adjacent_parent_shard_id)]
 
 
+def stream_name(table_name: str, label: str) -> str:
+    """The end of a stream's ARN, which is unique in a store."""
+    return f"{table_name}/stream/{label}"
+
+
 def table_arn(region: str, table_name: str) -> str:
     """The ARN of a table, in AWS's form."""
     return f"arn:aws:dynamodb:{region}:{ACCOUNT}:table/{table_name}"
@@ -119,4 +178,4 @@ def table_arn(region: str, table_name: str) -> str:
 
 def stream_arn(region: str, table_name: str, label: str) -> str:
     """The ARN of a stream, in AWS's form."""
-    return f"{table_arn(region, table_name)}/stream/{label}"
+    return f"arn:aws:dynamodb:{region}:{ACCOUNT}:table/{stream_name(table_name, label)}"

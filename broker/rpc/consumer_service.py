@@ -16,7 +16,8 @@ from broker.model.errors import ValidationError
 from broker.model.sequence import format_sequence_number, parse_sequence_number
 from broker.rpc.convert import timestamp
 from broker.rpc.handlers import requests
-from broker.streams.tail import PAGE_RECORDS_MAX, horizon
+from broker.streams.shards import horizon
+from broker.streams.tail import PAGE_RECORDS_MAX
 from broker.tables.validate import check_range, page_limit
 from headrace.v1 import consumer_service_pb2 as pb
 
@@ -134,7 +135,7 @@ class ConsumerService:
             sequence_number=format_sequence_number(state.checkpoint) if state.checkpoint > horizon(shard) else "",
             lease_epoch=state.epoch,
             shard_end=state.is_finished,
-            millis_behind_latest=self._reader.age_after(shard, state.checkpoint),
+            millis_behind_latest=self._reader.lag(shard, state.checkpoint).millis,
         )
 
 

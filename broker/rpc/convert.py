@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from google.protobuf import timestamp_pb2
 
 from broker.model.errors import ValidationError
 from broker.model.sequence import format_sequence_number
-from broker.model.tables import KeyAttributeType, StreamViewType, table_arn
+from broker.model.tables import KeyAttributeType, StreamSettings, StreamViewType, table_arn
 from headrace.v1 import record_pb2, stream_service_pb2, table_pb2
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from broker.model.tables import KeyAttribute, Shard, Stream, Table
+    from broker.streams.metering import ReadUsage
     from broker.tables.catalog import Catalog
 
 _MILLIS_PER_SECOND: Final = 1000
@@ -94,6 +96,7 @@ def table_description(
             for a in table.key_attributes
         ],
         creation_date_time=timestamp(table.create_time_ms),
+        stream_settings=stream_settings(table.stream_settings),
     )
     stream = catalog.newest_stream(table)
     if stream is not None:
@@ -119,12 +122,43 @@ def stream_description(
         creation_request_date_time=timestamp(stream.create_time_ms),
         table_name=stream.table_name,
         key_schema=key_schema(stream.key_attributes),
-        shards=[_shard(shard) for shard in shards],
+        shards=[shard(each) for each in shards],
         last_evaluated_shard_id=last_evaluated_shard_id,
     )
 
 
-def _shard(shard: Shard) -> stream_service_pb2.Shard:
+def changed_settings(settings: StreamSettings, change: table_pb2.StreamSettings) -> StreamSettings:
+    """Settings with those replaced that are present in a message."""
+    changes: dict[str, int] = {}
+    if change.HasField("retention_period_in_seconds"):
+        changes["retention_seconds"] = change.retention_period_in_seconds
+    for name in ("retention_bytes", "min_shards", "max_shards"):
+        if change.HasField(name):
+            changes[name] = getattr(change, name)
+    return replace(settings, **changes)
+
+
+def stream_settings(settings: StreamSettings) -> table_pb2.StreamSettings:
+    """Settings as users see them, defaults filled in."""
+    return table_pb2.StreamSettings(
+        retention_period_in_seconds=settings.retention_seconds,
+        retention_bytes=settings.retention_bytes,
+        min_shards=settings.min_shards,
+        max_shards=settings.shards_max,
+    )
+
+
+def read_usage(usage: ReadUsage) -> stream_service_pb2.ReadUsage:
+    """What was read of a stream as users see it."""
+    return stream_service_pb2.ReadUsage(
+        read_request_units=usage.read_request_units,
+        returned_records=usage.returned_records,
+        returned_bytes=usage.returned_bytes,
+    )
+
+
+def shard(shard: Shard) -> stream_service_pb2.Shard:
+    """A shard as users see it."""
     ending = shard.ending_sequence_number
     return stream_service_pb2.Shard(
         shard_id=shard.shard_id,

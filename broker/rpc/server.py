@@ -34,7 +34,9 @@ if TYPE_CHECKING:
     from broker.consumers.groups import ConsumerGroups
     from broker.replication.registry import Replicas
     from broker.storage.commit import Committer
+    from broker.storage.watermark import Watermarks
     from broker.streams.iterators import Iterators
+    from broker.streams.metering import Metering
     from broker.streams.tail import LogReader
     from broker.tables.catalog import Catalog
     from broker.tables.read import ItemReader
@@ -76,7 +78,9 @@ class Engine:
     catalog: Catalog
     committer: Committer
     items: ItemReader
+    watermarks: Watermarks
     log: LogReader
+    metering: Metering
     iterators: Iterators
     groups: ConsumerGroups
     members: Members
@@ -95,7 +99,7 @@ class RpcServer:
         services = (
             (_service(table_service_pb2), TableService(e.catalog)),
             (mirror.ITEM_SERVICE, ItemService(e.catalog, e.committer, e.items)),
-            (_service(stream_service_pb2), StreamService(e.catalog, e.log, e.iterators)),
+            (_service(stream_service_pb2), StreamService(e.catalog, e.log, e.watermarks, e.iterators, e.metering)),
             (_service(consumer_service_pb2), ConsumerService(e.catalog, e.groups, e.members, e.log)),
             (_service(trigger_service_pb2), TriggerService(e.catalog, e.triggers, e.groups)),
             (

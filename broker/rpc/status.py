@@ -13,6 +13,7 @@ from google.protobuf import any_pb2, duration_pb2
 from google.rpc import error_details_pb2, status_pb2
 
 from broker.model import errors
+from broker.model.gaps import TrimmedDataAccessError
 from headrace.v1 import error_pb2
 
 if TYPE_CHECKING:
@@ -31,6 +32,8 @@ _CODES: Final[dict[type[errors.HeadraceError], grpc.StatusCode]] = {
     errors.ResourceInUseError: grpc.StatusCode.FAILED_PRECONDITION,
     errors.ConditionalCheckFailedError: grpc.StatusCode.FAILED_PRECONDITION,
     errors.ExpiredIteratorError: grpc.StatusCode.FAILED_PRECONDITION,
+    TrimmedDataAccessError: grpc.StatusCode.OUT_OF_RANGE,
+    errors.LimitExceededError: grpc.StatusCode.RESOURCE_EXHAUSTED,
     errors.LeaseFencedError: grpc.StatusCode.ABORTED,
     errors.ThrottlingError: grpc.StatusCode.RESOURCE_EXHAUSTED,
     errors.UnavailableError: grpc.StatusCode.UNAVAILABLE,

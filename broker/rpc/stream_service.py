@@ -7,28 +7,46 @@ from typing import TYPE_CHECKING, Final
 from broker.model.errors import ResourceNotFoundError, ValidationError
 from broker.model.sequence import parse_sequence_number
 from broker.rpc import convert
-from broker.streams.iterators import Position
-from broker.streams.tail import PAGE_RECORDS_MAX, horizon
+from broker.storage.watermark import Wakeup
+from broker.streams.tail import PAGE_BYTES_MAX, PAGE_RECORDS_MAX
+from broker.streams.walk import OLDEST, Walk, begin
 from broker.tables.validate import check_range, page_limit
 from headrace.v1 import stream_service_pb2 as pb
 
 if TYPE_CHECKING:
     from broker.model.tables import Shard, Stream
     from broker.rpc.status import Context
-    from broker.streams.iterators import Iterators
-    from broker.streams.tail import LogReader, Page
+    from broker.storage.watermark import Watermarks
+    from broker.streams.iterators import Iterators, Position
+    from broker.streams.metering import Metering
+    from broker.streams.tail import LogReader
+    from broker.streams.walk import Step
     from broker.tables.catalog import Catalog
 
 HEARTBEAT_SECONDS: Final = 15.0
+# A response that its subscriber does not take stays in memory, one for each subscriber: so the more there are, the
+# smaller are their responses, and together they hold no more than this.
+RESPONSES_BYTES_MAX: Final = 48 * 1024 * 1024
+RESPONSE_BYTES_MIN: Final = 16 * 1024
 
 
 class StreamService:
     """Implements headrace.v1.StreamService."""
 
-    def __init__(self, catalog: Catalog, reader: LogReader, iterators: Iterators) -> None:
+    def __init__(
+        self,
+        catalog: Catalog,
+        reader: LogReader,
+        watermarks: Watermarks,
+        iterators: Iterators,
+        metering: Metering,
+    ) -> None:
         self._catalog = catalog
         self._reader = reader
+        self._watermarks = watermarks
         self._iterators = iterators
+        self._metering = metering
+        self._subscribers = 0
 
     async def ListStreams(self, request: pb.ListStreamsRequest) -> pb.ListStreamsResponse:
         """Lists streams."""
@@ -52,99 +70,182 @@ class StreamService:
         """Describes a stream."""
         limit = page_limit(request.limit if request.HasField("limit") else None)
         stream = self._catalog.stream(request.stream_arn)
-        shards = sorted((s for s in stream.shards if s.shard_id > request.exclusive_start_shard_id), key=_shard_id)
+        shards = _filtered(stream, request.shard_filter) if request.HasField("shard_filter") else list(stream.shards)
+        shards = sorted((s for s in shards if s.shard_id > request.exclusive_start_shard_id), key=_shard_id)
         page = shards[:limit]
         last = page[-1].shard_id if len(shards) > limit else ""
         description = convert.stream_description(stream, request.stream_arn, page, last)
+        for shard in stream.shards:
+            retained = self._reader.retained(shard)
+            description.retained_records += retained.records
+            description.retained_bytes += retained.payload_bytes
+        description.read_usage.CopyFrom(convert.read_usage(self._metering.of(stream)))
         return pb.DescribeStreamResponse(stream_description=description)
 
     async def GetShardIterator(self, request: pb.GetShardIteratorRequest) -> pb.GetShardIteratorResponse:
         """Makes an iterator."""
-        kind = request.shard_iterator_type
-        takes_number = kind in (pb.SHARD_ITERATOR_TYPE_AT_SEQUENCE_NUMBER, pb.SHARD_ITERATOR_TYPE_AFTER_SEQUENCE_NUMBER)
-        if kind not in pb.ShardIteratorType.values() or kind == pb.SHARD_ITERATOR_TYPE_UNSPECIFIED:
-            raise ValidationError(
-                "shard_iterator_type must satisfy enum value set: [TRIM_HORIZON, LATEST, AT_SEQUENCE_NUMBER, "
-                "AFTER_SEQUENCE_NUMBER]",
-                field="shard_iterator_type",
-            )
-        if takes_number != bool(request.sequence_number):
-            rule = "required with" if takes_number else "only for"
-            raise ValidationError(
-                f"sequence_number is {rule} AT_SEQUENCE_NUMBER and AFTER_SEQUENCE_NUMBER", field="sequence_number"
-            )
-        number = parse_sequence_number(request.sequence_number) if takes_number else 0
+        _check_starting_point(request)
         stream = self._catalog.stream(request.stream_arn)
-        shard = _find_shard(stream, request.shard_id)
-        after = horizon(shard)
-        if kind == pb.SHARD_ITERATOR_TYPE_LATEST:
-            after = self._reader.tip(shard)
-        elif takes_number:
-            wanted = number - 1 if kind == pb.SHARD_ITERATOR_TYPE_AT_SEQUENCE_NUMBER else number
-            if not after <= wanted <= self._reader.tip(shard):
-                raise ValidationError(
-                    f"Invalid sequence_number: it is not in the shard {shard.shard_id}", field="sequence_number"
-                )
-            after = wanted
-        return pb.GetShardIteratorResponse(shard_iterator=self._mint(stream, shard, after))
+        shard = _find_shard(stream, request.shard_id) if request.shard_id else None
+        return pb.GetShardIteratorResponse(shard_iterator=self._iterators.mint(self._begin(request, stream, shard)))
 
     async def GetRecords(self, request: pb.GetRecordsRequest, context: Context) -> None:
-        """Streams the records from an iterator on."""
+        """Streams the records from a position on."""
         limit = PAGE_RECORDS_MAX
         if request.HasField("limit"):
             limit = request.limit
             check_range(limit, "limit", 1, PAGE_RECORDS_MAX)
-        position = self._iterators.check(request.shard_iterator)
-        stream, shard = self._find(position)
-        after, is_first = position.after, True
+        position = self._position(request)
+        walk = Walk(lambda: self._catalog.streams.get(position.stream_name), position, self._reader)
+        wakeup = Wakeup(self._watermarks)
+        self._subscribers += 1
+        try:
+            await self._follow(walk, wakeup, limit, context, follow=request.follow)
+        finally:
+            self._subscribers -= 1
+            wakeup.close()
+
+    async def SplitShard(self, request: pb.SplitShardRequest) -> pb.SplitShardResponse:
+        """Splits a shard."""
+        stream = self._catalog.stream(request.stream_arn)
+        starting_hash = request.new_starting_hash_key if request.HasField("new_starting_hash_key") else None
+        shards = await self._catalog.split_shard(stream, request.shard_id, starting_hash)
+        return pb.SplitShardResponse(shards=[convert.shard(shard) for shard in shards])
+
+    async def MergeShards(self, request: pb.MergeShardsRequest) -> pb.MergeShardsResponse:
+        """Merges two shards."""
+        stream = self._catalog.stream(request.stream_arn)
+        shard = await self._catalog.merge_shards(stream, request.shard_id, request.adjacent_shard_id)
+        return pb.MergeShardsResponse(shard=convert.shard(shard))
+
+    async def _follow(self, walk: Walk, wakeup: Wakeup, limit: int, context: Context, *, follow: bool) -> None:
+        is_first = True
         while True:
-            page = self._reader.read(shard, after, limit)
-            moved = page.last_sequence_number > after
-            after = page.last_sequence_number
-            if page.count or is_first or page.is_end:
-                await context.write(self._response(stream, shard, page, is_first=is_first))
+            wakeup.clear()
+            step = walk.next(limit, self._response_bytes_max())
+            if step is not None or is_first:
+                await context.write(self._response(walk, step, is_first=is_first))
                 is_first = False
-            at_tip = not page.count and not moved
-            if page.is_end or (at_tip and not request.follow):
+            if walk.is_finished or (step is None and not follow):
                 return
-            if at_tip and not await self._reader.wait(shard, after, HEARTBEAT_SECONDS):
-                await context.write(self._heartbeat(stream, shard, after))
-            # The shard may have been closed since.
-            stream, shard = self._find(position)
+            if step is None:
+                wakeup.watch(walk.shards)
+                if not await wakeup.wait(HEARTBEAT_SECONDS):
+                    await context.write(pb.GetRecordsResponse(next_shard_iterator=self._iterators.mint(walk.position)))
 
-    def _heartbeat(self, stream: Stream, shard: Shard, after: int) -> pb.GetRecordsResponse:
-        return pb.GetRecordsResponse(next_shard_iterator=self._mint(stream, shard, after))
+    def _response_bytes_max(self) -> int:
+        return min(PAGE_BYTES_MAX, max(RESPONSE_BYTES_MIN, RESPONSES_BYTES_MAX // self._subscribers))
 
-    def _response(self, stream: Stream, shard: Shard, page: Page, *, is_first: bool) -> bytes:
-        rest = pb.GetRecordsResponse(millis_behind_latest=page.millis_behind_latest)
-        if page.is_end:
-            rest.shard_end = True
-            rest.child_shard_ids.extend(child.shard_id for child in stream.children(shard.shard_id))
-        else:
-            rest.next_shard_iterator = self._mint(stream, shard, page.last_sequence_number)
+    def _response(self, walk: Walk, step: Step | None, *, is_first: bool) -> bytes:
+        stream = walk.stream
+        rest = pb.GetRecordsResponse()
+        parts: list[memoryview] = []
+        size = records = 0
+        if step is not None:
+            page = step.page
+            parts, size, records = page.parts, page.size_bytes, page.count
+            rest.shard_id = step.shard.shard_id
+            rest.millis_behind_latest = page.millis_behind_latest
+            if page.is_end:
+                rest.shard_end = True
+                rest.child_shard_ids.extend(child.shard_id for child in step.children)
+        if not walk.is_finished:
+            rest.next_shard_iterator = self._iterators.mint(walk.position)
         if is_first:
             rest.stream_arn = self._catalog.stream_arn(stream)
             rest.region = self._catalog.region
+        self._metering.of(stream).add(records, size)
         # The stored records are the response's field 1 already.
-        return b"".join((*page.parts, rest.SerializeToString()))
+        return b"".join((*parts, rest.SerializeToString()))
 
-    def _mint(self, stream: Stream, shard: Shard, after: int) -> str:
-        name = _stream_name(self._catalog.stream_arn(stream))
-        return self._iterators.mint(Position(stream_name=name, shard=shard.id, after=after))
+    def _position(self, request: pb.GetRecordsRequest) -> Position:
+        named = [bool(request.shard_iterator), bool(request.stream_arn), bool(request.table_name)]
+        if sum(named) != 1:
+            raise ValidationError(
+                "Exactly one of shard_iterator, stream_arn and table_name must be given", field="shard_iterator"
+            )
+        if request.shard_iterator:
+            if request.shard_iterator_type or request.sequence_number or request.HasField("timestamp"):
+                raise ValidationError(
+                    "shard_iterator_type, sequence_number and timestamp are only for stream_arn and table_name",
+                    field="shard_iterator_type",
+                )
+            position = self._iterators.check(request.shard_iterator)
+            if self._catalog.streams.get(position.stream_name) is None:
+                raise ResourceNotFoundError("Requested resource not found: the stream of the iterator is gone")
+            return position
+        _check_starting_point(request)
+        if request.stream_arn:
+            stream = self._catalog.stream(request.stream_arn)
+        else:
+            stream = self._catalog.enabled_stream(request.table_name)
+        return self._begin(request, stream, None)
 
-    def _find(self, position: Position) -> tuple[Stream, Shard]:
-        stream = self._catalog.streams.get(position.stream_name)
-        shard = None if stream is None else next((s for s in stream.shards if s.id == position.shard), None)
-        if stream is None or shard is None:
-            raise ResourceNotFoundError("Requested resource not found: the stream of the iterator is gone")
-        return stream, shard
+    def _begin(
+        self, request: pb.GetShardIteratorRequest | pb.GetRecordsRequest, stream: Stream, shard: Shard | None
+    ) -> Position:
+        tip = self._tip(stream, shard)
+        match request.shard_iterator_type:
+            case pb.SHARD_ITERATOR_TYPE_LATEST:
+                return begin(stream, shard, tip, tip)
+            case pb.SHARD_ITERATOR_TYPE_AT_SEQUENCE_NUMBER:
+                return begin(stream, shard, max(0, parse_sequence_number(request.sequence_number) - 1), tip)
+            case pb.SHARD_ITERATOR_TYPE_AFTER_SEQUENCE_NUMBER:
+                return begin(stream, shard, parse_sequence_number(request.sequence_number), tip)
+            case pb.SHARD_ITERATOR_TYPE_AT_TIMESTAMP:
+                time_ms = convert.millis(request.timestamp)
+                if shard is None:
+                    return begin(stream, None, self._reader.position_at_time(stream, time_ms), tip)
+                return begin(stream, shard, self._reader.last_before_time(shard, time_ms), tip)
+            case _:
+                return begin(stream, shard, OLDEST, tip)
+
+    def _tip(self, stream: Stream, shard: Shard | None) -> int:
+        if shard is not None:
+            return self._reader.tip(shard)
+        return max(self._reader.tip(held) for held in stream.shards)
+
+
+def _check_starting_point(request: pb.GetShardIteratorRequest | pb.GetRecordsRequest) -> None:
+    kind = request.shard_iterator_type
+    if kind not in pb.ShardIteratorType.values() or kind == pb.SHARD_ITERATOR_TYPE_UNSPECIFIED:
+        raise ValidationError(
+            "shard_iterator_type must satisfy enum value set: [TRIM_HORIZON, LATEST, AT_SEQUENCE_NUMBER, "
+            "AFTER_SEQUENCE_NUMBER, AT_TIMESTAMP]",
+            field="shard_iterator_type",
+        )
+    takes_number = kind in (pb.SHARD_ITERATOR_TYPE_AT_SEQUENCE_NUMBER, pb.SHARD_ITERATOR_TYPE_AFTER_SEQUENCE_NUMBER)
+    if takes_number != bool(request.sequence_number):
+        rule = "required with" if takes_number else "only for"
+        raise ValidationError(
+            f"sequence_number is {rule} AT_SEQUENCE_NUMBER and AFTER_SEQUENCE_NUMBER", field="sequence_number"
+        )
+    if takes_number:
+        parse_sequence_number(request.sequence_number)
+    takes_time = kind == pb.SHARD_ITERATOR_TYPE_AT_TIMESTAMP
+    if takes_time != request.HasField("timestamp"):
+        rule = "required with" if takes_time else "only for"
+        raise ValidationError(f"timestamp is {rule} AT_TIMESTAMP", field="timestamp")
+
+
+def _filtered(stream: Stream, shard_filter: pb.ShardFilter) -> list[Shard]:
+    if shard_filter.type != pb.SHARD_FILTER_TYPE_CHILD_SHARDS:
+        raise ValidationError(
+            "shard_filter.type must satisfy enum value set: [CHILD_SHARDS]", field="shard_filter.type"
+        )
+    if stream.shard(shard_filter.shard_id) is None:
+        raise ValidationError(
+            f"Invalid shard_filter.shard_id: {shard_filter.shard_id[:100]!r} is no shard of the stream",
+            field="shard_filter.shard_id",
+        )
+    return stream.children(shard_filter.shard_id)
 
 
 def _find_shard(stream: Stream, shard_id: str) -> Shard:
-    for shard in stream.shards:
-        if shard.shard_id == shard_id:
-            return shard
-    raise ResourceNotFoundError("Requested resource not found: Shard does not exist", shard_id=shard_id)
+    shard = stream.shard(shard_id)
+    if shard is None:
+        raise ResourceNotFoundError("Requested resource not found: Shard does not exist", shard_id=shard_id)
+    return shard
 
 
 def _stream_name(arn: str, field: str = "stream_arn") -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from broker.model.errors import ValidationError
+from broker.model.tables import StreamSettings
 from broker.rpc import convert
 from broker.tables.validate import check_key_schema, check_table_name, page_limit
 from headrace.v1 import table_pb2
@@ -28,7 +29,8 @@ class TableService:
             convert.key_schema_pairs(request.key_schema), convert.definition_letters(definitions), len(definitions)
         )
         view_type = convert.view_type_to_enable(request.stream_specification)
-        table = await self._catalog.create_table(request.table_name, partition_key, sort_key, view_type)
+        settings = convert.changed_settings(StreamSettings(), request.stream_settings)
+        table = await self._catalog.create_table(request.table_name, partition_key, sort_key, view_type, settings)
         return pb.CreateTableResponse(table_description=convert.table_description(table, self._catalog))
 
     async def DescribeTable(self, request: pb.DescribeTableRequest) -> pb.DescribeTableResponse:
@@ -44,11 +46,16 @@ class TableService:
         return pb.ListTablesResponse(table_names=names, last_evaluated_table_name=names[-1] if more else "")
 
     async def UpdateTable(self, request: pb.UpdateTableRequest) -> pb.UpdateTableResponse:
-        """Switches the stream of a table."""
-        if not request.HasField("stream_specification"):
-            raise ValidationError("stream_specification is required", field="stream_specification")
-        view_type = convert.view_type_to_enable(request.stream_specification)
-        table = await self._catalog.set_stream(request.table_name, view_type)
+        """Switches the stream of a table, or changes its settings."""
+        has_specification = request.HasField("stream_specification")
+        if not has_specification and not request.HasField("stream_settings"):
+            raise ValidationError("stream_specification or stream_settings is required", field="stream_specification")
+        table = await self._catalog.update_table(
+            request.table_name,
+            lambda settings: convert.changed_settings(settings, request.stream_settings),
+            switch_stream=has_specification,
+            view_type=convert.view_type_to_enable(request.stream_specification) if has_specification else None,
+        )
         return pb.UpdateTableResponse(table_description=convert.table_description(table, self._catalog))
 
     async def DeleteTable(self, request: pb.DeleteTableRequest) -> pb.DeleteTableResponse:

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from broker.model.tables import Shard, StreamViewType
     from broker.storage.journal import Journal
     from broker.storage.layout import StoredItem
-    from broker.storage.rocks import Mutations, Store
+    from broker.storage.rocks import Cursor, Mutations, Store
     from broker.storage.watermark import Watermarks
 
 # A group is closed when it holds this much, so that one group neither blocks the event loop nor the disk for long.
@@ -106,7 +106,15 @@ class _ShardLog:
 class Group:
     """One group commit in the making: a view of the state that includes its own changes."""
 
-    def __init__(self, store: Store, counters: layout.Counters, clock: HybridClock, now_ms: int, region: str) -> None:
+    def __init__(
+        self,
+        store: Store,
+        counters: layout.Counters,
+        clock: HybridClock,
+        now_ms: int,
+        region: str,
+        log_sizes: dict[int, layout.LogSize],
+    ) -> None:
         self.now_ms = now_ms
         # How much the records take that the operations so far have made.
         self.record_bytes = 0
@@ -120,6 +128,8 @@ class Group:
         self._mutations: Mutations = {Family.ITEMS: self._items}
         self._range_deletes: list[tuple[Family, bytes, bytes]] = []
         self._logs: dict[int, _ShardLog] = {}
+        # What the groups so far have appended to each shard.
+        self._log_sizes = log_sizes
         self._closed_shards: dict[int, int] = {}
 
     def get(self, family: Family, key: bytes) -> bytes | None:
@@ -204,16 +214,26 @@ class Group:
     def seal(self) -> tuple[Entry, layout.Counters]:
         """The entry to append, and the counters after it."""
         for shard, log in self._logs.items():
+            size = self._log_size(shard)
             for numbers, records in log.blocks:
-                self.put(
-                    Family.LOG, layout.log_key(shard, numbers[-1]), layout.encode_block(numbers, records, self.now_ms)
-                )
-        counters = layout.Counters(self._sequence_number, self._clock.last, self._id)
+                block = layout.encode_block(numbers, records, self.now_ms, size)
+                self.put(Family.LOG, layout.log_key(shard, numbers[-1]), block)
+                size = layout.LogSize(size.records + len(records), size.payload_bytes + sum(map(len, records)))
+            self._log_sizes[shard] = size
+        counters = layout.Counters(self._sequence_number, self._clock.last, self._id, self.now_ms)
         self.put(Family.CATALOG, layout.COUNTERS_KEY, layout.encode_counters(counters))
         entry = Entry(
             position=counters.sequence_number, mutations=self._mutations, range_deletes=tuple(self._range_deletes)
         )
         return entry, counters
+
+    def _log_size(self, shard: int) -> layout.LogSize:
+        """What was appended to a shard before this group; after a restart its last block tells."""
+        size = self._log_sizes.get(shard)
+        if size is None:
+            last = self._store.last_before(Family.LOG, layout.log_prefix(shard), layout.log_end(shard))
+            size = layout.EMPTY_LOG if last is None else layout.Block(last[1]).after
+        return size
 
     def watermarks(self) -> dict[int, int]:
         """Up to where each shard that the group changes may be read once the group is durable."""
@@ -267,6 +287,8 @@ class Committer:
         # Groups that are evaluated and not synced yet: at most two.
         self._unsettled: deque[_Unsettled] = deque()
         self._last_group_operations = 1
+        # What was ever appended to each shard that was written to since the start.
+        self.log_sizes: dict[int, layout.LogSize] = {}
         self.groups_total = 0
         self.operations_total = 0
 
@@ -274,6 +296,11 @@ class Committer:
     def last_sequence_number(self) -> int:
         """The last sequence number given; it may not be durable yet."""
         return self._counters.sequence_number
+
+    def forget_log_sizes(self, open_shards: set[int]) -> None:
+        """Drops the sizes of logs that nothing is appended to any more."""
+        for shard in self.log_sizes.keys() - open_shards:
+            del self.log_sizes[shard]
 
     @property
     def queued_operations(self) -> int:
@@ -347,6 +374,13 @@ class Committer:
             await asyncio.shield(unsettled.synced)
         return number, entries
 
+    async def cursors(self, family: Family, ranges: Sequence[tuple[bytes, bytes]]) -> tuple[int, list[Cursor]]:
+        """As `snapshot`, of several ranges of keys, each to be read again and again."""
+        number, cursors = self._counters.sequence_number, [self._store.cursor(family, *keys) for keys in ranges]
+        for unsettled in list(self._unsettled):
+            await asyncio.shield(unsettled.synced)
+        return number, cursors
+
     async def run(self) -> None:
         """Commits groups until `close`. Raises what the disk raised; then nothing more is accepted."""
         syncing: asyncio.Task[None] | None = None
@@ -401,7 +435,9 @@ class Committer:
             await asyncio.sleep(0)
 
     def _plan_group(self) -> Group:
-        group = Group(self._store, self._counters, self._hybrid_clock, self._clock.now_ms(), self._region)
+        # The times of a log's blocks never fall, also if the clock is set back, so a time is a place in it.
+        now_ms = max(self._counters.time_ms, self._clock.now_ms())
+        group = Group(self._store, self._counters, self._hybrid_clock, now_ms, self._region, self.log_sizes)
         unsettled = _Unsettled(group, asyncio.get_running_loop().create_future())
         self._unsettled.append(unsettled)
         operations = size_bytes = 0

@@ -17,19 +17,21 @@ from broker.model.clock import Version
 from broker.model.errors import CorruptionError
 
 _FORMAT: Final = 1
+_BLOCK_FORMAT: Final = 2
 
-# Counters: format, last sequence number, last hybrid time, last id given to a table or shard.
+# Counters: format, last sequence number, last hybrid time, last id given to a table or shard, time of the last group.
 COUNTERS_KEY: Final = b"counters"
-_COUNTERS: Final = struct.Struct(">BQQQ")
+_COUNTERS: Final = struct.Struct(">BQQQQ")
 
 # Item value: format, item size by DynamoDB's rules, hybrid time, length of the origin region; then the region, then
 # the item.
 _ITEM_HEAD: Final = struct.Struct(">BIQB")
 _ITEM_HEAD_BYTES: Final = _ITEM_HEAD.size
 
-# Log block: format, records, first and last sequence number, time in ms; then for each record its distance from the
-# first sequence number, then for each record its offset in the payload, then the payload, then the CRC-32C of all that.
-_BLOCK_HEAD: Final = struct.Struct("<BIQQQ")
+# Log block: format, records, first and last sequence number, time in ms, records and payload bytes of the shard before
+# it; then for each record its distance from the first sequence number, then for each record its offset in the payload,
+# then the payload, then the CRC-32C of all that.
+_BLOCK_HEAD: Final = struct.Struct("<BIQQQQQ")
 _BLOCK_HEAD_BYTES: Final = _BLOCK_HEAD.size
 _NUMBER_BYTES: Final = 4
 _CHECKSUM_BYTES: Final = 4
@@ -47,6 +49,7 @@ class Counters(NamedTuple):
     sequence_number: int
     hybrid_time: int
     id: int
+    time_ms: int
 
 
 def encode_counters(counters: Counters) -> bytes:
@@ -57,7 +60,7 @@ def encode_counters(counters: Counters) -> bytes:
 def decode_counters(value: bytes | None) -> Counters:
     """The counters; all zero in a new store."""
     if value is None:
-        return Counters(0, 0, 0)
+        return Counters(0, 0, 0, 0)
     _check(len(value) == _COUNTERS.size and value[0] == _FORMAT, "counters")
     return Counters(*_COUNTERS.unpack(value)[1:])
 
@@ -115,13 +118,26 @@ def log_key_sequence_number(key: bytes) -> int:
     return int.from_bytes(key[SHARD_ID_BYTES:], "big")
 
 
-def encode_block(sequence_numbers: list[int], records: list[bytes], now_ms: int) -> bytes:
+class LogSize(NamedTuple):
+    """How much has ever been appended to a shard; each block knows what was there before it.
+
+    So the records and bytes between any two places of a log are a difference of two numbers.
+    """
+
+    records: int
+    payload_bytes: int
+
+
+EMPTY_LOG: Final = LogSize(0, 0)
+
+
+def encode_block(sequence_numbers: list[int], records: list[bytes], now_ms: int, before: LogSize = EMPTY_LOG) -> bytes:
     """A block of the records of one group commit, which all have the same time."""
     first, last = sequence_numbers[0], sequence_numbers[-1]
     count = len(records)
     distances = [number - first for number in sequence_numbers]
     offsets = accumulate(map(len, records[:-1]), initial=0)
-    head = _BLOCK_HEAD.pack(_FORMAT, count, first, last, now_ms)
+    head = _BLOCK_HEAD.pack(_BLOCK_FORMAT, count, first, last, now_ms, *before)
     block = b"".join((head, struct.pack(f"<{2 * count}I", *distances, *offsets), *records))
     checksum: int = google_crc32c.value(block)
     return block + checksum.to_bytes(_CHECKSUM_BYTES, "little")
@@ -130,24 +146,46 @@ def encode_block(sequence_numbers: list[int], records: list[bytes], now_ms: int)
 class Block:
     """A log block as it is stored. Its records are only sliced, never parsed."""
 
-    __slots__ = ("_end", "_start", "_value", "count", "first_sequence_number", "last_sequence_number", "time_ms")
+    __slots__ = (
+        "_end",
+        "_start",
+        "_value",
+        "before",
+        "count",
+        "first_sequence_number",
+        "last_sequence_number",
+        "time_ms",
+    )
 
     count: int
     first_sequence_number: int
     last_sequence_number: int
     time_ms: int
+    before: LogSize
 
     def __init__(self, value: bytes) -> None:
         """Checks the block. Raises CorruptionError."""
-        _check(len(value) > _BLOCK_HEAD_BYTES and value[0] == _FORMAT, "log block")
+        _check(len(value) > _BLOCK_HEAD_BYTES and value[0] == _BLOCK_FORMAT, "log block")
         _check(google_crc32c.value(value) == _CHECKSUM_RESIDUE, "log block")
         self._value = value
-        _, self.count, self.first_sequence_number, self.last_sequence_number, self.time_ms = _BLOCK_HEAD.unpack_from(
-            value
-        )
+        (
+            _,
+            self.count,
+            self.first_sequence_number,
+            self.last_sequence_number,
+            self.time_ms,
+            records_before,
+            bytes_before,
+        ) = _BLOCK_HEAD.unpack_from(value)
+        self.before = LogSize(records_before, bytes_before)
         # Where the payload begins and ends.
         self._start = _BLOCK_HEAD_BYTES + 2 * _NUMBER_BYTES * self.count
         self._end = len(value) - _CHECKSUM_BYTES
+
+    @property
+    def after(self) -> LogSize:
+        """How much has been appended to the shard up to the end of this block."""
+        return LogSize(self.before.records + self.count, self.before.payload_bytes + self.payload_bytes)
 
     def find(self, after: int) -> int:
         """The index of the first record beyond a sequence number; `count` if there is none."""
@@ -158,6 +196,15 @@ class Block:
     def sequence_number(self, index: int) -> int:
         """The sequence number of the record at an index."""
         return self.first_sequence_number + self._numbers(0)[index]
+
+    def records(self, begin: int, end: int) -> list[tuple[int, bytes]]:
+        """The records from index `begin` up to `end`, each with its sequence number."""
+        starts = [self._start + offset for offset in self.offsets()] + [self._end]
+        distances = self._numbers(0)
+        return [
+            (self.first_sequence_number + distances[index], self._value[starts[index] : starts[index + 1]])
+            for index in range(begin, end)
+        ]
 
     def slice(self, begin: int, end: int) -> memoryview:
         """The records from index `begin` up to `end`, as elements of `repeated Record records = 1`."""

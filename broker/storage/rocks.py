@@ -40,6 +40,8 @@ class Family(StrEnum):
     LOG = "log"
     # Lines of trigger logs by trigger and number.
     TRIGGER_LINES = "trigger_lines"
+    # Records that consumer groups have set aside, by parked key and sequence number.
+    PARKED = "parked"
 
 
 # None deletes the key.
@@ -110,6 +112,19 @@ class Store:
         cursor.seek(begin)
         return _entries(cursor, options)
 
+    def cursor(self, family: Family, begin: bytes, end: bytes) -> Cursor:
+        """The entries with begin <= key < end as they are at this moment, to be read from any place again and again."""
+        options = ReadOptions()
+        options.set_iterate_upper_bound(end)
+        cursor = self._families[family].iter(options)
+        # The moment a cursor sees is that of its first seek.
+        cursor.seek(begin)
+        return Cursor(cursor, options)
+
+    def compact(self, family: Family, begin: bytes, end: bytes) -> None:
+        """Gives back the disk space of deleted keys. Takes long, without holding the GIL: call it in a thread."""
+        self._families[family].compact_range(begin, end)
+
     def last_before(self, family: Family, begin: bytes, end: bytes) -> tuple[bytes, bytes] | None:
         """The last entry with begin <= key < end."""
         cursor = self._families[family].iter()
@@ -128,6 +143,22 @@ class Store:
         self._families.clear()
         self._handles.clear()
         self._db.close()
+
+
+class Cursor:
+    """A view of a range of keys at one moment; it holds files and memory of the store until it is dropped."""
+
+    __slots__ = ("_cursor", "_options")
+
+    def __init__(self, cursor: RdictIter, options: ReadOptions) -> None:
+        self._cursor = cursor
+        # The cursor reads the bound from the options' memory, so they must live as long as it does.
+        self._options = options
+
+    def entries(self, begin: bytes) -> Iterator[tuple[bytes, bytes]]:
+        """The entries from a key on. Only one of the iterators this gives may be in use at a time."""
+        self._cursor.seek(begin)
+        return _entries(self._cursor, self._options)
 
 
 def _entries(cursor: RdictIter, _options: ReadOptions) -> Iterator[tuple[bytes, bytes]]:

@@ -3,37 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 
 class Watermark:
-    """The last durable sequence number of one shard, and who waits for more."""
+    """The last durable sequence number of one shard, and who wants to know when it rises."""
 
-    __slots__ = ("_changed", "value")
+    __slots__ = ("readers", "value")
 
     def __init__(self, value: int) -> None:
         self.value = value
-        self._changed: asyncio.Event | None = None
+        self.readers: set[asyncio.Event] = set()
 
     def advance(self, value: int) -> None:
-        """Raises the mark and wakes all who wait."""
+        """Raises the mark and wakes all readers."""
         self.value = max(self.value, value)
-        if self._changed is not None:
-            self._changed.set()
-            self._changed = None
-
-    async def past(self, value: int, timeout_seconds: float) -> bool:
-        """Waits until the mark is above a value; False if that did not come in time."""
-        if self.value > value:
-            return True
-        # One event serves all waiters until it fires, so a wake-up costs nothing per reader that is not there.
-        if self._changed is None:
-            self._changed = asyncio.Event()
-        try:
-            async with asyncio.timeout(timeout_seconds):
-                await self._changed.wait()
-        except TimeoutError:
-            return False
-        return True
+        # Waking a reader that does not wait is setting a flag: one that is slow costs a writer nothing.
+        for reader in self.readers:
+            reader.set()
 
 
 class Watermarks:
@@ -48,3 +38,53 @@ class Watermarks:
         if mark is None:
             mark = self._marks[shard] = Watermark(0)
         return mark
+
+    def forget(self, shard: int) -> None:
+        """Drops the mark of a shard that is gone; who still watches it is woken."""
+        mark = self._marks.pop(shard, None)
+        if mark is not None:
+            mark.advance(mark.value)
+
+
+class Wakeup:
+    """Wakes one reader when any of the shards it watches has more.
+
+    The reader clears it, reads all there is, and then waits: what comes between is not missed.
+    """
+
+    __slots__ = ("_event", "_marks", "_watermarks")
+
+    def __init__(self, watermarks: Watermarks) -> None:
+        self._watermarks = watermarks
+        self._event = asyncio.Event()
+        self._marks: dict[int, Watermark] = {}
+
+    def watch(self, shards: Iterable[int]) -> None:
+        """Watches these shards from now on, and no others."""
+        wanted = set(shards)
+        for shard in self._marks.keys() - wanted:
+            self._marks.pop(shard).readers.discard(self._event)
+        for shard in wanted - self._marks.keys():
+            mark = self._marks[shard] = self._watermarks.of(shard)
+            mark.readers.add(self._event)
+
+    def notify(self) -> None:
+        """Wakes the reader for another reason."""
+        self._event.set()
+
+    def clear(self) -> None:
+        """Forgets what has happened so far."""
+        self._event.clear()
+
+    async def wait(self, timeout_seconds: float) -> bool:
+        """Returns when something has happened since `clear`; False if nothing did in time."""
+        try:
+            async with asyncio.timeout(timeout_seconds):
+                await self._event.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    def close(self) -> None:
+        """Watches nothing any more."""
+        self.watch(())

@@ -10,7 +10,7 @@ import binascii
 import hmac
 import struct
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from broker.model.errors import ExpiredIteratorError, ValidationError
 
@@ -19,20 +19,34 @@ if TYPE_CHECKING:
 
 LIFETIME_MS: Final = 15 * 60 * 1000
 
-_FORMAT: Final = 1
+_FORMAT: Final = 2
 _SIGNATURE_BYTES: Final = 16
-# Format, number of the shard, position, time of minting; then "<table>/stream/<label>".
-_HEAD: Final = struct.Struct(">BQQQ")
-_LENGTH_MAX: Final = 2048
+# Format, time of minting, whether it is in all shards of the stream, places; then the places, then the stream's name.
+_HEAD: Final = struct.Struct(">BQ?H")
+# Number of the shard, sequence number, time.
+_PLACE: Final = struct.Struct(">IQQ")
+# DynamoDB's bound for an iterator of one shard is 2,048; a reader of a whole stream has a place in each shard.
+_LENGTH_MAX: Final = 8192
+
+
+class Place(NamedTuple):
+    """A place in one shard: just after a sequence number."""
+
+    # The shard's number on disk.
+    shard: int
+    after: int
+    # When the last record before it was written, in milliseconds since 1970 UTC; 0 if that is not known.
+    time_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Position:
-    """A place in a shard: just after a sequence number."""
+    """A place in one shard, or one in each shard of a stream that is being read."""
 
     stream_name: str
-    shard: int
-    after: int
+    places: tuple[Place, ...]
+    # Whether the shards that follow are to be read too.
+    is_whole_stream: bool = False
 
 
 class Iterators:
@@ -44,8 +58,9 @@ class Iterators:
 
     def mint(self, position: Position) -> str:
         """An iterator that is valid for 15 minutes from now."""
-        head = _HEAD.pack(_FORMAT, position.shard, position.after, self._clock.now_ms())
-        body = head + position.stream_name.encode()
+        places = position.places
+        head = _HEAD.pack(_FORMAT, self._clock.now_ms(), position.is_whole_stream, len(places))
+        body = b"".join((head, *(_PLACE.pack(*place) for place in places), position.stream_name.encode()))
         return base64.urlsafe_b64encode(self._sign(body) + body).decode()
 
     def check(self, iterator: str) -> Position:
@@ -60,12 +75,17 @@ class Iterators:
         signature, body = raw[:_SIGNATURE_BYTES], raw[_SIGNATURE_BYTES:]
         if len(body) < _HEAD.size or not hmac.compare_digest(signature, self._sign(body)):
             raise ValidationError("Invalid ShardIterator: it was not made by this broker", field="shard_iterator")
-        _, shard, after, minted_ms = _HEAD.unpack_from(body)
+        _, minted_ms, is_whole_stream, count = _HEAD.unpack_from(body)
         if self._clock.now_ms() - minted_ms > LIFETIME_MS:
             raise ExpiredIteratorError(
                 "The shard iterator is older than 15 minutes; get a new one", field="shard_iterator", limit=LIFETIME_MS
             )
-        return Position(stream_name=body[_HEAD.size :].decode(), shard=shard, after=after)
+        end = _HEAD.size + count * _PLACE.size
+        return Position(
+            stream_name=body[end:].decode(),
+            places=tuple(Place(*place) for place in _PLACE.iter_unpack(body[_HEAD.size : end])),
+            is_whole_stream=is_whole_stream,
+        )
 
     def _sign(self, body: bytes) -> bytes:
         return hmac.digest(self._secret, body, "sha256")[:_SIGNATURE_BYTES]

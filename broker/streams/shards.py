@@ -1,53 +1,224 @@
-"""Streams and shards as they begin and end. Pure."""
+"""Streams and shards as they begin, split, merge, end and age out. Pure."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TYPE_CHECKING, Final
 
-from broker.encoding.keys import partition_hash
 from broker.model.clock import iso_label, label_ms
-from broker.model.tables import HASH_MAX, Shard, Stream, StreamViewType, Table
+from broker.model.errors import LimitExceededError, ResourceInUseError, ResourceNotFoundError, ValidationError
+from broker.model.gaps import Gap
+from broker.model.tables import HASH_MAX, OPEN_SHARDS_MAX, Shard, Stream, StreamViewType, Table
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+_SHARD_ID_PREFIX: Final = "shardId-"
+_TIME_DIGITS: Final = 20
 
 
 def new_stream(
-    table: Table, view_type: StreamViewType, now_ms: int, shard_id: int, next_number: int, last_label: str
+    table: Table,
+    view_type: StreamViewType,
+    now_ms: int,
+    next_id: Callable[[], int],
+    next_number: int,
+    last_label: str,
 ) -> Stream:
-    """An enabled stream with one shard over the whole hash range.
+    """An enabled stream with `min_shards` shards of equal hash ranges.
 
-    `shard_id` is the shard's number on disk, `next_number` the first sequence number it can hold, `last_label` the
-    label of the newest stream of a table of this name, or empty.
+    `next_id` gives the shards' numbers on disk, `next_number` is the first sequence number they can hold, `last_label`
+    the label of the newest stream of a table of this name, or empty.
     """
     # No two streams share a label, even if they are made within a millisecond or the clock went back.
     created = max(now_ms, label_ms(last_label) + 1) if last_label else now_ms
-    label = iso_label(created)
-    shard = Shard(
-        id=shard_id,
-        shard_id=public_shard_id(created, f"{table.uuid}/{label}/{shard_id}"),
-        first_hash=0,
-        last_hash=HASH_MAX,
-        starting_sequence_number=next_number,
-    )
+    count = table.stream_settings.min_shards
+    width = (HASH_MAX + 1) // count
+    firsts = [index * width for index in range(count)]
+    lasts = [first - 1 for first in firsts[1:]] + [HASH_MAX]
     return Stream(
         table_name=table.name,
         table_id=table.id,
-        label=label,
+        label=iso_label(created),
         create_time_ms=created,
         view_type=view_type,
         key_attributes=table.key_attributes,
-        shards=(shard,),
-    )
-
-
-def closed_stream(stream: Stream, last_number: int) -> Stream:
-    """A stream with all its open shards closed at a sequence number."""
-    return replace(
-        stream,
+        settings=table.stream_settings,
         shards=tuple(
-            replace(shard, ending_sequence_number=last_number) if shard.is_open else shard for shard in stream.shards
+            _new_shard(created, next_id(), first, last, next_number) for first, last in zip(firsts, lasts, strict=True)
         ),
     )
 
 
-def public_shard_id(now_ms: int, seed: str) -> str:
-    """A shard id in AWS's form: the time it was made, and a hash that keeps ids of one millisecond apart."""
-    return f"shardId-{now_ms:020d}-{partition_hash(seed.encode()) >> 32:08x}"
+def closed_stream(stream: Stream, last_number: int, now_ms: int) -> Stream:
+    """A stream with all its open shards closed at a sequence number."""
+    return replace(
+        stream,
+        shards=tuple(_closed(shard, last_number, now_ms) if shard.is_open else shard for shard in stream.shards),
+    )
+
+
+def split_shard(
+    stream: Stream, shard_id: str, starting_hash: int | None, number: int, now_ms: int, next_id: Callable[[], int]
+) -> Stream:
+    """A stream whose open shard is closed at a sequence number, and followed by two that divide its hash range.
+
+    The second begins at `starting_hash`, or in the middle. They are the last two shards of the result.
+
+    Raises ResourceNotFoundError, ResourceInUseError for a closed shard, LimitExceededError, and ValidationError if the
+    range cannot be divided so.
+    """
+    parent = _open_shard(stream, shard_id)
+    if len(stream.open_shards) >= OPEN_SHARDS_MAX:
+        raise LimitExceededError(
+            f"A stream has at most {OPEN_SHARDS_MAX} open shards", field="shard_id", limit=OPEN_SHARDS_MAX
+        )
+    if starting_hash is None:
+        starting_hash = parent.first_hash + (parent.last_hash - parent.first_hash + 1) // 2
+    if not parent.first_hash < starting_hash <= parent.last_hash:
+        raise ValidationError(
+            f"new_starting_hash_key must be above {parent.first_hash} and at most {parent.last_hash}",
+            field="new_starting_hash_key",
+            limit=parent.last_hash,
+        )
+    created = _create_time_ms((parent,), now_ms)
+    children = [
+        replace(_new_shard(created, next_id(), first, last, number + 1), parent_shard_id=parent.shard_id)
+        for first, last in ((parent.first_hash, starting_hash - 1), (starting_hash, parent.last_hash))
+    ]
+    return _succeeded(stream, (parent,), children, number, now_ms)
+
+
+def merge_shards(
+    stream: Stream, shard_id: str, adjacent_shard_id: str, number: int, now_ms: int, next_id: Callable[[], int]
+) -> Stream:
+    """A stream whose two open shards are closed at a sequence number, and followed by one over both their ranges.
+
+    It is the last shard of the result.
+
+    Raises ResourceNotFoundError, ResourceInUseError for a closed shard, ValidationError if the ranges do not adjoin.
+    """
+    parent, adjacent = _open_shard(stream, shard_id), _open_shard(stream, adjacent_shard_id, "adjacent_shard_id")
+    low, high = sorted((parent, adjacent), key=_first_hash)
+    if low.last_hash + 1 != high.first_hash:
+        raise ValidationError(
+            f"The hash ranges of {shard_id} and {adjacent_shard_id} do not adjoin", field="adjacent_shard_id"
+        )
+    child = replace(
+        _new_shard(_create_time_ms((parent, adjacent), now_ms), next_id(), low.first_hash, high.last_hash, number + 1),
+        parent_shard_id=parent.shard_id,
+        adjacent_parent_shard_id=adjacent.shard_id,
+    )
+    return _succeeded(stream, (parent, adjacent), [child], number, now_ms)
+
+
+def trimmed_stream(stream: Stream, trims: Iterable[tuple[int, int, int]], closed_before_ms: int) -> Stream:
+    """A stream after trimming: for each (shard, number, time) the records up to the number are gone.
+
+    Closed shards without records vanish once they were closed before a time.
+    """
+    by_shard = {shard: (number, time_ms) for shard, number, time_ms in trims}
+    kept = []
+    lost_to, lost_time_ms = stream.trimmed_to, stream.trimmed_time_ms
+    for shard in stream.shards:
+        number, time_ms = by_shard.get(shard.id, (0, 0))
+        after = replace(shard, trimmed_to=number, trimmed_time_ms=time_ms) if number > shard.trimmed_to else shard
+        if is_empty_until(after, closed_before_ms):
+            lost_to, lost_time_ms = max((lost_to, lost_time_ms), (after.trimmed_to, after.trimmed_time_ms))
+        else:
+            kept.append(after)
+    return replace(stream, shards=tuple(kept), trimmed_to=lost_to, trimmed_time_ms=lost_time_ms)
+
+
+def is_empty_until(shard: Shard, closed_before_ms: int) -> bool:
+    """Whether a closed shard was closed before a time; all its records, which are older, are past retention then."""
+    return shard.closed_time_ms is not None and shard.closed_time_ms < closed_before_ms
+
+
+def horizon(shard: Shard) -> int:
+    """The position before the first record that is still held, or may come."""
+    return max(shard.starting_sequence_number - 1, shard.trimmed_to)
+
+
+def frontier(stream: Stream, after: int) -> list[tuple[Shard, int]]:
+    """From where to read everything after a position in the whole stream: shards, each with the position in it.
+
+    A shard is not in it before its parents are read, unless they are no longer held. A position below zero is the
+    oldest record held.
+    """
+    unread = [shard for shard in stream.shards if _reaches_beyond(shard, after)]
+    unread_ids = {shard.shard_id for shard in unread}
+    return [
+        (shard, horizon(shard) if after < 0 else max(after, shard.starting_sequence_number - 1))
+        for shard in unread
+        if unread_ids.isdisjoint((shard.parent_shard_id, shard.adjacent_parent_shard_id))
+    ]
+
+
+def gap_after(shard: Shard, after: int, time_ms: int = 0) -> Gap | None:
+    """What a reader at a position has lost; it was the position of a record of that time, if the time is known."""
+    if after >= shard.trimmed_to:
+        return None
+    return Gap(
+        shard_id=shard.shard_id,
+        first_lost=after + 1,
+        last_lost=shard.trimmed_to,
+        lost_from_ms=min(max(time_ms, create_time_ms(shard)), shard.trimmed_time_ms),
+        lost_to_ms=shard.trimmed_time_ms,
+    )
+
+
+def public_shard_id(now_ms: int, number: int) -> str:
+    """A shard id in AWS's form: the time the shard was made, and its number on disk, which no other shard has."""
+    return f"{_SHARD_ID_PREFIX}{now_ms:0{_TIME_DIGITS}d}-{number:08x}"
+
+
+def create_time_ms(shard: Shard) -> int:
+    """When a shard was made."""
+    return int(shard.shard_id[len(_SHARD_ID_PREFIX) : len(_SHARD_ID_PREFIX) + _TIME_DIGITS])
+
+
+def shard_number(shard_id: str) -> int:
+    """The number on disk of the shard with a public id."""
+    return int(shard_id.rpartition("-")[2], 16)
+
+
+def _reaches_beyond(shard: Shard, after: int) -> bool:
+    return shard.ending_sequence_number is None or shard.ending_sequence_number > after
+
+
+def _first_hash(shard: Shard) -> int:
+    return shard.first_hash
+
+
+def _new_shard(created_ms: int, number: int, first_hash: int, last_hash: int, next_number: int) -> Shard:
+    return Shard(
+        id=number,
+        shard_id=public_shard_id(created_ms, number),
+        first_hash=first_hash,
+        last_hash=last_hash,
+        starting_sequence_number=next_number,
+    )
+
+
+def _closed(shard: Shard, last_number: int, now_ms: int) -> Shard:
+    return replace(shard, ending_sequence_number=last_number, closed_time_ms=now_ms)
+
+
+def _create_time_ms(parents: Iterable[Shard], now_ms: int) -> int:
+    # Ids sort in the order in which shards are made, so that a page of a listing never hides a child behind it.
+    return max(now_ms, *(create_time_ms(parent) for parent in parents))
+
+
+def _succeeded(stream: Stream, parents: tuple[Shard, ...], children: list[Shard], number: int, now_ms: int) -> Stream:
+    shards = [_closed(shard, number, now_ms) if shard in parents else shard for shard in stream.shards]
+    return replace(stream, shards=(*shards, *children))
+
+
+def _open_shard(stream: Stream, shard_id: str, field: str = "shard_id") -> Shard:
+    shard = stream.shard(shard_id)
+    if shard is None:
+        raise ResourceNotFoundError("Requested resource not found: Shard does not exist", shard_id=shard_id)
+    if not shard.is_open:
+        raise ResourceInUseError(f"Shard {shard_id} is closed", field=field, shard_id=shard_id)
+    return shard

@@ -5,13 +5,18 @@ Nothing is queued for a reader: each pulls from its own position, so a slow one 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final, NamedTuple
 
+from broker.model.gaps import TrimmedDataAccessError
 from broker.storage import layout
 from broker.storage.rocks import Family
+from broker.storage.watermark import Wakeup
+from broker.streams.shards import gap_after, horizon
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from broker.model.clock import Clock
     from broker.model.tables import Shard, Stream
     from broker.storage.rocks import Store
@@ -31,12 +36,39 @@ class Page:
     # Together they are elements of `repeated Record records = 1`; slices of what is stored, so nothing is copied yet.
     parts: list[memoryview]
     count: int
+    size_bytes: int
     # The position after the page: pass it as `after` to go on.
     last_sequence_number: int
     # How long ago the last record of the page was written if more are readable now; 0 at the tip.
     millis_behind_latest: int
     # Whether the shard is closed and this page reaches its end.
     is_end: bool
+    # When the last record of the page was written, in milliseconds since 1970 UTC; 0 if there is none.
+    time_ms: int
+    # The blocks the parts are of, and which of their records.
+    slices: list[tuple[layout.Block, int, int]] = field(repr=False, compare=False)
+
+    def records(self) -> list[tuple[int, bytes]]:
+        """Each record's sequence number and bytes, for the rare caller that must look at them one by one."""
+        return [record for block, first, stop in self.slices for record in block.records(first, stop)]
+
+
+class Lag(NamedTuple):
+    """How far a position is behind the tip."""
+
+    records: int
+    # How long ago the first of them was written; 0 if there is none.
+    millis: int
+
+
+class Trim(NamedTuple):
+    """A place up to which a shard's log may be dropped."""
+
+    shard: int
+    last_sequence_number: int
+    # When the last record up to there was written.
+    time_ms: int
+    payload_bytes: int
 
 
 class LogReader:
@@ -48,6 +80,8 @@ class LogReader:
         self._clock = clock
         self.records_total = 0
         self.bytes_total = 0
+        # The oldest block that each shard was found to hold last time: where it ends, and its time.
+        self._oldest: dict[int, tuple[int, int]] = {}
 
     def recover(self, stream: Stream) -> None:
         """Sets the watermarks of a stream's shards to what is on disk, when the store is opened."""
@@ -60,26 +94,34 @@ class LogReader:
         """The position just after the newest readable record."""
         return max(self._watermarks.of(shard.id).value, horizon(shard))
 
-    def read(self, shard: Shard, after: int, records_max: int) -> Page:
-        """The next page after a position: up to `records_max` records and 512 KiB, but one record if there is one."""
+    def read(self, shard: Shard, after: int, records_max: int, bytes_max: int = PAGE_BYTES_MAX) -> Page:
+        """The next page after a position: so many records and bytes at most, but one record if there is one.
+
+        Raises TrimmedDataAccessError if records after the position are no longer held.
+        """
+        gap = gap_after(shard, after)
+        if gap is not None:
+            raise TrimmedDataAccessError(gap)
         watermark = self._watermarks.of(shard.id).value
         parts: list[memoryview] = []
+        slices: list[tuple[layout.Block, int, int]] = []
         count = size = time_ms = 0
         position = after
         begin, end = layout.log_key(shard.id, after + 1), layout.log_key(shard.id, watermark + 1)
         for _, value in self._store.scan(Family.LOG, begin, end):
             block = layout.Block(value)
             first = block.find(position)
-            stop = _fit(block, first, records_max - count, PAGE_BYTES_MAX - size, is_first=count == 0)
+            stop = _fit(block, first, records_max - count, bytes_max - size, is_first=count == 0)
             if stop > first:
                 part = block.slice(first, stop)
                 parts.append(part)
+                slices.append((block, first, stop))
                 size += len(part)
                 count += stop - first
                 position = block.last_sequence_number if stop == block.count else block.sequence_number(stop - 1)
                 time_ms = block.time_ms
             # The next block is likely as large as this one, and merely looking at it costs as much as reading it.
-            if stop < block.count or _fit(block, 0, records_max - count, PAGE_BYTES_MAX - size, is_first=False) == 0:
+            if stop < block.count or _fit(block, 0, records_max - count, bytes_max - size, is_first=False) == 0:
                 break
         else:
             # All that is readable was read: the position may move to the watermark, even over numbers of other shards.
@@ -91,27 +133,126 @@ class LogReader:
         return Page(
             parts=parts,
             count=count,
+            size_bytes=size,
             last_sequence_number=position,
             millis_behind_latest=max(0, self._clock.now_ms() - time_ms) if has_more else 0,
             is_end=is_closed and not has_more,
+            time_ms=time_ms,
+            slices=slices,
         )
 
-    def age_after(self, shard: Shard, after: int) -> int:
-        """How long ago the first readable record after a position was written, in milliseconds; 0 if there is none."""
-        begin = layout.log_key(shard.id, after + 1)
+    async def wait(self, shard: Shard, after: int, timeout_seconds: float) -> bool:
+        """Waits."""
+        wakeup = Wakeup(self._watermarks)
+        wakeup.watch((shard.id,))
+        try:
+            return self._watermarks.of(shard.id).value > after or await wakeup.wait(timeout_seconds)
+        finally:
+            wakeup.close()
+
+    def lag(self, shard: Shard, after: int) -> Lag:
+        """How many readable records follow a position, and how old the first of them is."""
+        first = self._first_block(shard, after + 1)
+        if first is None:
+            return Lag(0, 0)
+        records = self._end(shard).records - first.before.records - first.find(after)
+        return Lag(records, max(0, self._clock.now_ms() - first.time_ms))
+
+    def retained(self, shard: Shard) -> layout.LogSize:
+        """How much of a shard's log is held and readable."""
+        first = self._first_block(shard, shard.trimmed_to + 1)
+        if first is None:
+            return layout.EMPTY_LOG
+        end = self._end(shard)
+        return layout.LogSize(end.records - first.before.records, end.payload_bytes - first.before.payload_bytes)
+
+    def position_at_time(self, stream: Stream, time_ms: int) -> int:
+        """The position in a whole stream before the first record not older than a time; -1 for the oldest one held."""
+        return max((self.last_before_time(shard, time_ms) for shard in stream.shards), default=-1)
+
+    def last_before_time(self, shard: Shard, time_ms: int) -> int:
+        """The last record of a shard that is older than a time; -1 if none is held."""
+        block = self._last_block(shard, lambda block: block.time_ms < time_ms)
+        return -1 if block is None else block.last_sequence_number
+
+    def trim_by_time(self, shard: Shard, time_ms: int) -> Trim | None:
+        """The last place up to which all blocks of a shard are older than a time, if that drops any."""
+        held_to, oldest_ms = self._oldest.get(shard.id, (0, 0))
+        if held_to > shard.trimmed_to and oldest_ms >= time_ms:
+            return None
+        first = self._first_block(shard, shard.trimmed_to + 1)
+        if first is None:
+            return None
+        self._oldest[shard.id] = (first.last_sequence_number, first.time_ms)
+        if first.time_ms >= time_ms:
+            return None
+        last = self._last_block(shard, lambda block: block.time_ms < time_ms)
+        assert last is not None, "the first block is older"
+        return _trim(shard, first, last)
+
+    def trim_by_bytes(self, stream: Stream, bytes_max: int) -> list[Trim]:
+        """Places up to which to drop a stream's oldest records, so that its log holds so many bytes or just less."""
+        ends = {shard.id: self._end(shard).payload_bytes for shard in stream.shards}
+
+        def held(after: int) -> int:
+            firsts = ((shard.id, self._first_block(shard, max(after, shard.trimmed_to) + 1)) for shard in stream.shards)
+            return sum(ends[number] - first.before.payload_bytes for number, first in firsts if first is not None)
+
+        # The least position in the whole stream after which no more than that is held.
+        low, high = -1, max((self.tip(shard) for shard in stream.shards), default=-1)
+        if held(low) <= bytes_max:
+            return []
+        while low + 1 < high:
+            middle = (low + high) // 2
+            low, high = (low, middle) if held(middle) <= bytes_max else (middle, high)
+        trims = []
+        for shard in stream.shards:
+            # A block that the position cuts through is kept.
+            first = self._first_block(shard, shard.trimmed_to + 1)
+            last = self._last_block(shard, lambda block: block.last_sequence_number <= high)
+            if first is not None and last is not None:
+                trims.append(_trim(shard, first, last))
+        return trims
+
+    def forget(self, shard: Shard) -> None:
+        """Drops what is kept in memory of a shard that is gone."""
+        self._oldest.pop(shard.id, None)
+        self._watermarks.forget(shard.id)
+
+    def _end(self, shard: Shard) -> layout.LogSize:
+        """How much was appended to a shard up to its last readable block; nothing if it holds none."""
+        begin, end = layout.log_prefix(shard.id), layout.log_key(shard.id, self._watermarks.of(shard.id).value + 1)
+        last = self._store.last_before(Family.LOG, begin, end)
+        return layout.EMPTY_LOG if last is None else layout.Block(last[1]).after
+
+    def _first_block(self, shard: Shard, number: int) -> layout.Block | None:
+        """The first readable block that holds a record from a number on."""
+        begin = layout.log_key(shard.id, number)
         end = layout.log_key(shard.id, self._watermarks.of(shard.id).value + 1)
         for _, value in self._store.scan(Family.LOG, begin, end):
-            return max(0, self._clock.now_ms() - layout.Block(value).time_ms)
-        return 0
+            return layout.Block(value)
+        return None
 
-    async def wait(self, shard: Shard, after: int, timeout_seconds: float) -> bool:
-        """Waits until there is something after a position; False if nothing came in time."""
-        return await self._watermarks.of(shard.id).past(after, timeout_seconds)
+    def _last_block(self, shard: Shard, holds: Callable[[layout.Block], bool]) -> layout.Block | None:
+        """The last readable block for which something holds that, once it does not, does not for any later one."""
+        found = None
+        low, high = shard.trimmed_to + 1, self._watermarks.of(shard.id).value
+        while low <= high:
+            middle = (low + high) // 2
+            block = self._first_block(shard, middle)
+            if block is None:
+                high = middle - 1
+            elif holds(block):
+                found, low = block, block.last_sequence_number + 1
+            else:
+                # All earlier blocks end before the middle, and before this one begins.
+                high = min(middle, block.first_sequence_number) - 1
+        return found
 
 
-def horizon(shard: Shard) -> int:
-    """The position before a shard's first possible record."""
-    return shard.starting_sequence_number - 1
+def _trim(shard: Shard, first: layout.Block, last: layout.Block) -> Trim:
+    size = last.after.payload_bytes - first.before.payload_bytes
+    return Trim(shard.id, last.last_sequence_number, last.time_ms, size)
 
 
 def _fit(block: layout.Block, first: int, records: int, size_bytes: int, *, is_first: bool) -> int:

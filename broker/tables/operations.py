@@ -113,8 +113,7 @@ def replace_item(
     group.put_item(key.stored, new, version)
     stream = table.stream
     if stream is not None and not (old_item is not None and new is not None and old_item.encoded == new.encoded):
-        shard = stream.shards[0] if len(stream.shards) == 1 else table.shard_of(stream, key.hash)
-        group.append_record(shard, stream.view_type, key, old_item, new, version)
+        group.append_record(table.shard_of(key.hash), stream.view_type, key, old_item, new, version)
 
 
 def _existing(group: Group, table: OpenTable, key: ItemKey) -> StoredItem | None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from broker.encoding.keys import TABLE_ID_BYTES, table_prefix
+from broker.encoding.keys import HASH_BYTES, TABLE_ID_BYTES, table_prefix
+from broker.model.tables import HASH_MAX
 from broker.storage import layout
 from broker.storage.rocks import Family
 
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from broker.encoding.keys import ItemKey
     from broker.storage.commit import Committer
     from broker.storage.layout import StoredItem
-    from broker.storage.rocks import Store
+    from broker.storage.rocks import Cursor, Store
     from broker.tables.catalog import OpenTable
 
 # The smallest byte string after a key is the key and this.
@@ -40,6 +41,49 @@ class ItemReader:
         begin = min(prefix + after + _SUCCESSOR, end) if after else prefix
         number, entries = await self._committer.snapshot(Family.ITEMS, begin, end)
         return TableSnapshot(number, ((key[TABLE_ID_BYTES:], layout.decode_item(value)) for key, value in entries))
+
+    async def open_snapshot(self, table: OpenTable, ranges: int) -> RangedSnapshot:
+        """The items of a table as they are now, divided into ranges of equal width of the partition key's hash."""
+        prefix = table_prefix(table.definition.id)
+        firsts = [index * (HASH_MAX + 1) // ranges for index in range(ranges)]
+        begins = [prefix + first.to_bytes(HASH_BYTES, "big") for first in firsts]
+        ends = [*begins[1:], table_prefix(table.definition.id + 1)]
+        number, cursors = await self._committer.cursors(
+            Family.ITEMS, [(begin, end) for begin, end in zip(begins, ends, strict=True)]
+        )
+        return RangedSnapshot(number, prefix, begins, cursors)
+
+
+class RangedSnapshot:
+    """A table as it was at one sequence number, each of its ranges readable from any place, again and again.
+
+    It holds files and memory of the store until it is dropped.
+    """
+
+    def __init__(self, sequence_number: int, prefix: bytes, begins: list[bytes], cursors: list[Cursor]) -> None:
+        self.sequence_number = sequence_number
+        self._prefix = prefix
+        self._begins = begins
+        self._cursors = cursors
+
+    def read(self, index: int, after_place: bytes, items_max: int, bytes_max: int) -> list[tuple[bytes, StoredItem]]:
+        """The next items of a range after a place, or from its beginning if that is empty; none at its end.
+
+        At most so many items and bytes, but one item if there is one.
+        """
+        begin = (
+            max(self._begins[index], self._prefix + after_place + _SUCCESSOR) if after_place else self._begins[index]
+        )
+        items: list[tuple[bytes, StoredItem]] = []
+        size = 0
+        for key, value in self._cursors[index].entries(begin):
+            size += len(value)
+            if items and size > bytes_max:
+                break
+            items.append((key[TABLE_ID_BYTES:], layout.decode_item(value)))
+            if len(items) == items_max:
+                break
+        return items
 
 
 class TableSnapshot(NamedTuple):

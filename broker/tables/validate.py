@@ -6,7 +6,14 @@ import re
 from typing import TYPE_CHECKING, Final
 
 from broker.model.errors import ValidationError
-from broker.model.tables import KeyAttribute, KeyAttributeType
+from broker.model.tables import (
+    OPEN_SHARDS_MAX,
+    RETENTION_BYTES_MIN,
+    RETENTION_SECONDS_MAX,
+    KeyAttribute,
+    KeyAttributeType,
+    StreamSettings,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -16,6 +23,8 @@ TABLE_NAME_LENGTH_MAX: Final = 255
 KEY_NAME_BYTES_MAX: Final = 255
 PAGE_SIZE_MAX: Final = 100
 KEY_SCHEMA_ELEMENTS_MAX: Final = 2
+# What fits into a signed field of 64 bits.
+BYTES_MAX: Final = 2**63 - 1
 
 _TABLE_NAME: Final = re.compile(r"[a-zA-Z0-9_.-]+", re.ASCII)
 _NAME: Final = re.compile(r"[a-zA-Z0-9_-]+", re.ASCII)
@@ -65,6 +74,16 @@ def page_limit(limit: int | None, field: str = "limit") -> int:
         return PAGE_SIZE_MAX
     check_range(limit, field, 1, PAGE_SIZE_MAX)
     return limit
+
+
+def check_stream_settings(settings: StreamSettings) -> None:
+    """Retention within its bounds, and shards with 1 <= min_shards <= max_shards <= 64."""
+    field = "stream_settings."
+    check_range(settings.retention_seconds, field + "retention_period_in_seconds", 1, RETENTION_SECONDS_MAX)
+    if settings.retention_bytes:
+        check_range(settings.retention_bytes, field + "retention_bytes", RETENTION_BYTES_MIN, BYTES_MAX)
+    check_range(settings.min_shards, field + "min_shards", 1, OPEN_SHARDS_MAX)
+    check_range(settings.shards_max, field + "max_shards", settings.min_shards, OPEN_SHARDS_MAX)
 
 
 def check_key_schema(

@@ -11,7 +11,7 @@ from random import Random
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from broker.model.tables import KeyAttribute, KeyAttributeType, StreamViewType
+from broker.model.tables import KeyAttribute, KeyAttributeType, StreamViewType, Table
 from broker.storage.commit import Committer, Group
 from broker.storage.journal import Entry
 from broker.storage.rocks import Store
@@ -113,6 +113,10 @@ class Engine:
         """Carries out one operation."""
         async with asyncio.timeout(TIMEOUT_S):
             return await self.committer.commit(Do(does=does))
+
+    async def set_stream(self, name: str, view_type: StreamViewType | None) -> Table:
+        """Enables a table's stream, or with None disables it."""
+        return await self.catalog.update_table(name, lambda settings: settings, switch_stream=True, view_type=view_type)
 
     async def table(
         self,

@@ -19,7 +19,8 @@ from broker.consumers.groups import ConsumerGroups, ShardState
 from broker.encoding.items import canonicalize
 from broker.model.errors import LeaseFencedError, ResourceNotFoundError, ValidationError
 from broker.model.tables import Shard
-from broker.streams.tail import Page, horizon
+from broker.streams.shards import horizon
+from broker.streams.tail import Page
 from broker.tables.operations import Put
 from headrace.v1.stream_service_pb2 import GetRecordsResponse
 from tests.unit.engine import TIMEOUT_S, Engine, run_on_new_store
@@ -312,7 +313,7 @@ async def test_nothing_is_acknowledged_before_a_shard_is_held(scene: Scene) -> N
 async def test_a_disabled_stream_is_read_to_its_end_which_needs_an_acknowledgement(scene: Scene) -> None:
     numbers = await scene.write(2)
     shard_id = scene.engine.catalog.stream(scene.arn).shards[0].shard_id
-    await scene.engine.catalog.set_stream("pets", None)
+    await scene.engine.set_stream("pets", None)
     for _ in range(2):
         async with scene.joined() as session:
             await session.outlet.take("started")
@@ -336,7 +337,7 @@ async def test_a_disabled_stream_is_read_to_its_end_which_needs_an_acknowledgeme
 
 async def test_an_acknowledgement_below_the_end_does_not_end_a_shard(scene: Scene) -> None:
     numbers = await scene.write(3)
-    await scene.engine.catalog.set_stream("pets", None)
+    await scene.engine.set_stream("pets", None)
     async with scene.joined() as session:
         await session.outlet.take("started")
         await session.outlet.take("assigned")
@@ -354,7 +355,7 @@ async def test_a_shard_that_is_closed_meanwhile_ends(scene: Scene) -> None:
         await session.outlet.take("started")
         await session.outlet.take("assigned")
         assert (await session.outlet.take("records")).records == tuple(numbers)
-        await scene.engine.catalog.set_stream("pets", None)
+        await scene.engine.set_stream("pets", None)
         end = await session.outlet.take("ended")
         await session.ack(end)
         assert scene.state(end.shard_id) == ShardState(checkpoint=end.number, epoch=1, is_finished=True)
@@ -468,7 +469,7 @@ async def test_a_member_of_a_group_that_was_made_anew_is_fenced_at_its_next_hear
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(consume, "HEARTBEAT_SECONDS", 0.001)
-    await scene.engine.catalog.set_stream("pets", None)
+    await scene.engine.set_stream("pets", None)
     async with scene.joined() as session:
         await session.outlet.take("started")
         await session.outlet.take("assigned")
@@ -498,7 +499,7 @@ async def test_who_waits_hears_heartbeats(scene: Scene, monkeypatch: pytest.Monk
         idle = await holder.outlet.take("records")
         assert (idle.records, idle.number) == ((), numbers[-1])
         # 4. Who waits for the end's acknowledgement, and who has nothing left to read.
-        await scene.engine.catalog.set_stream("pets", None)
+        await scene.engine.set_stream("pets", None)
         end = await holder.outlet.take("ended", besides=("records",))
         await holder.outlet.take("heartbeat")
         await holder.ack(end)

@@ -65,7 +65,7 @@ async def test_a_table_is_described_as_it_is(engine: Engine) -> None:
 # Source: semantics of DynamoDB: the last stream's ARN stays, its specification does not.
 async def test_a_disabled_stream_is_named_and_not_specified(engine: Engine) -> None:
     table = await engine.table()
-    await engine.catalog.set_stream("pets", None)
+    await engine.set_stream("pets", None)
     described = convert.table_description(table.definition, engine.catalog)
     assert described.latest_stream_arn
     assert not described.HasField("stream_specification")
@@ -91,7 +91,7 @@ async def test_a_stream_is_described_with_its_shards(engine: Engine) -> None:
     assert (shard.hash_key_range.starting_hash_key, shard.hash_key_range.ending_hash_key) == (0, 2**64 - 1)
     assert len(shard.sequence_number_range.starting_sequence_number) == 21
     assert shard.sequence_number_range.ending_sequence_number == ""
-    closed = closed_stream(stream, 77)
+    closed = closed_stream(stream, 77, 0)
     described = convert.stream_description(closed, "arn", closed.shards, "")
     assert described.stream_status == stream_service_pb2.STREAM_STATUS_DISABLED
     assert int(described.shards[0].sequence_number_range.ending_sequence_number) == 77

@@ -11,6 +11,7 @@ import pytest
 from google.rpc import error_details_pb2, status_pb2
 
 from broker.model import errors
+from broker.model.gaps import Gap, TrimmedDataAccessError
 from broker.rpc import status
 
 
@@ -38,6 +39,8 @@ def all_errors(of: type[errors.HeadraceError] = errors.HeadraceError) -> Iterato
 
 
 def make(error_type: type[errors.HeadraceError]) -> errors.HeadraceError:
+    if error_type is TrimmedDataAccessError:
+        return TrimmedDataAccessError(Gap("shardId-1", 5, 9, 1_000, 2_000))
     more: dict[str, Any] = {"retry_after_ms": 1050} if error_type is errors.ThrottlingError else {}
     return error_type("what is wrong", field="limit", limit=3, **more)
 
@@ -57,6 +60,8 @@ CODES = {
     "RESOURCE_IN_USE": grpc.StatusCode.FAILED_PRECONDITION,
     "CONDITIONAL_CHECK_FAILED": grpc.StatusCode.FAILED_PRECONDITION,
     "EXPIRED_ITERATOR": grpc.StatusCode.FAILED_PRECONDITION,
+    "LIMIT_EXCEEDED": grpc.StatusCode.RESOURCE_EXHAUSTED,
+    "TRIMMED_DATA_ACCESS": grpc.StatusCode.OUT_OF_RANGE,
     "LEASE_FENCED": grpc.StatusCode.ABORTED,
     "THROTTLING": grpc.StatusCode.RESOURCE_EXHAUSTED,
     "UNAVAILABLE": grpc.StatusCode.UNAVAILABLE,
@@ -73,8 +78,8 @@ def test_every_error_has_a_reason_of_its_own_and_a_code() -> None:
 async def test_a_call_ends_with_the_code_and_the_reason_of_its_error(error_type: type[errors.HeadraceError]) -> None:
     error = make(error_type)
     code, details, message = await ended_with(error)
-    assert (code, details) == (CODES[error.reason], "what is wrong")
-    assert (message.code, message.message) == (code.value[0], "what is wrong")
+    assert (code, details) == (CODES[error.reason], error.message)
+    assert (message.code, message.message) == (code.value[0], error.message)
     info = error_details_pb2.ErrorInfo()
     assert message.details[0].Unpack(info)
     assert (info.reason, info.domain) == (error.reason, "headrace")

@@ -52,12 +52,12 @@ def _block() -> bytes:
         )
         for number, (old, new) in zip(numbers, changes, strict=True)
     ]
-    return layout.encode_block(numbers, records, NOON_MS)
+    return layout.encode_block(numbers, records, NOON_MS, layout.LogSize(40, 5000))
 
 
 EXAMPLES: Final[dict[str, Callable[[], bytes]]] = {
     "counters key": lambda: layout.COUNTERS_KEY,
-    "counters": lambda: layout.encode_counters(layout.Counters(7, VERSION.hybrid_time, 3)),
+    "counters": lambda: layout.encode_counters(layout.Counters(7, VERSION.hybrid_time, 3, NOON_MS)),
     "item key, text and number": lambda: _codec().of_key(item(id="a\x00b", at=-12)).stored,
     "item key, number": lambda: (
         _codec(KeyAttribute(name="n", type=KeyAttributeType.NUMBER)).of_key(item(n=1000, at=0)).stored
@@ -84,22 +84,24 @@ def test_the_bytes_on_disk_stay_as_they_are(request: pytest.FixtureRequest) -> N
 
 def test_bytes_of_the_first_version_are_still_read() -> None:
     golden = {name: bytes.fromhex(content) for name, content in _golden().items()}
-    assert layout.decode_counters(golden["counters"]) == (7, VERSION.hybrid_time, 3)
+    assert layout.decode_counters(golden["counters"]) == (7, VERSION.hybrid_time, 3, NOON_MS)
     assert layout.decode_item(golden["item"]) == (WHOLE, VERSION)
     assert layout.decode_tombstone(golden["tombstone"]) == VERSION
     block = layout.Block(golden["log block"])
     assert [block.sequence_number(index) for index in range(block.count)] == [1000, 1001, 1007]
     assert block.time_ms == NOON_MS
+    assert block.before == (40, 5000)
+    assert block.after == (43, 5000 + block.payload_bytes)
 
 
-@given(U64, U64, U64)
-def test_counters_read_back(sequence_number: int, hybrid_time: int, last_id: int) -> None:
-    counters = layout.Counters(sequence_number, hybrid_time, last_id)
+@given(U64, U64, U64, U64)
+def test_counters_read_back(sequence_number: int, hybrid_time: int, last_id: int, time_ms: int) -> None:
+    counters = layout.Counters(sequence_number, hybrid_time, last_id, time_ms)
     assert layout.decode_counters(layout.encode_counters(counters)) == counters
 
 
 def test_a_new_store_counts_from_zero() -> None:
-    assert layout.decode_counters(None) == (0, 0, 0)
+    assert layout.decode_counters(None) == (0, 0, 0, 0)
 
 
 @given(st.binary(max_size=50), st.integers(0, 2**32 - 1), U64, st.text(max_size=63))
@@ -115,13 +117,13 @@ def test_another_format_is_not_believed(decode: Callable[[bytes], object]) -> No
     name = {"decode_counters": "counters", "decode_item": "item", "decode_tombstone": "tombstone", "Block": "log block"}
     value = golden[name[decode.__name__]]
     decode(value)
-    for other in (b"\x00", b"\x02", b"\xff"):
+    for other in (b"\x00", b"\x03", b"\xff"):
         with pytest.raises(CorruptionError):
             decode(other + value[1:])
 
 
 def test_cut_heads_are_not_believed() -> None:
-    counters = layout.encode_counters(layout.Counters(1, 2, 3))
+    counters = layout.encode_counters(layout.Counters(1, 2, 3, 4))
     for value in [counters[:length] for length in range(len(counters))] + [counters + b"\x00"]:
         with pytest.raises(CorruptionError):
             layout.decode_counters(value)

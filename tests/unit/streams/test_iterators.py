@@ -9,25 +9,30 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from broker.model.errors import ExpiredIteratorError, ValidationError
-from broker.streams.iterators import LIFETIME_MS, Iterators, Position
+from broker.model.tables import OPEN_SHARDS_MAX
+from broker.streams.iterators import LIFETIME_MS, Iterators, Place, Position
 from tests.unit.engine import FakeClock
 
 SECRET = b"s" * 32
-POSITION = Position(stream_name="pets/stream/2023-11-14T22:13:20.000", shard=7, after=1234)
+POSITION = Position(stream_name="pets/stream/2023-11-14T22:13:20.000", places=(Place(7, 1234),))
 U64 = st.integers(0, 2**64 - 1)
+PLACES = st.lists(st.builds(Place, st.integers(0, 2**32 - 1), U64, U64), max_size=2 * OPEN_SHARDS_MAX).map(tuple)
 
 
-@given(st.text(min_size=1, max_size=300), U64, U64)
-def test_an_iterator_is_the_position_it_was_made_of(name: str, shard: int, after: int) -> None:
+@given(st.text(min_size=1, max_size=300), PLACES, st.booleans())
+def test_an_iterator_is_the_position_it_was_made_of(
+    name: str, places: tuple[Place, ...], is_whole_stream: bool
+) -> None:
     iterators = Iterators(SECRET, FakeClock())
-    position = Position(stream_name=name, shard=shard, after=after)
+    position = Position(stream_name=name, places=places, is_whole_stream=is_whole_stream)
     assert iterators.check(iterators.mint(position)) == position
 
 
 # Source: DynamoDB Streams API Reference, GetRecords: ShardIterator, length 1 to 2048.
 def test_an_iterator_of_the_longest_names_stays_within_2048_characters() -> None:
     iterators = Iterators(SECRET, FakeClock())
-    longest = Position(stream_name=f"{'t' * 255}/stream/2023-11-14T22:13:20.000", shard=2**64 - 1, after=2**64 - 1)
+    place = Place(2**32 - 1, 2**64 - 1, 2**64 - 1)
+    longest = Position(stream_name=f"{'t' * 255}/stream/2023-11-14T22:13:20.000", places=(place,))
     text = iterators.mint(longest)
     assert len(text) <= 2048
     assert iterators.check(text) == longest
@@ -49,7 +54,7 @@ def test_no_flipped_bit_is_taken() -> None:
 @pytest.mark.parametrize("name", ["t/stream/1", "tt/stream/1", "ttt/stream/1"])
 def test_no_other_text_of_the_same_bytes_is_taken(name: str) -> None:
     iterators = Iterators(SECRET, FakeClock())
-    text = iterators.mint(Position(stream_name=name, shard=7, after=1234))
+    text = iterators.mint(Position(stream_name=name, places=(Place(7, 1234),)))
     for place in range(len(text)):
         for character in "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_=+/":
             if character != text[place]:

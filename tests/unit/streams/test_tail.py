@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from itertools import count
 
 import pytest
@@ -10,13 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from broker.model.errors import CorruptionError
-from broker.model.tables import HASH_MAX, Shard, Stream, StreamViewType
+from broker.model.tables import HASH_MAX, Shard, Stream, StreamSettings, StreamViewType
 from broker.storage import layout
 from broker.storage.rocks import Family, Store
 from broker.storage.watermark import Watermarks
 from broker.streams import tail
-from broker.streams.tail import LogReader, Page, horizon
-from tests.unit.engine import ID, NOON_MS, TIMEOUT_S, FakeClock
+from broker.streams.shards import horizon, public_shard_id
+from broker.streams.tail import LogReader, Page
+from tests.unit.engine import ID, NOON_MS, FakeClock
 
 Log = list[list[tuple[int, bytes]]]
 
@@ -27,7 +27,7 @@ def new_shard(starting: int = 1, ending: int | None = None) -> Shard:
     number = next(_shard_numbers)
     return Shard(
         id=number,
-        shard_id=f"shardId-{number}",
+        shard_id=public_shard_id(NOON_MS, number),
         first_hash=0,
         last_hash=HASH_MAX,
         starting_sequence_number=starting,
@@ -43,12 +43,15 @@ class Shelf:
         self.watermarks = Watermarks()
         self.reader = LogReader(store, self.watermarks, self.clock)
         self._store = store
+        self._sizes: dict[int, layout.LogSize] = {}
 
     def write(self, shard: Shard, *blocks: list[tuple[int, bytes]], time_ms: int = NOON_MS) -> None:
         """Writes blocks without raising the watermark."""
         for block in blocks:
             numbers, records = [number for number, _ in block], [record for _, record in block]
-            value = layout.encode_block(numbers, records, time_ms)
+            size = self._sizes.get(shard.id, layout.EMPTY_LOG)
+            value = layout.encode_block(numbers, records, time_ms, size)
+            self._sizes[shard.id] = layout.Block(value).after
             self._store.write({Family.LOG: {layout.log_key(shard.id, numbers[-1]): value}})
 
     def raise_watermark(self, shard: Shard, number: int) -> None:
@@ -80,7 +83,6 @@ def logs(draw: st.DrawFn) -> Log:
 
 
 def test_pages_are_the_log_once_and_in_order(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tail, "PAGE_BYTES_MAX", 40)
     monkeypatch.setattr(tail, "WHOLE_BLOCK_BYTES", 24)
 
     @given(st.data(), logs())
@@ -100,7 +102,7 @@ def test_pages_are_the_log_once_and_in_order(shelf: Shelf, monkeypatch: pytest.M
         left = len(expected)
         for _ in range(len(expected) + 2):
             limit = data.draw(st.integers(1, 8))
-            page = shelf.reader.read(shard, position, limit)
+            page = shelf.reader.read(shard, position, limit, bytes_max=40)
             assert page.count <= limit
             assert len(content(page)) <= 40 or page.count == 1
             assert page.count > 0 or left == 0
@@ -225,7 +227,7 @@ def test_a_clock_that_went_back_makes_nobody_early(shelf: Shelf) -> None:
     shelf.raise_watermark(shard, 2)
     shelf.clock.ms = NOON_MS - 5000
     assert shelf.reader.read(shard, 0, 1).millis_behind_latest == 0
-    assert shelf.reader.age_after(shard, 0) == 0
+    assert shelf.reader.lag(shard, 0) == (2, 0)
 
 
 def test_the_age_is_that_of_the_first_record_after_a_position(shelf: Shelf) -> None:
@@ -234,7 +236,7 @@ def test_the_age_is_that_of_the_first_record_after_a_position(shelf: Shelf) -> N
         shelf.write(shard, [(number, b"a")], time_ms=NOON_MS + number * 1000)
     shelf.raise_watermark(shard, 2)
     shelf.clock.ms = NOON_MS + 10_000
-    assert [shelf.reader.age_after(shard, after) for after in (0, 1, 2)] == [9000, 8000, 0]
+    assert [shelf.reader.lag(shard, after) for after in (0, 1, 2)] == [(2, 9000), (1, 8000), (0, 0)]
 
 
 def test_broken_blocks_are_not_read_over(shelf: Shelf, store: Store) -> None:
@@ -257,6 +259,7 @@ def stream(*shards: Shard) -> Stream:
         create_time_ms=0,
         view_type=StreamViewType.KEYS_ONLY,
         key_attributes=(ID,),
+        settings=StreamSettings(),
         shards=shards,
     )
 
@@ -272,14 +275,3 @@ def test_after_a_restart_all_that_is_on_disk_is_readable(shelf: Shelf, store: St
     assert [again.reader.tip(shard) for shard in shards] == [4, 8, 7, 9]
     assert content(again.reader.read(written, 0, 10)) == b"abc"
     assert again.reader.read(closed, 0, 10).is_end
-
-
-async def test_a_reader_waits_for_what_comes_after_its_position(shelf: Shelf) -> None:
-    shard = new_shard()
-    shelf.raise_watermark(shard, 3)
-    assert await shelf.reader.wait(shard, 2, timeout_seconds=0)
-    assert not await shelf.reader.wait(shard, 3, timeout_seconds=0)
-    waiting = asyncio.create_task(shelf.reader.wait(shard, 3, TIMEOUT_S))
-    await asyncio.sleep(0)
-    shelf.raise_watermark(shard, 4)
-    assert await waiting

@@ -186,7 +186,7 @@ class StreamSettings(google.protobuf.message.Message):
     DynamoDB) if absent.
     """
     retention_bytes: builtins.int
-    """While a stream's log holds more bytes than this, its oldest records are trimmed before their time. 1,048,576 (1 MiB) or
+    """While a stream's log holds more bytes than this, its oldest records are trimmed before their time. 4,194,304 (4 MiB) or
     more; no bound if absent or 0.
     """
     min_shards: builtins.int

@@ -1,0 +1,102 @@
+"""How many shards a stream has: it follows the write rate, within the table's bounds and with hysteresis. Pure.
+
+A shard is split when it alone was busy for half a minute, and two neighbours are merged when both together were quiet
+for ten minutes; what is quiet lies far below what is busy, so a stream does not go back and forth.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from broker.model.tables import Stream
+    from broker.storage.layout import LogSize
+
+# What a DynamoDB partition, and a Kinesis shard, is said to take is 1,000 writes and 1 MB a second; a shard here takes
+# several times that, and every shard costs its readers something.
+BUSY_RECORDS_PER_SECOND: Final = 4_000
+BUSY_BYTES_PER_SECOND: Final = 4 * 1024 * 1024
+BUSY_SECONDS: Final = 30.0
+# Two neighbours are quiet when they write less than this part of what makes one busy.
+QUIET_SHARE: Final = 0.125
+QUIET_SECONDS: Final = 600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """One shard becomes two."""
+
+    shard_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Merge:
+    """Two neighbours become one."""
+
+    shard_id: str
+    adjacent_shard_id: str
+
+
+class Resharding:
+    """Watches the logs of all streams; says which shards to split and merge."""
+
+    def __init__(self) -> None:
+        # By shard: what had been appended when it was looked at last, and since when it, or it and its right
+        # neighbour, have been what they are now.
+        self._sizes: dict[int, LogSize] = {}
+        self._busy_seconds: dict[int, float] = {}
+        self._quiet_seconds: dict[tuple[int, int], float] = {}
+
+    def observe(self, stream: Stream, sizes: Mapping[int, LogSize], seconds: float) -> list[Split | Merge]:
+        """What to do about a stream, given what was ever appended to each shard, so many seconds after the last look.
+
+        A shard takes part in one action at most. Open shards stay within the table's bounds, if they were.
+        """
+        shards = stream.open_shards
+        rates = {shard.id: self._rate(shard.id, sizes, seconds) for shard in shards}
+        splits_left = stream.settings.shards_max - len(shards)
+        merges_left = len(shards) - stream.settings.min_shards
+        actions: list[Split | Merge] = []
+        for shard in shards:
+            is_busy = rates[shard.id] >= 1
+            busy_seconds = self._busy_seconds.get(shard.id, 0.0) + seconds if is_busy else 0.0
+            self._busy_seconds[shard.id] = busy_seconds
+            if busy_seconds >= BUSY_SECONDS and splits_left > 0 and shard.first_hash < shard.last_hash:
+                splits_left -= 1
+                actions.append(Split(shard.shard_id))
+        taken = {action.shard_id for action in actions}
+        for left, right in pairwise(shards):
+            pair = (left.id, right.id)
+            is_quiet = rates[left.id] + rates[right.id] < QUIET_SHARE
+            quiet_seconds = self._quiet_seconds.get(pair, 0.0) + seconds if is_quiet else 0.0
+            self._quiet_seconds[pair] = quiet_seconds
+            is_free = taken.isdisjoint((left.shard_id, right.shard_id))
+            if quiet_seconds >= QUIET_SECONDS and merges_left > 0 and is_free:
+                merges_left -= 1
+                taken |= {left.shard_id, right.shard_id}
+                actions.append(Merge(left.shard_id, right.shard_id))
+        return actions
+
+    def forget_all_but(self, shards: set[int]) -> None:
+        """Drops what is known of shards that are no longer open."""
+        self._sizes = {shard: size for shard, size in self._sizes.items() if shard in shards}
+        self._busy_seconds = {shard: time for shard, time in self._busy_seconds.items() if shard in shards}
+        self._quiet_seconds = {pair: time for pair, time in self._quiet_seconds.items() if shards.issuperset(pair)}
+
+    def _rate(self, shard: int, sizes: Mapping[int, LogSize], seconds: float) -> float:
+        """A shard's writes since the last look, as a share of what makes it busy; 0 at the first look."""
+        size = sizes.get(shard)
+        before = self._sizes.get(shard)
+        if size is None:
+            # Nothing was written to it since the node started.
+            return 0.0
+        self._sizes[shard] = size
+        if before is None:
+            return 0.0
+        records = (size.records - before.records) / seconds / BUSY_RECORDS_PER_SECOND
+        payload = (size.payload_bytes - before.payload_bytes) / seconds / BUSY_BYTES_PER_SECOND
+        return max(records, payload)
