@@ -1,7 +1,7 @@
 """Which member of a group should hold which source. Pure.
 
-Sticky and incremental: who holds something keeps it, unless that is more than its share; so one member's exit moves only
-what it held, and one member's arrival moves at most that member's share.
+Sticky and incremental: who holds something keeps it, unless that is more than its share; so one member's exit moves
+only what it held, and one member's arrival moves at most that member's share.
 """
 
 from __future__ import annotations

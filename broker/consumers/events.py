@@ -132,15 +132,5 @@ class Refused(SourceEvent):
 
 
 Event: TypeAlias = (
-    Started
-    | Heartbeat
-    | Assigned
-    | Records
-    | Ended
-    | Checkpointed
-    | Revoking
-    | Revoked
-    | Lost
-    | Failed
-    | Refused
+    Started | Heartbeat | Assigned | Records | Ended | Checkpointed | Revoking | Revoked | Lost | Failed | Refused
 )

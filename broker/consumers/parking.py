@@ -151,9 +151,7 @@ class Parking:
     def reaches(self, group_name: str, first_hash: int, last_hash: int) -> bool:
         """Whether any parked key of a group lies in a range of hashes."""
         lots = self._lots.get(group_name)
-        return lots is not None and any(
-            first_hash <= lot.key.key_hash <= last_hash for lot in lots.by_key.values()
-        )
+        return lots is not None and any(first_hash <= lot.key.key_hash <= last_hash for lot in lots.by_key.values())
 
     def last_number(self, group_name: str, parked_id: str) -> int:
         """The newest record of a key that was set aside. Raises ResourceNotFoundError."""

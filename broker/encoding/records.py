@@ -105,10 +105,9 @@ def record_key(element: bytes) -> bytes:
         # A time takes less than 128 bytes, so its length takes one.
         keys = time + len(_TIME) + 1 + element[time + len(_TIME)]
         length, begin = read_varint(element, keys + len(_KEYS))
-        is_record = element[time : time + 1] == _TIME and element[keys : keys + 1] == _KEYS
-    except IndexError:
-        is_record = False
-    if not is_record:
+    except IndexError as error:
+        raise CorruptionError("a stored record is not what was written") from error
+    if element[time : time + 1] != _TIME or element[keys : keys + 1] != _KEYS:
         raise CorruptionError("a stored record is not what was written")
     return element[begin : begin + length]
 
