@@ -321,9 +321,7 @@ class Members:
             attempts=state.attempts,
             last_error=state.last_error,
             gap=None if is_finished else gap,
-            waits_for=[
-                parent.shard_id for parent in parents if parent is not None and not consumer.is_finished(parent)
-            ],
+            waits_for=[parent.shard_id for parent in unread_parents],
             unread_ranges=unread_ranges,
             holding=self._holding(live, shard.shard_id),
         )
