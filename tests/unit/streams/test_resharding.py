@@ -101,7 +101,7 @@ def test_quiet_neighbours_are_merged_after_long() -> None:
     assert simulation.run(QUIET_SECONDS - SECONDS, 1) == 0
     # Two pairs at once, then what is left of them after as long again.
     assert simulation.run(SECONDS, 1) == 2
-    assert simulation.run(QUIET_SECONDS, 1) == 1
+    assert simulation.run(QUIET_SECONDS + SECONDS, 1) == 1
     assert simulation.open == 1
     assert simulation.run(QUIET_SECONDS * 3, 0) == 0
 

@@ -1,5 +1,5 @@
-"""Walking the shards of a stream: over random writes, splits, merges, restarts and pauses every key's changes come once,
-in order, and no shard before all of its parents.
+"""Walking the shards of a stream: whatever is written, split, merged and restarted, every key's changes come once, in
+order, and no shard before all of its parents.
 """
 
 from __future__ import annotations
@@ -327,10 +327,8 @@ async def test_a_time_is_a_place_in_the_whole_stream(engine: Engine, clock: Fake
         times[step] = clock.ms
         clock.ms += 1000 * (step % 3)
     for moment in range(NOON_MS - 500, clock.ms + 1000, 500):
-        position = begin(
-            stream_of(engine), None, engine.log.position_at_time(stream_of(engine), moment), tip_of(engine)
-        )
-        reader = Reader(position)
+        after = engine.log.position_at_time(stream_of(engine), moment)
+        reader = Reader(begin(stream_of(engine), None, after, tip_of(engine)))
         reader._check_parents_ended = lambda *_: None  # type: ignore[method-assign] # It began behind some of them.
         reader.read(engine)
         seen = sorted(value for values in reader.values.values() for value in values)

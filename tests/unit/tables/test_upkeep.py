@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from broker.encoding.items import canonicalize
+from broker.model.errors import ValidationError
 from broker.model.tables import RETENTION_SECONDS_DEFAULT, Shard, Stream, StreamSettings, StreamViewType
 from broker.storage import layout
 from broker.storage.rocks import Family, Store
@@ -74,9 +74,9 @@ class Keeper:
 
 
 @pytest.fixture
-async def keeper(engine: Engine, store: Store, clock: FakeClock) -> AsyncIterator[Keeper]:
+async def keeper(engine: Engine, store: Store, clock: FakeClock) -> Keeper:
     await engine.table()
-    yield Keeper(engine, store, clock)
+    return Keeper(engine, store, clock)
 
 
 async def test_records_are_held_for_24_hours_and_then_go(keeper: Keeper) -> None:
@@ -162,6 +162,7 @@ async def test_a_bound_in_bytes_drops_the_oldest_of_all_shards(keeper: Keeper) -
 
 
 async def test_a_closed_shard_vanishes_with_its_last_record(keeper: Keeper) -> None:
+    await keeper.settings(min_shards=2)
     await keeper.write("a")
     keeper.clock.ms += HOUR_MS
     children = await keeper.engine.catalog.split_shard(keeper.stream, keeper.shard().shard_id, None)
@@ -237,8 +238,6 @@ async def test_a_busy_shard_is_split(keeper: Keeper, monkeypatch: pytest.MonkeyP
 
 
 async def test_settings_out_of_bounds_are_refused(keeper: Keeper) -> None:
-    from broker.model.errors import ValidationError
-
     for changes, field in (
         ({"retention_seconds": 0}, "retention_period_in_seconds"),
         ({"retention_bytes": 4 * 1024 * 1024 - 1}, "retention_bytes"),
