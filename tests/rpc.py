@@ -45,6 +45,7 @@ TRIM_HORIZON: Final = stream_service_pb2.SHARD_ITERATOR_TYPE_TRIM_HORIZON
 LATEST: Final = stream_service_pb2.SHARD_ITERATOR_TYPE_LATEST
 AT_SEQUENCE_NUMBER: Final = stream_service_pb2.SHARD_ITERATOR_TYPE_AT_SEQUENCE_NUMBER
 AFTER_SEQUENCE_NUMBER: Final = stream_service_pb2.SHARD_ITERATOR_TYPE_AFTER_SEQUENCE_NUMBER
+AT_TIMESTAMP: Final = stream_service_pb2.SHARD_ITERATOR_TYPE_AT_TIMESTAMP
 
 KEY_ATTRIBUTE_TYPES: Final = {
     "S": table_pb2.SCALAR_ATTRIBUTE_TYPE_S,
@@ -225,6 +226,20 @@ class Client:
             yield from call
         finally:
             call.cancel()
+
+    def split(self, stream_arn: str, shard_id: str, starting_hash: int | None = None) -> list[stream_service_pb2.Shard]:
+        """Splits a shard and returns the two that follow it."""
+        request = stream_service_pb2.SplitShardRequest(
+            stream_arn=stream_arn, shard_id=shard_id, new_starting_hash_key=starting_hash
+        )
+        return list(self.streams.SplitShard(request).shards)
+
+    def merge(self, stream_arn: str, shard_id: str, adjacent_shard_id: str) -> stream_service_pb2.Shard:
+        """Merges two shards and returns the one that follows them."""
+        request = stream_service_pb2.MergeShardsRequest(
+            stream_arn=stream_arn, shard_id=shard_id, adjacent_shard_id=adjacent_shard_id
+        )
+        return self.streams.MergeShards(request).shard
 
     def records(self, stream_arn: str) -> list[record_pb2.Record]:
         """All records of a stream with one shard, from the trim horizon to the tip."""

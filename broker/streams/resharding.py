@@ -72,7 +72,8 @@ class Resharding:
         for left, right in pairwise(shards):
             pair = (left.id, right.id)
             is_quiet = rates[left.id] + rates[right.id] < QUIET_SHARE
-            quiet_seconds = self._quiet_seconds.get(pair, 0.0) + seconds if is_quiet else 0.0
+            # How long they were there before they are seen for the first time is not known.
+            quiet_seconds = self._quiet_seconds.get(pair, -seconds) + seconds if is_quiet else 0.0
             self._quiet_seconds[pair] = quiet_seconds
             is_free = taken.isdisjoint((left.shard_id, right.shard_id))
             if quiet_seconds >= QUIET_SECONDS and merges_left > 0 and is_free:

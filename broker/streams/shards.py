@@ -146,7 +146,9 @@ def frontier(stream: Stream, after: int) -> list[tuple[Shard, int]]:
     A shard is not in it before its parents are read, unless they are no longer held. A position below zero is the
     oldest record held.
     """
-    unread = [shard for shard in stream.shards if _reaches_beyond(shard, after)]
+    # Trimming cuts all shards at one number, so one that ended before it holds nothing.
+    read_to = max(stream.trimmed_to, *(shard.trimmed_to for shard in stream.shards), 0) if after < 0 else after
+    unread = [shard for shard in stream.shards if _reaches_beyond(shard, read_to)]
     unread_ids = {shard.shard_id for shard in unread}
     return [
         (shard, horizon(shard) if after < 0 else max(after, shard.starting_sequence_number - 1))

@@ -83,7 +83,7 @@ async def test_a_call_ends_with_the_code_and_the_reason_of_its_error(error_type:
     info = error_details_pb2.ErrorInfo()
     assert message.details[0].Unpack(info)
     assert (info.reason, info.domain) == (error.reason, "headrace")
-    assert dict(info.metadata) == {"field": "limit", "limit": "3"}
+    assert dict(info.metadata) == error.metadata
     assert len(message.details) == (2 if error_type is errors.ThrottlingError else 1)
 
 

@@ -1,0 +1,252 @@
+"""Retention: what is too old or too much goes, whole blocks at a time, and nothing else ever."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from broker.encoding.items import canonicalize
+from broker.model.errors import ValidationError
+from broker.model.tables import RETENTION_SECONDS_DEFAULT, Shard, Stream, StreamSettings, StreamViewType
+from broker.storage import layout
+from broker.storage.rocks import Family, Store
+from broker.streams import resharding
+from broker.streams.shards import horizon
+from broker.streams.walk import OLDEST, Walk, begin
+from broker.tables import upkeep
+from broker.tables.operations import Put
+from broker.tables.upkeep import Upkeep
+from tests.unit.engine import NOON_MS, TIMEOUT_S, Engine, FakeClock
+from tests.values import item
+
+HOUR_MS = 60 * 60 * 1000
+DAY_MS = RETENTION_SECONDS_DEFAULT * 1000
+
+
+class Keeper:
+    """An engine with its upkeep, done round by round."""
+
+    def __init__(self, engine: Engine, store: Store, clock: FakeClock) -> None:
+        self.engine = engine
+        self.clock = clock
+        self.gone: list[str] = []
+        self.upkeep = Upkeep(
+            engine.catalog, engine.committer, engine.log, store, clock, lambda stream: self.gone.append(stream.name)
+        )
+
+    async def round(self) -> None:
+        async with asyncio.timeout(TIMEOUT_S):
+            await self.upkeep.round()
+
+    async def write(self, *keys: str, size: int = 10) -> None:
+        table = self.engine.catalog.open_table("pets")
+        for key in keys:
+            whole = item(id=key, at=self.clock.ms, text="x" * size)
+            await self.engine.committer.commit(Put(table, table.keys.of_item(whole), canonicalize(whole), None))
+
+    @property
+    def stream(self) -> Stream:
+        return self.engine.catalog.streams.all()[-1]
+
+    def shard(self, place: int = 0) -> Shard:
+        return self.stream.shards[place]
+
+    def held(self) -> int:
+        """How many records a reader from the trim horizon gets."""
+        tip = max(self.engine.log.tip(shard) for shard in self.stream.shards)
+        walk = Walk(lambda: self.stream, begin(self.stream, None, OLDEST, tip), self.engine.log)
+        records = 0
+        while (step := walk.next(1000, 1_000_000)) is not None:
+            records += step.page.count
+        return records
+
+    def blocks(self) -> int:
+        """How many blocks the store holds of all shards that ever were."""
+        return sum(1 for _ in self.engine.store.scan(Family.LOG, b"", b"\xff" * 16))
+
+    async def settings(self, **changes: int) -> None:
+        await self.engine.catalog.update_table(
+            "pets", lambda settings: replace(settings, **changes), switch_stream=False, view_type=None
+        )
+
+
+@pytest.fixture
+async def keeper(engine: Engine, store: Store, clock: FakeClock) -> Keeper:
+    await engine.table()
+    return Keeper(engine, store, clock)
+
+
+async def test_records_are_held_for_24_hours_and_then_go(keeper: Keeper) -> None:
+    await keeper.write("a", "b")
+    keeper.clock.ms += HOUR_MS
+    await keeper.write("c")
+    keeper.clock.ms = NOON_MS + DAY_MS
+    await keeper.round()
+    assert keeper.held() == 3
+    keeper.clock.ms += 1
+    await keeper.round()
+    assert (keeper.held(), keeper.blocks()) == (1, 1)
+    assert (keeper.shard().trimmed_to, keeper.shard().trimmed_time_ms) == (3, NOON_MS)
+    keeper.clock.ms += HOUR_MS
+    await keeper.round()
+    assert (keeper.held(), keeper.blocks()) == (0, 0)
+    # An open shard stays, also without records, and goes on.
+    assert keeper.shard().is_open
+    await keeper.write("d")
+    assert keeper.held() == 1
+
+
+async def test_nothing_is_trimmed_twice_and_nothing_when_there_is_nothing(keeper: Keeper) -> None:
+    await keeper.round()
+    await keeper.write("a")
+    before = keeper.engine.committer.groups_total
+    await keeper.round()
+    await keeper.round()
+    assert keeper.engine.committer.groups_total == before
+    keeper.clock.ms += DAY_MS + 1
+    await keeper.round()
+    await keeper.round()
+    assert keeper.engine.committer.groups_total == before + 1
+
+
+async def test_a_table_may_keep_records_for_longer_or_shorter(keeper: Keeper) -> None:
+    await keeper.write("a")
+    await keeper.settings(retention_seconds=60)
+    keeper.clock.ms += 60_001
+    await keeper.round()
+    assert keeper.held() == 0
+    await keeper.write("b")
+    await keeper.settings(retention_seconds=7 * RETENTION_SECONDS_DEFAULT)
+    keeper.clock.ms += 6 * DAY_MS
+    await keeper.round()
+    assert keeper.held() == 1
+
+
+async def test_a_table_may_bound_the_bytes_of_its_log(keeper: Keeper) -> None:
+    await keeper.settings(retention_bytes=4 * 1024 * 1024)
+    for key in range(30):
+        await keeper.write(str(key), size=300_000)
+    await keeper.round()
+    size = keeper.engine.log.retained(keeper.shard()).payload_bytes
+    assert 3_500_000 < size <= 4 * 1024 * 1024
+    assert keeper.held() == 13
+    # The newest are held.
+    assert horizon(keeper.shard()) < keeper.engine.log.tip(keeper.shard())
+
+
+async def test_a_bound_in_bytes_drops_the_oldest_of_all_shards(keeper: Keeper) -> None:
+    for key in range(10):
+        await keeper.write(str(key), size=300_000)
+    await keeper.engine.catalog.split_shard(keeper.stream, keeper.shard().shard_id, None)
+    for key in range(10, 30):
+        await keeper.write(str(key), size=300_000)
+    await keeper.settings(retention_bytes=4 * 1024 * 1024)
+    numbers = [keeper.engine.log.tip(shard) for shard in keeper.stream.shards]
+    await keeper.round()
+    parent, left, right = keeper.stream.shards
+    assert keeper.engine.log.retained(parent).records == 0
+    assert keeper.held() == 13
+    # What is held of both children is newer than all that is gone of either.
+    assert max(left.trimmed_to, right.trimmed_to) < max(numbers)
+    firsts = [
+        int.from_bytes(key[8:], "big")
+        for shard in (left, right)
+        for key, _ in list(keeper.engine.store.scan(Family.LOG, layout.log_prefix(shard.id), layout.log_end(shard.id)))[
+            :1
+        ]
+    ]
+    assert min(firsts) > max(left.trimmed_to, right.trimmed_to)
+
+
+async def test_a_closed_shard_vanishes_with_its_last_record(keeper: Keeper) -> None:
+    await keeper.settings(min_shards=2)
+    await keeper.write("a")
+    keeper.clock.ms += HOUR_MS
+    children = await keeper.engine.catalog.split_shard(keeper.stream, keeper.shard().shard_id, None)
+    keeper.clock.ms = NOON_MS + DAY_MS + 1
+    await keeper.round()
+    # Its record is gone, but it was open for an hour after that.
+    assert len(keeper.stream.shards) == 3
+    keeper.clock.ms += HOUR_MS
+    await keeper.round()
+    assert list(keeper.stream.shards) == children
+    assert keeper.stream.trimmed_to == 2
+    assert [shard.parent_shard_id for shard in children] == ["shardId-00000001700000000000-00000002"] * 2
+    assert keeper.gone == []
+
+
+async def test_a_disabled_stream_is_readable_for_24_hours_and_then_gone(keeper: Keeper) -> None:
+    await keeper.write("a")
+    keeper.clock.ms += HOUR_MS
+    await keeper.engine.set_stream("pets", None)
+    first = keeper.stream
+    await keeper.engine.set_stream("pets", StreamViewType.KEYS_ONLY)
+    keeper.clock.ms += DAY_MS
+    await keeper.round()
+    assert keeper.engine.catalog.streams.get(first.name) is not None
+    keeper.clock.ms += 1
+    await keeper.round()
+    assert keeper.engine.catalog.streams.get(first.name) is None
+    assert keeper.gone == [first.name]
+    (left,) = keeper.engine.catalog.streams.all()
+    assert left.is_enabled
+
+
+async def test_the_stream_of_a_deleted_table_goes_too_and_its_table_may_be_made_anew(keeper: Keeper) -> None:
+    await keeper.write("a")
+    await keeper.engine.catalog.delete_table("pets")
+    await keeper.engine.table("pets")
+    keeper.clock.ms += DAY_MS + 1
+    await keeper.write("b")
+    await keeper.round()
+    assert len(keeper.engine.catalog.streams.all()) == 1
+    assert keeper.held() == 1
+
+
+async def test_the_disk_space_of_trimmed_records_is_given_back(keeper: Keeper, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(upkeep, "COMPACT_BYTES", 1_000_000)
+    compacted: list[Any] = []
+    monkeypatch.setattr(keeper.engine.store, "compact", lambda *arguments: compacted.append(arguments))
+    for key in range(5):
+        await keeper.write(str(key), size=300_000)
+    keeper.clock.ms += DAY_MS + 1
+    await keeper.round()
+    assert keeper.upkeep.trimmed_bytes_total > 1_500_000
+    running = asyncio.create_task(keeper.upkeep.run(3600))
+    await asyncio.sleep(0)
+    running.cancel()
+    await asyncio.wait((running,))
+    shard = keeper.shard()
+    assert compacted == [(Family.LOG, layout.log_prefix(shard.id), layout.log_key(shard.id, shard.trimmed_to + 1))]
+
+
+async def test_a_busy_shard_is_split(keeper: Keeper, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resharding, "BUSY_RECORDS_PER_SECOND", 1)
+    await keeper.round()
+    for turn in range(5):
+        keeper.clock.ms += 10_000
+        await keeper.write(*(f"{turn}-{key}" for key in range(20)))
+        await keeper.round()
+    assert len(keeper.stream.open_shards) == 2
+    await keeper.write(*(f"after-{key}" for key in range(20)))
+    assert keeper.held() == 120
+    # What no longer grows is forgotten.
+    assert set(keeper.engine.committer.log_sizes) == {shard.id for shard in keeper.stream.open_shards}
+
+
+async def test_settings_out_of_bounds_are_refused(keeper: Keeper) -> None:
+    for changes, field in (
+        ({"retention_seconds": 0}, "retention_period_in_seconds"),
+        ({"retention_bytes": 4 * 1024 * 1024 - 1}, "retention_bytes"),
+        ({"min_shards": 0}, "min_shards"),
+        ({"min_shards": 65}, "min_shards"),
+        ({"max_shards": 65}, "max_shards"),
+        ({"min_shards": 3, "max_shards": 2}, "max_shards"),
+    ):
+        with pytest.raises(ValidationError) as refused:
+            await keeper.settings(**changes)
+        assert refused.value.metadata["field"] == f"stream_settings.{field}"
+    assert keeper.engine.catalog.open_table("pets").definition.stream_settings == StreamSettings()
