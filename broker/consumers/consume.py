@@ -71,6 +71,8 @@ FINISHED_SOURCES_MAX: Final = 1_024
 BACKOFF_SECONDS_FIRST: Final = 0.1
 BACKOFF_SECONDS_MAX: Final = 30.0
 _BACKOFF_DOUBLINGS_MAX: Final = 10
+# The first batch of a member, which may never read it, is no larger, and each may be twice as large as the last.
+_FIRST_BATCH_BYTES: Final = 16 * 1024
 _CHANGE_BYTES: Final = 1024
 
 
@@ -215,6 +217,7 @@ class Session:
         self._outlet = outlet
         self._loop = asyncio.get_running_loop()
         self._sent_at = self._loop.time()
+        self._batch_bytes_max = _FIRST_BATCH_BYTES
         self._answers: deque[_Answer] = deque()
         self._answered = asyncio.Event()
         # The epoch and the end of sources that were finished.
@@ -251,7 +254,7 @@ class Session:
     def give(self, source: Source, order: int) -> None:
         """Lets the member hold a source."""
         self.held[source.id] = Held(source=source, order=order)
-        self._watch()
+        self._watch(source)
         self._wakeup.notify()
 
     def revoke(self, source_id: str) -> None:
@@ -489,13 +492,13 @@ class Session:
         room = self._room()
         if held.end is not None or now < held.retry_at or room is None:
             return False
-        records_max, bytes_max = room
-        if held.wanted_bytes > bytes_max and self.in_flight_bytes:
+        records_max, bytes_left = room
+        if held.wanted_bytes > bytes_left and self.in_flight_bytes:
             return False
         try:
             if not held.source.has_more(held.position):
                 return False
-            batch = held.source.read(held.position, records_max, bytes_max)
+            batch = held.source.read(held.position, records_max, min(self._batch_bytes_max, bytes_left))
         except TrimmedDataAccessError as error:
             return await self._skip(held, error)
         except ResourceNotFoundError:
@@ -504,7 +507,7 @@ class Session:
             # It was discarded, and is being taken away.
             return False
         held.wanted_bytes = batch.size_bytes
-        if batch.size_bytes > bytes_max and self.in_flight_bytes:
+        if batch.size_bytes > bytes_left and self.in_flight_bytes:
             return False
         is_diverted = held.is_blocked = False
         if batch.count and isinstance(held.source, LogShard) and held.source.is_diverted():
@@ -541,6 +544,7 @@ class Session:
             # The others have their turn first.
             self.held[held.source.id] = self.held.pop(held.source.id)
             await self._send(Records(**_of(held), batch=batch))
+            self._batch_bytes_max = min(2 * self._batch_bytes_max, PAGE_BYTES_MAX)
             has_moved = True
         if batch.is_end and self._may_send(held):
             held.end = held.sent_to = batch.last_sequence_number
@@ -622,12 +626,12 @@ class Session:
             await self._send(Heartbeat())
 
     def _room(self) -> tuple[int, int] | None:
-        """How many records and bytes may be read now; None if none may."""
+        """How many records may be read at once, and how many bytes in all; None if none may."""
         records = self.settings.in_flight_records_max - self.in_flight_records
         size_bytes = self.settings.in_flight_bytes_max - self.in_flight_bytes
         if records <= 0 or size_bytes <= 0:
             return None
-        return min(self.settings.batch_records_max, records), min(PAGE_BYTES_MAX, size_bytes)
+        return min(self.settings.batch_records_max, records), size_bytes
 
     def holding(self, held: Held) -> Holding:
         """What the member is doing with a source, for an explanation."""
@@ -673,7 +677,7 @@ class Session:
             self._free(sent)
         held.in_flight.clear()
         del self.held[held.source.id]
-        self._watch()
+        self._watch(held.source)
         self._wakeup.notify()
 
     def _free(self, sent: _Sent) -> None:
@@ -687,8 +691,9 @@ class Session:
         """Whether what was read may still be sent, after a wait in which much may have happened."""
         return self._is_current(held) and not held.is_void and not held.deadline_ms
 
-    def _watch(self) -> None:
-        self._wakeup.watch(held.source.number for held in self.held.values() if isinstance(held.source, LogShard))
+    def _watch(self, changed: Source) -> None:
+        if isinstance(changed, LogShard):
+            self._wakeup.watch(held.source.number for held in self.held.values() if isinstance(held.source, LogShard))
 
 
 def _of(held: Held) -> dict[str, Any]:

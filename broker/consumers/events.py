@@ -24,7 +24,7 @@ class SourceKind(StrEnum):
     PARKED = "PARKED"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Batch:
     """Some records of a source, in order, as stored bytes."""
 
@@ -40,6 +40,15 @@ class Batch:
     is_end: bool = False
     # Each record's sequence number and bytes, for the rare case that someone must look at them one by one.
     records: Callable[[], list[tuple[int, bytes]]]
+
+    def take(self) -> Sequence[bytes | memoryview]:
+        """The parts, which the batch then forgets.
+
+        Whoever waits for a connection that is slow must not hold the blocks that the parts were cut from.
+        """
+        parts = self.parts
+        self.parts, self.records = (), list
+        return parts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 from broker.consumers.parking import ParkedKey, Parking
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 
 GROUP_NAME_LENGTH_MAX: Final = 128
 _GROUP_NAME: Final = re.compile(r"[a-zA-Z0-9_.:-]+", re.ASCII)
+# So many parked keys are redriven at a time, the oldest first.
+REDRIVEN_KEYS_MAX: Final = 64
 _RANGE_PREFIX: Final = "snapshotId-"
 
 
@@ -402,7 +405,7 @@ def ready_sources(consumer: ConsumerGroup, stream: Stream, parked: Iterable[Park
 
     No shard before the snapshot is processed. Parked keys that are redriven come first.
     """
-    redriven = [key.parked_id for key in parked if key.is_redriving]
+    redriven = list(islice((key.parked_id for key in parked if key.is_redriving), REDRIVEN_KEYS_MAX))
     if consumer.snapshot_ranges:
         return redriven + [id_ for id_ in consumer.range_ids if not consumer.shards[id_].is_finished]
     unfinished = [shard for shard in stream.shards if not consumer.is_finished(shard)]

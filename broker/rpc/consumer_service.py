@@ -388,7 +388,8 @@ class _Outlet:
             rest = _about(event, batch.last_sequence_number)
             rest.millis_behind_latest = batch.millis_behind_latest
             # The stored records are the response's field 1 already.
-            await self._context.write(b"".join((*batch.parts, rest.SerializeToString())))
+            response = b"".join((*batch.take(), rest.SerializeToString()))
+            await self._context.write(response)
         elif isinstance(event, events.Started):
             started = pb.ConsumeStarted(stream_arn=self._stream_arn, region=self._region, standby=event.is_standby)
             await self._context.write(pb.ConsumeResponse(started=started))
