@@ -131,7 +131,9 @@ class Someone:
         failure = Failure(number=number, reason=reason, **fields)
         await self.session.fail(about.source_id, about.epoch, failure, retry_seconds)
 
-    async def nack(self, about: Got, number: int, reason: NackReason = NackReason.TRANSIENT, **fields: Any) -> events.Failed:
+    async def nack(
+        self, about: Got, number: int, reason: NackReason = NackReason.TRANSIENT, **fields: Any
+    ) -> events.Failed:
         """Says that a record failed, and takes the answer, which must be the next event."""
         await self.say_nack(about, number, reason, **fields)
         return await self.take(events.Failed)
@@ -234,5 +236,8 @@ def _got(event: events.Records) -> Got:
         event.source_id,
         event.epoch,
         number,
-        tuple((int(r.sequence_number), r.keys.attributes["id"].s, int(r.new_image.attributes["n"].n or 0)) for r in records),
+        tuple(
+            (int(r.sequence_number), r.keys.attributes["id"].s, int(r.new_image.attributes["n"].n or 0))
+            for r in records
+        ),
     )

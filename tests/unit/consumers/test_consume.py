@@ -132,7 +132,9 @@ async def test_several_shards_take_turns_within_one_credit(scene: Scene) -> None
     left, right = await _numbers_of_two_shards(scene, 4)
     async with scene.joined(batch_records_max=1, in_flight_records_max=4) as member:
         await member.take(events.Started)
-        assert {(await member.take(events.Assigned)).source_id for _ in range(2)} == {s.shard_id for s in scene.shards[1:]}
+        assert {(await member.take(events.Assigned)).source_id for _ in range(2)} == {
+            s.shard_id for s in scene.shards[1:]
+        }
         batches = [await member.batch() for _ in range(4)]
         assert [batch.source_id for batch in batches[:2]] == [batch.source_id for batch in batches[2:]]
         await member.nothing()
