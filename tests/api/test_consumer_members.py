@@ -73,7 +73,7 @@ def test_a_sole_member_reads_all_shards_over_one_call(client: Client, table: Tes
     assert member.leases.keys() == {shard.shard_id for shard in client.shards(table.stream_arn)}
 
 
-def test_members_that_come_and_go_move_no_more_than_their_share(client: Client, table: TestTable, join: Join) -> None:
+def test_members_that_come_and_go_move_no_more_than_their_share(client: Client, join: Join) -> None:
     group = unique_name("group")
     first = join(group, member_name="first")
     first.started()
@@ -147,7 +147,7 @@ def test_a_shard_is_taken_away_at_the_deadline(client: Client, table: TestTable,
     assert refusal(slow) == ("LEASE_FENCED", "")
 
 
-def test_exclusive_members_stand_by_and_must_all_be_so(client: Client, table: TestTable, join: Join) -> None:
+def test_exclusive_members_stand_by_and_must_all_be_so(join: Join) -> None:
     group = unique_name("group")
     first = join(group, assignment_mode=EXCLUSIVE)
     assert not first.started().standby
