@@ -15,6 +15,7 @@ from broker.consumers.groups import ConsumerGroups, Failure, NackReason, ShardSt
 from broker.consumers.members import Members
 from broker.encoding.items import canonicalize
 from broker.model.tables import Shard
+from broker.streams.tail import PAGE_BYTES_MAX
 from broker.tables.operations import Delete, Put
 from broker.tables.read import ItemReader
 from headrace.v1.stream_service_pb2 import GetRecordsResponse
@@ -54,6 +55,7 @@ class Outlet:
         # Events are handed over only while this is set, as by a connection whose other end reads.
         self.is_open = asyncio.Event()
         self.is_open.set()
+        self.batch_bytes_max = PAGE_BYTES_MAX
 
     async def send(self, event: Event) -> None:
         await self.is_open.wait()
