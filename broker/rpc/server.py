@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 
     from google.protobuf.descriptor import ServiceDescriptor
 
-    from broker.consumers.consume import Members
     from broker.consumers.groups import ConsumerGroups
+    from broker.consumers.members import Members
     from broker.replication.registry import Replicas
     from broker.storage.commit import Committer
     from broker.storage.watermark import Watermarks
