@@ -12,7 +12,13 @@ from hypothesis import strategies as st
 from broker.consumers import consume, events
 from broker.consumers.assignment import AssignmentMode
 from broker.consumers.groups import NackReason, ShardState, Start
-from broker.model.errors import LeaseFencedError, ResourceNotFoundError, ValidationError
+from broker.model.errors import (
+    LeaseFencedError,
+    ResourceNotFoundError,
+    ThrottlingError,
+    UnavailableError,
+    ValidationError,
+)
 from broker.model.gaps import TrimmedDataAccessError
 from broker.streams.shards import horizon
 from tests.unit.consumers.scene import GROUP, OLDEST, Got, Scene, Someone
@@ -890,16 +896,46 @@ async def test_snapshots_of_groups_without_members_make_way_for_others(
     await scene.write("a")
     async with scene.joined(start=SNAPSHOT) as member:
         await member.begin()
-        assert scene.members.snapshot(GROUP) is not None
-        table = engine.catalog.open_table("pets")
-        with pytest.raises(Exception, match="which is the limit"):
-            await scene.members._open_snapshot(table.stream, 1)  # type: ignore[arg-type]
-    await scene.members._open_snapshot(table.stream, 1)  # type: ignore[arg-type]
-    assert scene.members.snapshot(GROUP) is None
-    # The group goes on all the same.
+        assert scene.members.snapshot(scene.groups.get(GROUP)) is not None
+        other = consume.MemberSettings(group_name="other")
+        with pytest.raises(ThrottlingError, match="which is the limit"):
+            await scene.members.session(other, scene.arn, SNAPSHOT, member.outlet)
+    await scene.members.session(other, scene.arn, SNAPSHOT, member.outlet)
+    assert scene.members.snapshot(scene.groups.get(GROUP)) is None
+    assert scene.members.snapshot(scene.groups.get("other")) is not None
+    # The group goes on all the same, with the rest as it is now.
     async with scene.joined() as member:
         await member.take(events.Started)
         assert set(await _read_snapshot(member, 4)) == {"a"}
+        await member.until(events.Assigned)
+        # What is read holds nothing any more.
+        assert scene.members.snapshot(scene.groups.get(GROUP)) is None
+
+
+async def test_a_member_whose_snapshot_has_made_way_starts_again(engine: Engine) -> None:
+    scene = await Scene(engine).open(None)
+    await scene.write("a")
+    member = await scene.join(start=SNAPSHOT)
+    # Between the session's making and its first step.
+    scene.members._snapshots.clear()
+    with pytest.raises(UnavailableError):
+        await member.until(events.Assigned)
+    async with scene.joined() as member:
+        await member.take(events.Started)
+        assert set(await _read_snapshot(member, 4)) == {"a"}
+
+
+async def test_a_new_group_does_not_read_the_snapshot_of_an_older_one(engine: Engine) -> None:
+    scene = await Scene(engine).open(None)
+    await scene.write("a")
+    async with scene.joined(start=SNAPSHOT) as member:
+        await member.begin()
+    await engine.do(lambda group: scene.groups.plan_forget(group, GROUP))
+    (number,) = await scene.write("a")
+    await scene.groups.ensure(GROUP, scene.arn, Start(after=number, snapshot_ranges=4))
+    async with scene.joined() as member:
+        await member.take(events.Started)
+        assert await _read_snapshot(member, 4) == {"a": number}
 
 
 # Everything at once.
