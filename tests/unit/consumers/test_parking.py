@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import asyncio
+from collections.abc import Coroutine
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
+from typing import Any, TypeVar
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import settings
 from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from broker.consumers import parking
 from broker.consumers.parking import Diverted, ParkedKey, Parking
 from broker.encoding.items import EncodedItem
 from broker.encoding.keys import ItemKey
-from broker.encoding.records import encode_record, encode_time, record_key
+from broker.encoding.records import encode_record, encode_time
 from broker.model.clock import Version
 from broker.model.errors import LeaseFencedError, ResourceNotFoundError, ValidationError
 from broker.model.tables import StreamViewType
 from broker.storage.rocks import Store
-from tests.unit.engine import NOON_MS, Engine, FakeClock, run_on_new_store, running
+from tests.unit.engine import NOON_MS, Engine, FakeClock, running
 
 GROUP = "totals"
+T = TypeVar("T")
 
 
 def record(key: str, number: int, size: int = 0) -> bytes:
@@ -254,84 +259,100 @@ class ModelKey:
     waiting: list[int]
     is_redriving: bool = False
     epoch: int = 0
-    seen: int = 0
 
 
-@dataclass(slots=True)
-class Model:
-    """What a consumer sees of each key: records in order, each delivered or waiting, never both."""
+class Parked(RuleBasedStateMachine):
+    """What a consumer sees of each key: every record in order, either delivered or waiting, never both."""
 
-    keys: dict[str, ModelKey] = field(default_factory=dict)
-    delivered: dict[str, list[int]] = field(default_factory=lambda: {"a": [], "b": [], "c": []})
+    def __init__(self) -> None:
+        super().__init__()
+        self.folder = TemporaryDirectory()
+        self.loop = asyncio.new_event_loop()
+        self.store = Store(Path(self.folder.name))
+        self.running = running(self.store, FakeClock())
+        self.lots = Lots(self.run(self.running.__aenter__()))
+        self.number = 0
+        self.keys: dict[str, ModelKey] = {}
+        self.written: dict[str, list[int]] = {key: [] for key in "abc"}
+        self.delivered: dict[str, list[int]] = {key: [] for key in "abc"}
+
+    def run(self, doing: Coroutine[Any, Any, T]) -> T:
+        return self.loop.run_until_complete(doing)
+
+    def teardown(self) -> None:
+        self.run(self.running.__aexit__(None, None, None))
+        self.store.close()
+        self.loop.close()
+        self.folder.cleanup()
+
+    def record(self, key: str) -> tuple[str, int]:
+        self.number += 1
+        self.written[key].append(self.number)
+        return key, self.number
+
+    @rule(keys=st.lists(st.sampled_from("abc"), min_size=1, max_size=5))
+    def read_a_batch(self, keys: list[str]) -> None:
+        batch = [self.record(key) for key in keys]
+        kept = [number for number, _ in self.run(self.lots.divert(*batch)).kept]
+        assert kept == [number for key, number in batch if key not in self.keys]
+        for key, number in batch:
+            (self.keys[key].waiting if key in self.keys else self.delivered[key]).append(number)
+
+    @rule(key=st.sampled_from("abc"))
+    def fail(self, key: str) -> None:
+        if key not in self.keys:
+            _, number = self.record(key)
+            assert self.run(self.lots.park(key, number))
+            self.keys[key] = ModelKey([number])
+
+    @rule()
+    def redrive(self) -> None:
+        assert self.run(self.lots.redrive()) == sum(not key.is_redriving for key in self.keys.values())
+        for key in self.keys.values():
+            key.is_redriving = True
+
+    @precondition(lambda self: any(key.is_redriving for key in self.keys.values()))
+    @rule(data=st.data(), is_good=st.booleans())
+    def process_a_redriven_key(self, data: st.DataObject, is_good: bool) -> None:
+        key = data.draw(st.sampled_from([key for key, model in self.keys.items() if model.is_redriving]))
+        model, parked_id = self.keys[key], self.lots.key(key).parked_id
+        epoch = self.run(self.lots.lease(parked_id))
+        assert epoch == model.epoch + 1
+        place = data.draw(st.integers(0, len(model.waiting) - 1))
+        number = model.waiting[place]
+        if is_good:
+            model.epoch = epoch
+            self.take(key, place + 1)
+            assert self.run(self.lots.ack(parked_id, epoch, number)) is (key not in self.keys)
+        else:
+            model.epoch, model.is_redriving = epoch + 1, False
+            self.take(key, place)
+            assert not self.run(self.lots.fail(parked_id, epoch, number)).is_redriving
+
+    def take(self, key: str, count: int) -> None:
+        model = self.keys[key]
+        self.delivered[key] += model.waiting[:count]
+        model.waiting = model.waiting[count:]
+        if not model.waiting:
+            del self.keys[key]
+
+    @rule()
+    def restart(self) -> None:
+        self.lots.parking = Parking(self.store)
+
+    @invariant()
+    def the_model_agrees(self) -> None:
+        assert {parked.key.decode() for parked in self.lots.parking.keys(GROUP)} == self.keys.keys()
+        for key, model in self.keys.items():
+            assert self.lots.numbers(key) == model.waiting
+            assert self.lots.key(key).is_redriving == model.is_redriving
+
+    @invariant()
+    def each_record_is_delivered_in_order_or_waits(self) -> None:
+        for key, numbers in self.written.items():
+            waiting = self.keys[key].waiting if key in self.keys else []
+            assert self.delivered[key] + waiting == numbers
 
 
-@settings(max_examples=60)
-@given(st.data())
-def test_parking_keeps_order_and_loses_nothing(data: st.DataObject) -> None:
-    async def scenario(engine: Engine) -> None:
-        lots, model, number = Lots(engine), Model(), 0
-        written: dict[str, list[int]] = {"a": [], "b": [], "c": []}
-        for _ in range(data.draw(st.integers(1, 25))):
-            match data.draw(st.sampled_from(["batch", "fail", "redrive", "ack", "nack", "reload"])):
-                case "batch":
-                    batch = []
-                    for key in data.draw(st.lists(st.sampled_from("abc"), min_size=1, max_size=5)):
-                        number += 1
-                        written[key].append(number)
-                        batch.append((key, number))
-                    kept = [number for number, _ in (await lots.divert(*batch)).kept]
-                    assert kept == [number for key, number in batch if key not in model.keys]
-                    for key, each in batch:
-                        if key in model.keys:
-                            model.keys[key].waiting.append(each)
-                        else:
-                            model.delivered[key].append(each)
-                case "fail":
-                    key = data.draw(st.sampled_from("abc"))
-                    if key not in model.keys:
-                        number += 1
-                        written[key].append(number)
-                        assert await lots.park(key, number)
-                        model.keys[key] = ModelKey([number])
-                case "redrive":
-                    expected = sum(not each.is_redriving for each in model.keys.values())
-                    assert await lots.redrive() == expected
-                    for each in model.keys.values():
-                        each.is_redriving = True
-                case "ack" | "nack" as verb:
-                    redriven = [key for key, each in model.keys.items() if each.is_redriving]
-                    if not redriven:
-                        continue
-                    key = data.draw(st.sampled_from(redriven))
-                    each, parked_id = model.keys[key], lots.key(key).parked_id
-                    epoch = await lots.lease(parked_id)
-                    assert epoch > each.epoch
-                    place = data.draw(st.integers(0, len(each.waiting) - 1))
-                    if verb == "ack":
-                        emptied = await lots.ack(parked_id, epoch, each.waiting[place])
-                        place += 1
-                    else:
-                        emptied = (await lots.fail(parked_id, epoch, each.waiting[place])).is_redriving
-                        each.is_redriving, epoch = False, epoch + 1
-                    model.delivered[key] += each.waiting[:place]
-                    each.waiting, each.epoch = each.waiting[place:], epoch
-                    assert emptied == (not each.waiting)
-                    if emptied:
-                        del model.keys[key]
-                case "reload":
-                    lots.parking = Parking(engine.store)
-            assert {parked.key.decode() for parked in lots.parking.keys(GROUP)} == model.keys.keys()
-            for key, each in model.keys.items():
-                assert lots.numbers(key) == each.waiting
-                assert lots.key(key).is_redriving == each.is_redriving
-            for key, numbers in written.items():
-                waiting = model.keys[key].waiting if key in model.keys else []
-                assert model.delivered[key] + waiting == numbers
-
-    run_on_new_store(scenario)
-
-
-def test_the_key_of_a_record_is_found_by_its_bytes() -> None:
-    for size in (0, 1, 127, 128, 100_000):
-        for key in ("a", "k" * 127, "k" * 128, "k" * 2_000):
-            assert record_key(record(key, 5, size)) == key.encode()
+Parked.TestCase.settings = settings(max_examples=30, stateful_step_count=25)
+TestParked = Parked.TestCase
