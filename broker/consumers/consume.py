@@ -590,6 +590,8 @@ class Session:
         """
         records = batch.records()
         name, epoch = self.settings.group_name, held.epoch
+        if not self._groups.parking.concerns(name, records):
+            return batch
 
         def plan(group: Group) -> Diverted:
             self._groups.leased(name, held.source.id, epoch)

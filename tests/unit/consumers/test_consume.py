@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from broker.consumers import consume, events
 from broker.consumers.assignment import AssignmentMode
+from broker.consumers.explain import STUCK_MS, Progress, explain
 from broker.consumers.groups import NackReason, ShardState, Start
 from broker.model.errors import (
     LeaseFencedError,
@@ -413,6 +414,61 @@ async def test_who_waits_hears_heartbeats(scene: Scene, monkeypatch: pytest.Monk
         assert isinstance(await member.outlet.sent.get(), events.Heartbeat)
 
 
+async def test_a_position_that_moves_over_numbers_of_others_is_worth_a_message_now_and_then(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mark = scene.engine.watermarks.of(scene.shards[0].id)
+    async with scene.joined() as member:
+        await member.begin()
+        mark.advance(100)
+        await member.nothing()
+        monkeypatch.setattr(consume, "HEARTBEAT_SECONDS", 0.0)
+        mark.advance(101)
+        batch = await member.batch()
+        assert (batch.records, batch.number) == ((), 101)
+        monkeypatch.setattr(consume, "HEARTBEAT_SECONDS", 15.0)
+        await member.say_ack(batch)
+        await member.until(events.Checkpointed)
+        assert scene.state().checkpoint == 101
+
+
+async def _progress(scene: Scene) -> Progress:
+    (view,) = scene.members.views(scene.groups.get(GROUP))
+    return explain(view, len(scene.members.of(GROUP)), is_parking_full=False).progress
+
+
+async def test_what_a_member_does_with_a_shard_is_seen_from_outside(scene: Scene) -> None:
+    assert await _progress(scene) is Progress.NO_MEMBER
+    async with scene.joined(batch_records_max=1, in_flight_records_max=2) as member:
+        await member.begin()
+        assert await _progress(scene) is Progress.AT_TIP
+        # 1. Its connection takes nothing.
+        member.outlet.is_open.clear()
+        numbers = await scene.write("a", count=3)
+        await member.nothing()
+        scene.engine.clock.ms += STUCK_MS
+        assert await _progress(scene) is Progress.WAITING_FOR_MEMBER
+        member.outlet.is_open.set()
+        # 2. It has its credit and acknowledges nothing.
+        first, second = await member.batch(), await member.batch()
+        await member.nothing()
+        scene.engine.clock.ms += 100
+        assert await _progress(scene) is Progress.WAITING_FOR_ACK
+        (held,) = member.session.held.values()
+        holding = member.session.holding(held)
+        assert (holding.in_flight_records, holding.is_credit_used_up) == (2, True)
+        assert holding.in_flight_age_ms == STUCK_MS + 100
+        # 3. A record failed.
+        await member.ack(first)
+        third = await member.batch()
+        await member.nack(second, numbers[1], retry_seconds=60.0)
+        await member.take(events.Assigned)
+        assert await _progress(scene) is Progress.WAITING_FOR_RETRY
+        assert third.numbers == numbers[2:]
+    await scene.trim(scene.shards[0])
+    assert await _progress(scene) is Progress.GAP
+
+
 # Failures.
 
 
@@ -557,6 +613,17 @@ async def test_a_key_is_parked_and_the_others_go_on(scene: Scene) -> None:
         assert (batch.numbers, batch.number) == ([], more[0])
         await member.ack(batch)
         assert scene.state().checkpoint == more[0]
+
+
+async def test_batches_without_records_of_parked_keys_cost_no_commit(scene: Scene) -> None:
+    numbers = await scene.write("a")
+    async with scene.joined() as member:
+        await member.begin()
+        await _parked(scene, member, await member.batch(), numbers[0])
+        more = await scene.write("b", "c")
+        entries = len(scene.engine.journal.entries)
+        batch = await member.batch()
+        assert (batch.numbers, len(scene.engine.journal.entries)) == (more, entries)
 
 
 async def test_a_record_is_parked_when_it_has_failed_so_often(scene: Scene) -> None:
