@@ -1078,22 +1078,38 @@ class Trouble:
             index = self.random.randrange(len(shards) - 1)
             await self.scene.merge(shards[index], shards[index + 1])
 
-    async def work(self, turns: int, failures: float) -> None:
-        """Lets a member process so many events, of which such a part fails, and then crash."""
-        member = await self.scene.join(
-            start=self.start, attempts_max=2, batch_records_max=self.random.randint(1, 5), in_flight_records_max=8
-        )
+    async def work(self, members: int, turns: int, failures: float) -> None:
+        """Lets members process so many events, of which such a part fails, and then crash."""
+        there = [
+            await self.scene.join(
+                start=self.start,
+                attempts_max=2,
+                batch_records_max=self.random.randint(1, 5),
+                in_flight_records_max=8,
+                # At once, or never in this test.
+                revoke_seconds=self.random.choice((0, 300)),
+            )
+            for _ in range(members)
+        ]
         for _ in range(turns):
-            if not await _has_event(member):
+            if not (busy := [member for member in there if await _has_event(member)]):
                 break
+            member = self.random.choice(busy)
             event = await member.next()
             if isinstance(event, events.Ended) and event.source_id in member.epochs:
                 await member.say_ack(event)
-            if isinstance(event, Got) and member.epochs.get(event.source_id) == event.epoch:
+            if isinstance(event, Got) and self.may_process(member, event):
                 await self.process(member, event, failures)
             if self.random.random() < 0.1:
                 await self.redrive()
-        await member.leave()
+        for member in there:
+            await member.leave()
+
+    @staticmethod
+    def may_process(member: Someone, got: Got) -> bool:
+        """Whether neither the member nor the epoch, as a fencing token, forbids to process a batch."""
+        held = member.session.held.get(got.source_id)
+        return held is not None and held.epoch == got.epoch == member.epochs.get(got.source_id)
 
     async def process(self, member: Someone, got: Got, failures: float) -> None:
         if not got.records or self.random.random() >= failures:
@@ -1119,7 +1135,7 @@ class Trouble:
         """Processes everything that is left; nothing fails any more."""
         await self.redrive()
         while self.scene.groups.parking.keys(GROUP) or _is_behind(self.scene):
-            await self.work(1000, 0.0)
+            await self.work(1, 1000, 0.0)
             await self.redrive()
 
 
@@ -1134,7 +1150,7 @@ def test_whatever_fails_each_key_is_processed_in_order_and_nothing_is_lost(start
             await trouble.write()
             if random.random() < 0.5:
                 await trouble.reshard()
-            await trouble.work(random.randint(1, 25), 0.3)
+            await trouble.work(random.randint(1, 3), random.randint(1, 25), 0.3)
         await trouble.finish()
         for key, written in trouble.written.items():
             # What was processed, and was not durable when a member crashed, comes again; the first deliveries count.
