@@ -100,7 +100,7 @@ def explain(view: SourceView, members: int, *, is_parking_full: bool) -> Explana
     progress, text = _at_rest(view, members)
     if progress is None:
         progress, text = (
-            (Progress.MOVING, "It is about to be given to a member.")
+            (Progress.MOVING, "It is about to be given to a member; of parked keys the oldest come first.")
             if view.holding is None
             else _held(view, view.holding, is_parking_full=is_parking_full)
         )

@@ -463,6 +463,23 @@ def test_explain_follows_what_a_group_does(client: Client, table: TestTable, joi
     assert (described.group_name, sum(s.records_behind_latest for s in described.shards)) == (group, 40)
 
 
+def test_a_member_that_does_not_read_is_named_and_others_can_have_its_shards(
+    client: Client, table: TestTable, join: Join
+) -> None:
+    large = "x" * 300_000
+    for n in range(4):
+        client.write_items(batch(table.name, *(put(item(id=key, n=n, text=large)) for key in KEYS)))
+    group = unique_name("group")
+    stuck = join(group, member_name="stuck", max_in_flight_bytes=2**28, revoke_timeout_in_seconds=1)
+    stuck.started()
+    eventually(lambda: "WAITING_FOR_MEMBER" in progress(client, group))
+    assert any("stuck has not read" in shard.text for shard in explain(client, group).shards)
+    other = join(group, max_batch_records=1)
+    other.started()
+    assigned(other, 2)
+    assert other.batch().records
+
+
 def test_a_group_whose_shards_are_all_processed_has_nothing_to_explain(
     client: Client, table: TestTable, join: Join
 ) -> None:
