@@ -300,9 +300,8 @@ class Session:
     async def acknowledge(self, source_id: str, epoch: int, number: int) -> None:
         """Takes an acknowledgement; the answer is sent when it is durable. Returns when the next one may come."""
         await self.answered(ANSWERS_MAX - 1)
-        held, end = self.held.get(source_id), self._finished.get(source_id)
-        if held is None and end is not None and end[0] == epoch and number <= end[1]:
-            # Its last records and its end have the same number, and are acknowledged one after the other.
+        held = self.held.get(source_id)
+        if self._is_finished(source_id, epoch, number):
             kind = _kind_of(source_id)
             event = Checkpointed(kind=kind, source_id=source_id, epoch=epoch, number=number)
             self._answer(_Answer(event=event))
@@ -383,6 +382,8 @@ class Session:
         about: dict[str, Any] = _of(held) | {"epoch": epoch}
         is_current = self._is_current(held) and held.epoch == epoch
         if isinstance(result, HeadraceError):
+            if self._is_finished(held.source.id, epoch, number):
+                return [Checkpointed(**about, number=number)]
             if is_current and isinstance(result, LeaseFencedError):
                 self._release(held)
             return [Refused(**about, number=number, error=_refusable(result))]
@@ -438,6 +439,14 @@ class Session:
         held.retry_at = self._loop.time() + wait
         return [failed, self._assigned(held)]
 
+    def _is_finished(self, source_id: str, epoch: int, number: int) -> bool:
+        """Whether an acknowledgement says again what has finished a source.
+
+        Its last records and its end have the same number, and are acknowledged one after the other.
+        """
+        finished_epoch, end = self._finished.get(source_id, (0, 0))
+        return finished_epoch == epoch > 0 and number <= end
+
     def _remember(self, held: Held, end: int) -> None:
         self._finished[held.source.id] = (held.epoch, end)
         if len(self._finished) > FINISHED_SOURCES_MAX:
@@ -472,7 +481,10 @@ class Session:
             return False
         plans = [partial(held.source.plan_lease, may_skip=self.settings.skips_gaps) for held in given]
         future = await self._committer.submit_when_room([_Operation(plan) for plan in plans])
-        for held, lease in zip(given, await future, strict=True):
+        leases = await future
+        # What was said before is answered first: the end of a parent before its children begin.
+        await self._send_answers()
+        for held, lease in zip(given, leases, strict=True):
             if not self._is_current(held):
                 continue
             if isinstance(lease, LeaseFencedError):

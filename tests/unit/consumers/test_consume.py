@@ -917,6 +917,30 @@ async def test_a_range_goes_on_after_its_checkpoint_and_a_record_that_failed_com
         assert scene.groups.parking.usage(parked)[0] == 2
 
 
+# A client acknowledges the last records and then the end, which has the same number, and does not wait in between.
+async def test_what_finishes_a_source_may_be_said_twice_before_it_is_durable(engine: Engine) -> None:
+    scene = await Scene(engine).open(None)
+    await scene.write("a")
+    async with scene.joined(start=Start(after=-1, snapshot_ranges=1)) as member:
+        await member.begin()
+        batch, end = await member.batch(), await member.take(events.Ended)
+        await member.say_ack(batch)
+        await member.say_ack(end)
+        # Both are answered before what follows begins.
+        for _ in range(2):
+            assert (await member.take(events.Checkpointed)).source_id == batch.source_id
+        await member.take(events.Assigned)
+        (number,) = await scene.write("b")
+        parked_id = await _parked(scene, member, await member.batch(), number)
+        await scene.groups.redrive(GROUP, parked_id)
+        scene.members.rebalance(GROUP)
+        await member.take(events.Assigned)
+        redriven = await member.batch()
+        await member.say_ack(redriven)
+        await member.say_ack(redriven)
+        assert [type(await member.next()) for _ in range(3)] == [events.Checkpointed, events.Ended, events.Checkpointed]
+
+
 async def test_after_a_restart_the_rest_of_a_snapshot_is_read_as_it_is_then(engine: Engine) -> None:
     scene = await Scene(engine).open(None)
     keys = [f"k{number}" for number in range(6)]
