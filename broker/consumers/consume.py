@@ -168,6 +168,11 @@ class Held:
         """Records that are sent and not acknowledged."""
         return sum(sent.records for sent in self.in_flight)
 
+    @property
+    def has_in_flight(self) -> bool:
+        """Whether there are any."""
+        return any(sent.records for sent in self.in_flight)
+
 
 @dataclass(slots=True, kw_only=True)
 class _Answer:
@@ -357,7 +362,7 @@ class Session:
         self._wakeup.notify()
 
     def _refusal(self, held: Held | None, source_id: str, epoch: int, number: int) -> Refused | None:
-        if held is None or epoch != held.epoch:
+        if held is None or not held.epoch or epoch != held.epoch:
             error = LeaseFencedError(
                 f"This member does not hold {source_id[:100]} under epoch {epoch}",
                 shard_id=source_id,
@@ -523,7 +528,7 @@ class Session:
             held.is_revoking_told = True
             await self._send(Revoking(**_of(held), deadline_ms=held.deadline_ms))
             return True
-        if held.in_flight_records or not self._is_current(held):
+        if held.has_in_flight or not self._is_current(held):
             return False
         self._release(held)
         return True
@@ -557,7 +562,7 @@ class Session:
         """Goes on after records that are no longer held, or ends the session."""
         if not self.settings.skips_gaps:
             raise error
-        if held.in_flight_records:
+        if held.has_in_flight:
             # Their acknowledgements come first: the checkpoint must not pass what is not processed.
             return False
         gap: Gap = error.gap
@@ -571,6 +576,7 @@ class Session:
         try:
             await self._committer.change(plan)
         except LeaseFencedError:
+            self._circle.rebalance()
             return True
         if self._may_send(held):
             held.position = held.sent_to = max(held.position, gap.last_lost)
@@ -584,6 +590,8 @@ class Session:
         """
         records = batch.records()
         name, epoch = self.settings.group_name, held.epoch
+        if not self._groups.parking.concerns(name, records):
+            return batch
 
         def plan(group: Group) -> Diverted:
             self._groups.leased(name, held.source.id, epoch)

@@ -16,6 +16,7 @@ from broker.model.errors import (
     ResourceInUseError,
     ResourceNotFoundError,
     ThrottlingError,
+    UnavailableError,
     ValidationError,
 )
 from broker.storage.watermark import Wakeup
@@ -96,12 +97,15 @@ class LiveGroup:
             session.wake()
 
     def rebalance(self) -> None:
-        """Gives and takes, as far as the group's state or its members have changed. Never raises for their state."""
+        """Gives and takes, as far as the group's state or its members have changed.
+
+        If the group, its stream or its snapshot is gone, the sessions end.
+        """
         if not self.sessions:
             return
         try:
             self._rebalance()
-        except ResourceNotFoundError as error:
+        except (ResourceNotFoundError, UnavailableError) as error:
             for session in self.sessions:
                 session.end(error)
 
@@ -115,6 +119,8 @@ class LiveGroup:
 
     def _rebalance(self) -> None:
         consumer = self._members.groups.get(self.name)
+        if not consumer.snapshot_ranges:
+            self._members.drop_snapshot(consumer)
         stream = self._members.catalog.stream(consumer.stream_arn)
         ready = ready_sources(consumer, stream, self._members.groups.parking.keys(self.name))
         self._take_what_is_not_ready(consumer, set(ready))
@@ -172,8 +178,11 @@ class LiveGroup:
         if shard is not None:
             return LogShard(shard, self.name, consumer.stream_arn, members.catalog, members.groups, members.reader)
         if source_id in consumer.shards:
+            snapshot = members.snapshot(consumer)
+            if snapshot is None:
+                raise UnavailableError("The snapshot that the group reads has made way for others; start again")
             index = consumer.range_ids.index(source_id)
-            return SnapshotRange(index, source_id, self.name, members.groups, members.snapshot(self.name))
+            return SnapshotRange(index, source_id, self.name, members.groups, snapshot)
         return RedrivenKey(source_id, self.name, members.groups)
 
 
@@ -198,8 +207,8 @@ class Members:
         self._watermarks = watermarks
         self._clock = clock
         self._live: dict[str, LiveGroup] = {}
-        # By group, the oldest first.
-        self._snapshots: dict[str, Snapshot] = {}
+        # By group and where it begins, which tells it from an older group of the same name; the oldest first.
+        self._snapshots: dict[tuple[str, int], Snapshot] = {}
 
     def live(self, group_name: str) -> LiveGroup | None:
         """The members of a group; None if it has none."""
@@ -223,8 +232,8 @@ class Members:
             start = replace(start, after=snapshot.items.sequence_number)
         consumer, is_new = await self.groups.ensure(name, stream_arn, start)
         if is_new and snapshot is not None:
-            self._snapshots[name] = snapshot
-        elif consumer.snapshot_ranges and name not in self._snapshots:
+            self._keep(consumer, snapshot)
+        elif consumer.snapshot_ranges and self.snapshot(consumer) is None:
             await self._reopen_snapshot(consumer)
         wakeup = Wakeup(self._watermarks)
         return Session(settings, self.join, self.groups, self._committer, self._clock, wakeup, outlet)
@@ -237,9 +246,13 @@ class Members:
         self._live[name] = live
         return live
 
-    def snapshot(self, group_name: str) -> Snapshot | None:
-        """The snapshot that a group reads."""
-        return self._snapshots.get(group_name)
+    def snapshot(self, consumer: ConsumerGroup) -> Snapshot | None:
+        """The snapshot that a group reads, if it is still held."""
+        return self._snapshots.get((consumer.name, consumer.start_after))
+
+    def drop_snapshot(self, consumer: ConsumerGroup) -> None:
+        """Gives back what the snapshot of a group holds, which the group has read."""
+        self._snapshots.pop((consumer.name, consumer.start_after), None)
 
     def rebalance(self, group_name: str) -> None:
         """Lets the members of a group take notice of a change of its state."""
@@ -257,7 +270,7 @@ class Members:
         if members := self.of(group_name):
             raise ResourceInUseError(f"Consumer group {group_name} has {len(members)} members", group_name=group_name)
         await self.groups.delete(group_name)
-        self._snapshots.pop(group_name, None)
+        self._drop_read_snapshots()
 
     def lags(self) -> Iterator[tuple[str, str, Lag]]:
         """How far each group is behind in each shard that it has not finished: group, shard, lag."""
@@ -351,7 +364,6 @@ class Members:
                 f"Table {stream.table_name}, whose items the group is to begin with, is not found",
                 table_name=stream.table_name,
             )
-        self._make_room_for_snapshot()
         items = await self._items.open_snapshot(table, ranges)
         return Snapshot(items=items, table=table, view_type=stream.view_type)
 
@@ -363,17 +375,22 @@ class Members:
             return
         snapshot = await self._open_snapshot(stream, consumer.snapshot_ranges)
         # Another member may have come at the same time.
-        self._snapshots.setdefault(consumer.name, snapshot)
+        if self.snapshot(consumer) is None:
+            self._keep(consumer, snapshot)
 
-    def _make_room_for_snapshot(self) -> None:
-        """Drops snapshots that are read, or of groups without members, if there are too many."""
-        for name in list(self._snapshots):
-            consumer = self.groups.documents.get(name)
-            if consumer is None or not consumer.snapshot_ranges:
-                del self._snapshots[name]
+    def _keep(self, consumer: ConsumerGroup, snapshot: Snapshot) -> None:
+        """Keeps a snapshot while the group reads it.
+
+        If there are too many, that of a group without members makes way. Raises ThrottlingError if there is none.
+        """
+        self._make_room()
+        self._snapshots[consumer.name, consumer.start_after] = snapshot
+
+    def _make_room(self) -> None:
+        self._drop_read_snapshots()
         if len(self._snapshots) < SNAPSHOTS_MAX:
             return
-        idle = next((name for name in self._snapshots if name not in self._live), None)
+        idle = next((key for key in self._snapshots if key[0] not in self._live), None)
         if idle is None:
             raise ThrottlingError(
                 f"{SNAPSHOTS_MAX} groups are reading snapshots, which is the limit",
@@ -381,6 +398,13 @@ class Members:
                 limit=SNAPSHOTS_MAX,
             )
         del self._snapshots[idle]
+
+    def _drop_read_snapshots(self) -> None:
+        """Drops the snapshots of groups that have read them, or are gone."""
+        for name, start_after in list(self._snapshots):
+            consumer = self.groups.documents.get(name)
+            if consumer is None or consumer.start_after != start_after or not consumer.snapshot_ranges:
+                del self._snapshots[name, start_after]
 
 
 def _shards(stream: Stream | None) -> tuple[Shard, ...]:

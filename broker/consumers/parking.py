@@ -153,6 +153,11 @@ class Parking:
         lots = self._lots.get(group_name)
         return lots is not None and any(first_hash <= lot.key.key_hash <= last_hash for lot in lots.by_key.values())
 
+    def concerns(self, group_name: str, records: Sequence[tuple[int, bytes]]) -> bool:
+        """Whether any of some records is of a parked key."""
+        lots = self._lots.get(group_name)
+        return lots is not None and any(record_key(record) in lots.by_key for _, record in records)
+
     def last_number(self, group_name: str, parked_id: str) -> int:
         """The newest record of a key that was set aside. Raises ResourceNotFoundError."""
         return self._lot(group_name, parked_id).last_number

@@ -172,14 +172,11 @@ class SnapshotRange:
 
     kind = SourceKind.SNAPSHOT
 
-    def __init__(
-        self, index: int, range_id: str, group_name: str, groups: ConsumerGroups, snapshot: Snapshot | None
-    ) -> None:
+    def __init__(self, index: int, range_id: str, group_name: str, groups: ConsumerGroups, snapshot: Snapshot) -> None:
         self.id = range_id
         self._index = index
         self._group_name = group_name
         self._groups = groups
-        # None if the table is gone, and its items with it.
         self._snapshot = snapshot
         # The places of the positions from the checkpoint on.
         self._places: dict[int, bytes] = {0: b""}
@@ -190,8 +187,6 @@ class SnapshotRange:
 
     def read(self, after: int, records_max: int, bytes_max: int) -> Batch:
         """The next items, as records."""
-        if self._snapshot is None:
-            return _end(after)
         items = self._snapshot.read(self._index, self._places[after], min(records_max, _RANGE_ITEMS_MAX), bytes_max)
         if not items:
             return _end(after)
@@ -204,7 +199,7 @@ class SnapshotRange:
     def record(self, number: int) -> tuple[int, bytes] | None:
         """An item that was read, under the number of the snapshot: that is below all of the log that follows."""
         place = self._places.get(number - 1)
-        if place is None or number not in self._places or self._snapshot is None:
+        if place is None or number not in self._places:
             return None
         ((_, item),) = self._snapshot.read(self._index, place, 1, 1)
         start_after = self._groups.get(self._group_name).start_after

@@ -138,8 +138,11 @@ class ConsumerService:
             for view in self._members.views(group)
             if not view.is_finished
         ]
+        summary = summarize(explanations, members, len(self._groups.parking.keys(group.name)))
+        if self._members.stream_of(group) is None:
+            summary = "The stream that the group reads is no longer held: delete the group."
         return pb.ExplainConsumerGroupResponse(
-            summary=summarize(explanations, members, len(self._groups.parking.keys(group.name))),
+            summary=summary,
             shards=[_explanation(explanation) for explanation in explanations],
             consumer_group=self._description(group),
         )

@@ -11,8 +11,15 @@ from hypothesis import strategies as st
 
 from broker.consumers import consume, events
 from broker.consumers.assignment import AssignmentMode
+from broker.consumers.explain import STUCK_MS, Progress, explain
 from broker.consumers.groups import NackReason, ShardState, Start
-from broker.model.errors import LeaseFencedError, ResourceNotFoundError, ValidationError
+from broker.model.errors import (
+    LeaseFencedError,
+    ResourceNotFoundError,
+    ThrottlingError,
+    UnavailableError,
+    ValidationError,
+)
 from broker.model.gaps import TrimmedDataAccessError
 from broker.streams.shards import horizon
 from tests.unit.consumers.scene import GROUP, OLDEST, Got, Scene, Someone
@@ -407,6 +414,61 @@ async def test_who_waits_hears_heartbeats(scene: Scene, monkeypatch: pytest.Monk
         assert isinstance(await member.outlet.sent.get(), events.Heartbeat)
 
 
+async def test_a_position_that_moves_over_numbers_of_others_is_worth_a_message_now_and_then(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mark = scene.engine.watermarks.of(scene.shards[0].id)
+    async with scene.joined() as member:
+        await member.begin()
+        mark.advance(100)
+        await member.nothing()
+        monkeypatch.setattr(consume, "HEARTBEAT_SECONDS", 0.0)
+        mark.advance(101)
+        batch = await member.batch()
+        assert (batch.records, batch.number) == ((), 101)
+        monkeypatch.setattr(consume, "HEARTBEAT_SECONDS", 15.0)
+        await member.say_ack(batch)
+        await member.until(events.Checkpointed)
+        assert scene.state().checkpoint == 101
+
+
+async def _progress(scene: Scene) -> Progress:
+    (view,) = scene.members.views(scene.groups.get(GROUP))
+    return explain(view, len(scene.members.of(GROUP)), is_parking_full=False).progress
+
+
+async def test_what_a_member_does_with_a_shard_is_seen_from_outside(scene: Scene) -> None:
+    assert await _progress(scene) is Progress.NO_MEMBER
+    async with scene.joined(batch_records_max=1, in_flight_records_max=2) as member:
+        await member.begin()
+        assert await _progress(scene) is Progress.AT_TIP
+        # 1. Its connection takes nothing.
+        member.outlet.is_open.clear()
+        numbers = await scene.write("a", count=3)
+        await member.nothing()
+        scene.engine.clock.ms += STUCK_MS
+        assert await _progress(scene) is Progress.WAITING_FOR_MEMBER
+        member.outlet.is_open.set()
+        # 2. It has its credit and acknowledges nothing.
+        first, second = await member.batch(), await member.batch()
+        await member.nothing()
+        scene.engine.clock.ms += 100
+        assert await _progress(scene) is Progress.WAITING_FOR_ACK
+        (held,) = member.session.held.values()
+        holding = member.session.holding(held)
+        assert (holding.in_flight_records, holding.is_credit_used_up) == (2, True)
+        assert holding.in_flight_age_ms == STUCK_MS + 100
+        # 3. A record failed.
+        await member.ack(first)
+        third = await member.batch()
+        await member.nack(second, numbers[1], retry_seconds=60.0)
+        await member.take(events.Assigned)
+        assert await _progress(scene) is Progress.WAITING_FOR_RETRY
+        assert third.numbers == numbers[2:]
+    await scene.trim(scene.shards[0])
+    assert await _progress(scene) is Progress.GAP
+
+
 # Failures.
 
 
@@ -551,6 +613,17 @@ async def test_a_key_is_parked_and_the_others_go_on(scene: Scene) -> None:
         assert (batch.numbers, batch.number) == ([], more[0])
         await member.ack(batch)
         assert scene.state().checkpoint == more[0]
+
+
+async def test_batches_without_records_of_parked_keys_cost_no_commit(scene: Scene) -> None:
+    numbers = await scene.write("a")
+    async with scene.joined() as member:
+        await member.begin()
+        await _parked(scene, member, await member.batch(), numbers[0])
+        more = await scene.write("b", "c")
+        entries = len(scene.engine.journal.entries)
+        batch = await member.batch()
+        assert (batch.numbers, len(scene.engine.journal.entries)) == (more, entries)
 
 
 async def test_a_record_is_parked_when_it_has_failed_so_often(scene: Scene) -> None:
@@ -890,16 +963,46 @@ async def test_snapshots_of_groups_without_members_make_way_for_others(
     await scene.write("a")
     async with scene.joined(start=SNAPSHOT) as member:
         await member.begin()
-        assert scene.members.snapshot(GROUP) is not None
-        table = engine.catalog.open_table("pets")
-        with pytest.raises(Exception, match="which is the limit"):
-            await scene.members._open_snapshot(table.stream, 1)  # type: ignore[arg-type]
-    await scene.members._open_snapshot(table.stream, 1)  # type: ignore[arg-type]
-    assert scene.members.snapshot(GROUP) is None
-    # The group goes on all the same.
+        assert scene.members.snapshot(scene.groups.get(GROUP)) is not None
+        other = consume.MemberSettings(group_name="other")
+        with pytest.raises(ThrottlingError, match="which is the limit"):
+            await scene.members.session(other, scene.arn, SNAPSHOT, member.outlet)
+    await scene.members.session(other, scene.arn, SNAPSHOT, member.outlet)
+    assert scene.members.snapshot(scene.groups.get(GROUP)) is None
+    assert scene.members.snapshot(scene.groups.get("other")) is not None
+    # The group goes on all the same, with the rest as it is now.
     async with scene.joined() as member:
         await member.take(events.Started)
         assert set(await _read_snapshot(member, 4)) == {"a"}
+        await member.until(events.Assigned)
+        # What is read holds nothing any more.
+        assert scene.members.snapshot(scene.groups.get(GROUP)) is None
+
+
+async def test_a_member_whose_snapshot_has_made_way_starts_again(engine: Engine) -> None:
+    scene = await Scene(engine).open(None)
+    await scene.write("a")
+    member = await scene.join(start=SNAPSHOT)
+    # Between the session's making and its first step.
+    scene.members._snapshots.clear()
+    with pytest.raises(UnavailableError):
+        await member.until(events.Assigned)
+    async with scene.joined() as member:
+        await member.take(events.Started)
+        assert set(await _read_snapshot(member, 4)) == {"a"}
+
+
+async def test_a_new_group_does_not_read_the_snapshot_of_an_older_one(engine: Engine) -> None:
+    scene = await Scene(engine).open(None)
+    await scene.write("a")
+    async with scene.joined(start=SNAPSHOT) as member:
+        await member.begin()
+    await engine.do(lambda group: scene.groups.plan_forget(group, GROUP))
+    (number,) = await scene.write("a")
+    await scene.groups.ensure(GROUP, scene.arn, Start(after=number, snapshot_ranges=4))
+    async with scene.joined() as member:
+        await member.take(events.Started)
+        assert await _read_snapshot(member, 4) == {"a": number}
 
 
 # Everything at once.
@@ -975,22 +1078,38 @@ class Trouble:
             index = self.random.randrange(len(shards) - 1)
             await self.scene.merge(shards[index], shards[index + 1])
 
-    async def work(self, turns: int, failures: float) -> None:
-        """Lets a member process so many events, of which such a part fails, and then crash."""
-        member = await self.scene.join(
-            start=self.start, attempts_max=2, batch_records_max=self.random.randint(1, 5), in_flight_records_max=8
-        )
+    async def work(self, members: int, turns: int, failures: float) -> None:
+        """Lets members process so many events, of which such a part fails, and then crash."""
+        there = [
+            await self.scene.join(
+                start=self.start,
+                attempts_max=2,
+                batch_records_max=self.random.randint(1, 5),
+                in_flight_records_max=8,
+                # At once, or never in this test.
+                revoke_seconds=self.random.choice((0, 300)),
+            )
+            for _ in range(members)
+        ]
         for _ in range(turns):
-            if not await _has_event(member):
+            if not (busy := [member for member in there if await _has_event(member)]):
                 break
+            member = self.random.choice(busy)
             event = await member.next()
             if isinstance(event, events.Ended) and event.source_id in member.epochs:
                 await member.say_ack(event)
-            if isinstance(event, Got) and member.epochs.get(event.source_id) == event.epoch:
+            if isinstance(event, Got) and self.may_process(member, event):
                 await self.process(member, event, failures)
             if self.random.random() < 0.1:
                 await self.redrive()
-        await member.leave()
+        for member in there:
+            await member.leave()
+
+    @staticmethod
+    def may_process(member: Someone, got: Got) -> bool:
+        """Whether neither the member nor the epoch, as a fencing token, forbids to process a batch."""
+        held = member.session.held.get(got.source_id)
+        return held is not None and held.epoch == got.epoch == member.epochs.get(got.source_id)
 
     async def process(self, member: Someone, got: Got, failures: float) -> None:
         if not got.records or self.random.random() >= failures:
@@ -1016,7 +1135,7 @@ class Trouble:
         """Processes everything that is left; nothing fails any more."""
         await self.redrive()
         while self.scene.groups.parking.keys(GROUP) or _is_behind(self.scene):
-            await self.work(1000, 0.0)
+            await self.work(1, 1000, 0.0)
             await self.redrive()
 
 
@@ -1031,7 +1150,7 @@ def test_whatever_fails_each_key_is_processed_in_order_and_nothing_is_lost(start
             await trouble.write()
             if random.random() < 0.5:
                 await trouble.reshard()
-            await trouble.work(random.randint(1, 25), 0.3)
+            await trouble.work(random.randint(1, 3), random.randint(1, 25), 0.3)
         await trouble.finish()
         for key, written in trouble.written.items():
             # What was processed, and was not durable when a member crashed, comes again; the first deliveries count.

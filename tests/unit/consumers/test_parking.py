@@ -117,6 +117,9 @@ async def test_a_parked_key_keeps_the_record_that_failed_and_all_that_follow(lot
     assert lots.parking.reaches(GROUP, ord("a"), ord("a"))
     assert not lots.parking.reaches(GROUP, ord("b"), ord("z"))
     assert not lots.parking.reaches("other", 0, 2**64 - 1)
+    assert lots.parking.concerns(GROUP, [(14, record("b", 14)), (15, record("a", 15))])
+    assert not lots.parking.concerns(GROUP, [(14, record("b", 14))])
+    assert not lots.parking.concerns("other", [(15, record("a", 15))])
 
 
 # A batch is read again when its member crashed before the acknowledgement.
