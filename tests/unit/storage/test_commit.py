@@ -6,6 +6,7 @@ import asyncio
 import gc
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -561,6 +562,27 @@ async def test_numbers_times_and_ids_go_on_after_a_restart_even_if_the_clock_wen
         del store, engine
     for counts in zip(*taken, strict=True):
         assert list(counts) == sorted(set(counts))
+
+
+# A time is a place in the log: retention and AT_TIMESTAMP look for it by halving.
+async def test_the_times_and_sizes_of_a_shards_blocks_never_fall_over_restarts_either(tmp_path: Path) -> None:
+    clock = FakeClock()
+    for step in (0, 500, -3000, 100, 5000):
+        clock.ms += step
+        store = Store(tmp_path / "store")
+        async with running(store, clock) as engine:
+            await engine.committer.commit(append())
+            await answer(engine.committer.submit((append(), append())))
+        store.close()
+    store = Store(tmp_path / "store")
+    found = blocks(store)
+    store.close()
+    times = [block.time_ms for block in found]
+    assert times == sorted(times)
+    assert (times[0], times[-1]) == (NOON_MS, NOON_MS + 2600)
+    assert [block.before.records for block in found] == [0, 1, 3, 4, 6, 7, 9, 10, 12, 13]
+    for block, following in pairwise(found):
+        assert block.after == following.before
 
 
 async def test_an_observed_version_is_remembered_over_a_restart(tmp_path: Path) -> None:

@@ -94,6 +94,15 @@ def test_what_a_shard_held_before_it_was_first_seen_is_no_write_rate() -> None:
     assert simulation.run(BUSY_SECONDS * 3, 1) == 0
 
 
+def test_how_long_neighbours_were_quiet_before_they_are_first_seen_does_not_count() -> None:
+    simulation = Simulation(min_shards=2)
+    simulation.stream = replace(simulation.stream, settings=StreamSettings())
+    policy, sizes = Resharding(), dict[int, LogSize]()
+    assert policy.observe(simulation.stream, sizes, QUIET_SECONDS * 10) == []
+    left, right = simulation.stream.open_shards
+    assert policy.observe(simulation.stream, sizes, QUIET_SECONDS) == [Merge(left.shard_id, right.shard_id)]
+
+
 def test_quiet_neighbours_are_merged_after_long() -> None:
     simulation = Simulation()
     simulation.run(300, BUSY_RECORDS_PER_SECOND * 8)

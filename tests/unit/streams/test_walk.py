@@ -179,6 +179,25 @@ async def test_shards_with_records_take_turns(engine: Engine) -> None:
     assert len(set(served)) == 2
 
 
+async def test_a_merged_shard_waits_for_the_slower_of_its_parents(engine: Engine) -> None:
+    await engine.table()
+    left, right = await split(engine)
+    table = engine.catalog.open_table("pets")
+    slow = [key for key in KEYS if table.keys.of_key(item(id=key)).hash > left.last_hash]
+    for value in range(3):
+        await write(engine, *slow, value=value)
+    merged = await engine.catalog.merge_shards(stream_of(engine), left.shard_id, right.shard_id)
+    await write(engine, *KEYS, value=3)
+    walk = Walk(lambda: stream_of(engine), begin(stream_of(engine), None, OLDEST, tip_of(engine)), engine.log)
+    order: list[str] = []
+    while (step := walk.next(1, PAGE_BYTES_MAX)) is not None:
+        order.append(step.shard.shard_id)
+    # The left parent has no records and ends at once.
+    assert order.count(left.shard_id) == 1
+    assert order.count(right.shard_id) >= 3 * len(slow)
+    assert order.index(merged.shard_id) > max(place for place, id_ in enumerate(order) if id_ == right.shard_id)
+
+
 async def test_a_disabled_stream_ends_a_walk(engine: Engine) -> None:
     await engine.table()
     await write(engine, "a")
