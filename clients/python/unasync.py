@@ -27,6 +27,7 @@ REPLACEMENTS = [
     (r"async def", "def"),
     (r"await ", ""),
     (r"AsyncGenerator\[(.+), None\]", r"Generator[\1, None, None]"),
+    (r"Awaitable\[object\]", "object"),
     (r"AsyncIterable\[Operation\] \| Iterable\[Operation\]", "Iterable[Operation]"),
     (r"AsyncGenerator, AsyncIterable", "Generator"),
     (r"Async(?=[A-Z])", ""),

@@ -144,6 +144,7 @@ async def test_create_table_says_key_and_stream(connect: Connect) -> None:
         stream_view_type="KEYS_ONLY",
         latest_stream_label="label",
         latest_stream_arn=ARN,
+        stream_settings=headrace.StreamSettings(retention_s=0, retention_bytes=0, min_shards=0, max_shards=0),
     )
 
 
@@ -549,56 +550,36 @@ async def test_get_shard_iterator_says_where(connect: Connect) -> None:
 
 
 class Log:
-    """Answers DescribeTable, DescribeStream, GetShardIterator and GetRecords from shards of records in memory.
+    """A stream of one shard, read as a whole: its records' numbers, and what it is asked."""
 
-    An iterator is "shard/type/number". GetRecords gives records one at a time and breaks where it is told to.
-    """
-
-    def __init__(self, shards: dict[str, list[int]], *, parents: dict[str, str] | None = None) -> None:
-        self.shards = shards
-        self.parents = parents or {}
-        self.iterators: list[str] = []
+    def __init__(self, numbers: list[int], *, ends: bool = False) -> None:
+        self.numbers = numbers
+        self.requests: list[stream_service_pb2.GetRecordsRequest] = []
         self.breaks: list[int] = []
-        self.expired: set[str] = set()
+        self._ends = ends
 
     def scripts(self) -> dict[str, Any]:
-        closed = set(self.parents.values())
-        described = [shard(name, self.parents.get(name, ""), 99 * (name in closed)) for name in self.shards]
         return {
             "DescribeTable": answer(table_service_pb2.DescribeTableResponse(table=table(latest_stream_arn=ARN))),
-            "DescribeStream": answer(stream_page(*described)),
-            "GetShardIterator": self.get_shard_iterator,
             "GetRecords": self.get_records,
         }
 
-    async def get_shard_iterator(self, request: Any, context: object) -> Any:
-        del context
-        kind = stream_service_pb2.ShardIteratorType.Name(request.shard_iterator_type).removeprefix(
-            "SHARD_ITERATOR_TYPE_"
-        )
-        iterator = f"{request.shard_id}/{kind}/{request.sequence_number}"
-        self.iterators.append(iterator)
-        return stream_service_pb2.GetShardIteratorResponse(shard_iterator=iterator)
-
     async def get_records(self, request: Any, context: Any) -> None:
-        if request.shard_iterator in self.expired:
-            await abort(context, grpc.StatusCode.FAILED_PRECONDITION, "EXPIRED_ITERATOR")
-        name, kind, after = request.shard_iterator.split("/")
-        await context.write(stream_service_pb2.GetRecordsResponse(next_shard_iterator=request.shard_iterator))
-        numbers = self.shards[name]
-        start = {"TRIM_HORIZON": 0, "LATEST": max(numbers, default=0)}.get(kind) if not after else int(after)
-        for number in [number for number in numbers if number > (start or 0)]:
+        self.requests.append(request)
+        is_latest = request.shard_iterator_type == stream_service_pb2.SHARD_ITERATOR_TYPE_LATEST
+        after = max(self.numbers) if is_latest else int(request.shard_iterator or 0)
+        await context.write(stream_service_pb2.GetRecordsResponse(next_shard_iterator=str(after)))
+        for number in [number for number in self.numbers if number > after]:
             if number in self.breaks:
                 self.breaks.remove(number)
                 await abort(context, grpc.StatusCode.UNAVAILABLE, message="draining")
             await context.write(
                 stream_service_pb2.GetRecordsResponse(
-                    records=[record(number)], next_shard_iterator=f"{name}/AFTER_SEQUENCE_NUMBER/{seq(number)}"
+                    records=[record(number)], next_shard_iterator=str(number), shard_id="a"
                 )
             )
-        children = [child for child, parent in self.parents.items() if parent == name]
-        if children:
-            await context.write(stream_service_pb2.GetRecordsResponse(shard_end=True, child_shard_ids=children))
+        if self._ends:
+            await context.write(stream_service_pb2.GetRecordsResponse(shard_id="a", shard_end=True))
         elif request.follow:
             await asyncio.Event().wait()
 
@@ -644,56 +625,46 @@ async def test_get_records_takes_everything_before_a_slow_reader_sees_the_end(co
     assert received == 200
 
 
-async def test_tail_reads_from_the_oldest_record_through_the_children_of_a_shard(connect: Connect) -> None:
-    log = Log({"a": [1, 2], "b": [3]}, parents={"b": "a"})
+async def test_tail_reads_the_whole_stream_by_one_call(connect: Connect) -> None:
+    log = Log([1, 2, 3])
     async with fake_broker(**log.scripts()) as endpoint, connect(endpoint) as client:
-        numbers = [
-            one.sequence_number
-            async for batch in client.tail("flights", start="TRIM_HORIZON", follow=False)
-            for one in batch.records
-        ]
-    assert numbers == [seq(1), seq(2), seq(3)]
-    assert log.iterators == ["a/TRIM_HORIZON/", "b/TRIM_HORIZON/"]
+        batches = [batch async for batch in client.tail("flights", start="TRIM_HORIZON", follow=False)]
+    assert [one.sequence_number for batch in batches for one in batch.records] == [seq(1), seq(2), seq(3)]
+    assert {batch.shard_id for batch in batches} == {"a"}
+    assert log.requests == [
+        stream_service_pb2.GetRecordsRequest(
+            stream_arn=ARN, shard_iterator_type=stream_service_pb2.SHARD_ITERATOR_TYPE_TRIM_HORIZON
+        )
+    ]
 
 
-async def test_tail_from_now_on_begins_at_the_open_shard(connect: Connect) -> None:
-    log = Log({"a": [1, 2], "b": [3]}, parents={"b": "a"})
+async def test_tail_may_begin_now_or_at_a_time(connect: Connect) -> None:
+    log = Log([1, 2])
     async with fake_broker(**log.scripts()) as endpoint, connect(endpoint) as client:
         assert [batch async for batch in client.tail("flights", follow=False)] == []
-    assert log.iterators == ["b/LATEST/"]
+        assert len([batch async for batch in client.tail("flights", start=CREATED, follow=False)]) == 2
+    kinds = [request.shard_iterator_type for request in log.requests]
+    assert kinds == [
+        stream_service_pb2.SHARD_ITERATOR_TYPE_LATEST,
+        stream_service_pb2.SHARD_ITERATOR_TYPE_AT_TIMESTAMP,
+    ]
+    assert log.requests[1].timestamp == CREATED_MESSAGE
 
 
-async def test_tail_reads_on_after_the_last_record_when_the_broker_went_away(connect: Connect) -> None:
-    log = Log({"a": [1, 2, 3, 4]})
+async def test_tail_reads_on_where_it_was_when_the_broker_went_away(connect: Connect) -> None:
+    log = Log([1, 2, 3, 4])
     log.breaks = [2, 4]
     async with fake_broker(**log.scripts()) as endpoint, connect(endpoint) as client:
         batches = client.tail("flights", start="TRIM_HORIZON", follow=False)
         numbers = [one.sequence_number async for batch in batches for one in batch.records]
     assert numbers == [seq(1), seq(2), seq(3), seq(4)]
-    assert log.breaks == []
+    assert [request.shard_iterator for request in log.requests] == ["", "1", "3"]
 
 
-# After a long absence the position is too old; the number of the last record is still good.
-async def test_tail_replaces_an_expired_position_by_the_last_sequence_number(connect: Connect) -> None:
-    log = Log({"a": [1, 2, 3]})
-    log.breaks = [2]
-    log.expired = {f"a/AFTER_SEQUENCE_NUMBER/{seq(1)}"}
-
-    async def get_shard_iterator(request: Any, context: object) -> Any:
-        response = await log.get_shard_iterator(request, context)
-        if request.sequence_number:
-            log.expired.clear()
-        return response
-
-    scripts = {**log.scripts(), "GetShardIterator": get_shard_iterator}
-    async with fake_broker(**scripts) as endpoint, connect(endpoint) as client:
-        numbers = [
-            one.sequence_number
-            async for batch in client.tail("flights", start="TRIM_HORIZON", follow=False)
-            for one in batch.records
-        ]
-    assert numbers == [seq(1), seq(2), seq(3)]
-    assert log.iterators == ["a/TRIM_HORIZON/", f"a/AFTER_SEQUENCE_NUMBER/{seq(1)}"]
+async def test_tail_ends_with_its_stream(connect: Connect) -> None:
+    log = Log([1, 2], ends=True)
+    async with fake_broker(**log.scripts()) as endpoint, connect(endpoint) as client:
+        assert len([batch async for batch in client.tail("flights", start="TRIM_HORIZON")]) == 2
 
 
 async def test_tail_of_a_table_without_a_stream_is_not_found(connect: Connect) -> None:
@@ -703,11 +674,42 @@ async def test_tail_of_a_table_without_a_stream_is_not_found(connect: Connect) -
             await anext(client.tail("flights"))
 
 
-async def test_tail_does_not_pretend_to_follow_several_shards(connect: Connect) -> None:
-    log = Log({"a": [], "b": []})
-    async with fake_broker(**log.scripts()) as endpoint, connect(endpoint) as client:
-        with pytest.raises(headrace.ValidationError, match="2 shards to follow: use consume"):
-            await anext(client.tail("flights"))
+async def test_shards_are_split_and_merged(connect: Connect) -> None:
+    split = Recorder(stream_service_pb2.SplitShardResponse(shards=[shard("b", "a"), shard("c", "a")]))
+    merge = Recorder(stream_service_pb2.MergeShardsResponse(shard=shard("d", "b")))
+    async with fake_broker(SplitShard=split, MergeShards=merge) as endpoint, connect(endpoint) as client:
+        first, second = await client.split_shard(ARN, "a", starting_hash_key=7)
+        await client.split_shard(ARN, "a")
+        merged = await client.merge_shards(ARN, "b", "c")
+    assert (first.shard_id, second.shard_id, merged.shard_id, merged.parent_shard_id) == ("b", "c", "d", "b")
+    assert split.requests == [
+        stream_service_pb2.SplitShardRequest(stream_arn=ARN, shard_id="a", new_starting_hash_key=7),
+        stream_service_pb2.SplitShardRequest(stream_arn=ARN, shard_id="a"),
+    ]
+    assert merge.requests == [
+        stream_service_pb2.MergeShardsRequest(stream_arn=ARN, shard_id="b", adjacent_shard_id="c")
+    ]
+
+
+async def test_the_settings_of_streams_are_given_and_changed(connect: Connect) -> None:
+    described = table()
+    described.stream_settings.CopyFrom(
+        table_pb2.StreamSettings(retention_period_in_seconds=60, retention_bytes=0, min_shards=2, max_shards=4)
+    )
+    create = Recorder(table_service_pb2.CreateTableResponse(table_description=described))
+    update = Recorder(table_service_pb2.UpdateTableResponse(table_description=described))
+    async with fake_broker(CreateTable=create, UpdateTable=update) as endpoint, connect(endpoint) as client:
+        made = await client.create_table("flights", stream_settings=headrace.StreamSettings(retention_s=60))
+        await client.update_stream_settings("flights", headrace.StreamSettings(min_shards=2, retention_bytes=0))
+    assert made.stream_settings == headrace.StreamSettings(
+        retention_s=60, retention_bytes=0, min_shards=2, max_shards=4
+    )
+    assert create.requests[0].stream_settings == table_pb2.StreamSettings(retention_period_in_seconds=60)
+    assert update.requests == [
+        table_service_pb2.UpdateTableRequest(
+            table_name="flights", stream_settings=table_pb2.StreamSettings(min_shards=2, retention_bytes=0)
+        )
+    ]
 
 
 # Snapshots and consumer groups
@@ -733,8 +735,14 @@ async def test_consumer_groups_are_described_and_listed(connect: Connect) -> Non
         group_name="g",
         stream_arn=ARN,
         create_time=CREATED_MESSAGE,
-        shards=[consumer_service_pb2.ShardCheckpoint(shard_id="s", lease_epoch=3, millis_behind_latest=4)],
+        shards=[
+            consumer_service_pb2.ShardCheckpoint(
+                shard_id="s", lease_epoch=3, millis_behind_latest=4, records_behind_latest=5, member_name="m"
+            )
+        ],
         member_names=["m"],
+        parked_keys=2,
+        parked_records=6,
     )
     group = headrace.ConsumerGroup(
         group_name="g",
@@ -742,10 +750,18 @@ async def test_consumer_groups_are_described_and_listed(connect: Connect) -> Non
         create_time=CREATED,
         shards=(
             headrace.ShardCheckpoint(
-                shard_id="s", sequence_number=None, lease_epoch=3, shard_end=False, millis_behind_latest=4
+                shard_id="s",
+                sequence_number=None,
+                lease_epoch=3,
+                shard_end=False,
+                millis_behind_latest=4,
+                records_behind_latest=5,
+                member_name="m",
             ),
         ),
         member_names=("m",),
+        parked_keys=2,
+        parked_records=6,
     )
     second_page = "2"
     pages = Recorder(
@@ -765,3 +781,56 @@ async def test_consumer_groups_are_described_and_listed(connect: Connect) -> Non
         with pytest.raises(headrace.ResourceInUseError):
             await client.delete_consumer_group("g")
     assert [request.page_token for request in pages.requests] == ["", second_page]
+
+
+async def test_a_group_is_explained(connect: Connect) -> None:
+    explained = consumer_service_pb2.ExplainConsumerGroupResponse(
+        summary="it waits",
+        shards=[
+            consumer_service_pb2.ShardExplanation(
+                shard_id="s", progress=consumer_service_pb2.SHARD_PROGRESS_WAITING_FOR_ACK, text="for acks", attempts=2
+            )
+        ],
+        consumer_group=consumer_service_pb2.ConsumerGroupDescription(group_name="g"),
+    )
+    async with fake_broker(ExplainConsumerGroup=answer(explained)) as endpoint, connect(endpoint) as client:
+        explanation = await client.explain_consumer_group("g")
+    assert (explanation.summary, explanation.group.group_name) == ("it waits", "g")
+    (one,) = explanation.shards
+    assert (one.progress, one.text, one.member_name, one.attempts) == ("WAITING_FOR_ACK", "for acks", None, 2)
+
+
+async def test_parked_keys_are_listed_read_redriven_and_discarded(connect: Connect) -> None:
+    parked = consumer_service_pb2.ParkedKey(
+        parked_id="p", key=to_item({"id": 1}), sequence_number=seq(1), attempts=3, park_time=CREATED_MESSAGE, records=2
+    )
+    second_page = "2"
+    keys = Recorder(
+        consumer_service_pb2.ListParkedKeysResponse(parked_keys=[parked], next_page_token=second_page),
+        consumer_service_pb2.ListParkedKeysResponse(parked_keys=[parked]),
+    )
+    records = Recorder(
+        consumer_service_pb2.GetParkedRecordsResponse(records=[record(1)], last_evaluated_sequence_number=seq(1)),
+        consumer_service_pb2.GetParkedRecordsResponse(records=[record(2, new={"id": 1})]),
+    )
+    redrive = Recorder(consumer_service_pb2.RedriveParkedKeysResponse(redriven_keys=4))
+    discard = Recorder(consumer_service_pb2.DiscardParkedKeyResponse(discarded_records=2))
+    scripts: dict[str, Any] = {
+        "ListParkedKeys": keys,
+        "GetParkedRecords": records,
+        "RedriveParkedKeys": redrive,
+        "DiscardParkedKey": discard,
+    }
+    async with fake_broker(**scripts) as endpoint, connect(endpoint) as client:
+        listed = [key async for key in client.list_parked_keys("g")]
+        read = [one async for one in client.get_parked_records("g", "p")]
+        assert await client.redrive_parked_keys("g") == 4
+        assert await client.redrive_parked_keys("g", "p") == 4
+        assert await client.discard_parked_key("g", "p") == 2
+    assert [(key.parked_id, key.key, key.attempts, key.records, key.redriving) for key in listed] == [
+        ("p", {"id": 1}, 3, 2, False)
+    ] * 2
+    assert [request.page_token for request in keys.requests] == ["", second_page]
+    assert [(one.sequence_number, one.new_image) for one in read] == [(seq(1), None), (seq(2), {"id": 1})]
+    assert [request.exclusive_start_sequence_number for request in records.requests] == ["", seq(1)]
+    assert [request.parked_id for request in redrive.requests] == ["", "p"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from contextlib import aclosing
 from typing import Any
 
@@ -35,6 +37,7 @@ class Group:
         self.starts.append((await context.read()).start)
         await context.write(pb.ConsumeResponse(started=pb.ConsumeStarted(stream_arn="arn", region="local-1")))
         epoch = len(self.starts)
+        await context.write(pb.ConsumeResponse(shard_id=SHARD, lease_epoch=epoch, assigned=pb.ShardAssigned()))
         for number in [number for number in self._numbers if number > self.checkpoint]:
             await context.write(
                 pb.ConsumeResponse(
@@ -91,6 +94,8 @@ async def test_what_was_not_acked_comes_again_after_the_connection_broke(connect
             starting_position=pb.STARTING_POSITION_TRIM_HORIZON,
             max_batch_records=1_000,
             max_in_flight_records=10_000,
+            assignment_mode=pb.ASSIGNMENT_MODE_SHARED,
+            on_gap=pb.GAP_POLICY_FAIL,
         )
     ] * len(group.starts)
     assert len(group.starts) >= 2
@@ -137,6 +142,7 @@ async def test_a_fenced_member_joins_again_to_stand_by(connect: Connect) -> None
         await context.write(pb.ConsumeResponse(started=pb.ConsumeStarted()))
         if joined == 1:
             await abort(context, grpc.StatusCode.ABORTED, "LEASE_FENCED")
+        await context.write(pb.ConsumeResponse(shard_id=SHARD, lease_epoch=2, assigned=pb.ShardAssigned()))
         await context.write(
             pb.ConsumeResponse(shard_id=SHARD, lease_epoch=2, sequence_number=seq(1), records=[record_pb2.Record()])
         )
@@ -149,3 +155,94 @@ async def test_a_fenced_member_joins_again_to_stand_by(connect: Connect) -> None
     ):
         assert (await anext(batches)).lease_epoch == 2
     assert joined == 2
+
+
+class Requests:
+    """A group that sends three records at once, then what each test wants; keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.received: list[pb.ConsumeRequest] = []
+        self.is_answered = asyncio.Event()
+
+    async def consume(self, requests: object, context: Any) -> None:
+        del requests
+        await context.read()
+        await context.write(pb.ConsumeResponse(started=pb.ConsumeStarted(stream_arn="arn")))
+        for epoch in (1, 2):
+            await context.write(pb.ConsumeResponse(shard_id=SHARD, lease_epoch=epoch, assigned=pb.ShardAssigned()))
+            numbers = (1, 2, 3) if epoch == 1 else (2, 3)
+            await context.write(
+                pb.ConsumeResponse(
+                    shard_id=SHARD,
+                    lease_epoch=epoch,
+                    sequence_number=seq(3),
+                    records=[record_pb2.Record(sequence_number=seq(number)) for number in numbers],
+                )
+            )
+            request = await context.read()
+            if request is grpc.aio.EOF:
+                return
+            self.received.append(request)
+        self.is_answered.set()
+        await context.read()
+
+
+async def run_until_answered(running: Any, group: Requests) -> None:
+    """Runs a consumer until its second answer is in, in a thread if it blocks."""
+    task = asyncio.create_task(running) if asyncio.iscoroutine(running) else asyncio.ensure_future(running)
+    async with asyncio.timeout(10):
+        await group.is_answered.wait()
+    task.cancel()
+    await asyncio.wait({task}, timeout=10)
+
+
+async def test_a_function_that_fails_at_a_record_nacks_it_and_acks_the_batch_when_it_succeeds() -> None:
+    group, seen, failures = Requests(), list[str](), [RuntimeError("no such customer")]
+
+    @headrace.consumes("flights", group="g", per_record=True)
+    async def handle(record: headrace.ChangeRecord) -> None:
+        if record.sequence_number == seq(2) and failures:
+            raise failures.pop()
+        seen.append(record.sequence_number)
+
+    assert isinstance(handle, headrace.AsyncConsumerFunction)
+    async with fake_broker(Consume=group.consume) as endpoint, headrace.AsyncClient(endpoint) as client:
+        await run_until_answered(handle.run(client), group)
+    nack, ack = group.received
+    assert (nack.nack.sequence_number, nack.nack.reason) == (seq(2), pb.NACK_REASON_TRANSIENT)
+    assert nack.nack.message == "RuntimeError: no such customer"
+    assert (ack.ack.sequence_number, ack.ack.lease_epoch) == (seq(3), 2)
+    assert seen == [seq(1), seq(2), seq(3)]
+
+
+async def test_a_function_for_threads_gets_batches_and_a_failed_one_comes_again_whole() -> None:
+    group, sizes, failures = Requests(), list[int](), [ValueError("x" * 5_000)]
+
+    @headrace.consumes("flights", group="g")
+    def handle(batch: headrace.ConsumerBatch) -> None:
+        sizes.append(len(batch.records))
+        if failures:
+            raise failures.pop()
+
+    assert isinstance(handle, headrace.ConsumerFunction)
+    async with fake_broker(Consume=group.consume) as endpoint:
+        client = headrace.Client(endpoint)
+        running = asyncio.create_task(asyncio.to_thread(handle.run, client))
+        async with asyncio.timeout(10):
+            await group.is_answered.wait()
+        client.close()
+        with contextlib.suppress(headrace.HeadraceError, ValueError):
+            await running
+    nack, ack = group.received
+    assert nack.nack.sequence_number == seq(1)
+    assert len(nack.nack.message) == 1_024
+    assert ack.ack.sequence_number == seq(3)
+    assert sizes == [3, 2]
+
+
+def test_a_consumer_function_can_be_called_by_itself() -> None:
+    @headrace.consumes("flights", group="g", start="LATEST")
+    def handle(batch: object) -> object:
+        return batch
+
+    assert handle("x") == "x"

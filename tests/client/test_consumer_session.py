@@ -14,7 +14,7 @@ from headrace import errors
 from headrace._channel import open_async_channel
 from headrace.consumer import ConsumerSession
 from headrace.v1 import consumer_service_pb2 as pb
-from headrace.v1 import record_pb2
+from headrace.v1 import error_pb2, record_pb2
 from tests.client.fake_broker import Script, abort, fake_broker
 
 SHARD = "shardId-00000001700000000000-0a1b2c3d"
@@ -29,8 +29,8 @@ STARTED = pb.ConsumeResponse(started=pb.ConsumeStarted(stream_arn=ARN, region="l
 HEARTBEAT = pb.ConsumeResponse()
 
 
-def assigned(epoch: int = 1) -> pb.ConsumeResponse:
-    return pb.ConsumeResponse(shard_id=SHARD, lease_epoch=epoch, assigned=pb.ShardAssigned())
+def assigned(epoch: int = 1, shard_id: str = SHARD) -> pb.ConsumeResponse:
+    return pb.ConsumeResponse(shard_id=shard_id, lease_epoch=epoch, assigned=pb.ShardAssigned())
 
 
 def records(*numbers: int, epoch: int = 1, shard_id: str = SHARD) -> pb.ConsumeResponse:
@@ -111,6 +111,8 @@ async def test_entering_sends_the_start_and_learns_the_stream() -> None:
             starting_sequence_number=seq(5),
             max_batch_records=10,
             max_in_flight_records=20,
+            assignment_mode=pb.ASSIGNMENT_MODE_SHARED,
+            on_gap=pb.GAP_POLICY_FAIL,
         )
     ]
 
@@ -136,6 +138,7 @@ async def test_an_ack_names_shard_epoch_and_position() -> None:
     acks: list[pb.ConsumeAck] = []
 
     async def script(context: Any) -> None:
+        await context.write(assigned(9))
         await context.write(records(1, 2, epoch=9))
         acks.append((await context.read()).ack)
 
@@ -148,6 +151,7 @@ async def test_a_durable_ack_waits_for_its_checkpoint_and_keeps_what_arrives_mea
     confirmed: list[bool] = []
 
     async def script(context: Any) -> None:
+        await context.write(assigned())
         await context.write(records(1))
         await context.read()
         for response in (records(2), checkpointed(0), records(3)):
@@ -164,6 +168,7 @@ async def test_a_durable_ack_waits_for_its_checkpoint_and_keeps_what_arrives_mea
 
 async def test_acks_and_iteration_may_run_in_different_tasks() -> None:
     async def script(context: Any) -> None:
+        await context.write(assigned())
         for number in range(1, 51):
             await context.write(records(number))
         for _ in range(50):
@@ -194,7 +199,7 @@ async def test_the_end_of_a_shard_is_acked_only_after_all_before_it() -> None:
     acks: list[str] = []
 
     async def script(context: Any) -> None:
-        for response in (records(1), records(2), shard_ended(9)):
+        for response in (assigned(), records(1), records(2), shard_ended(9), assigned(shard_id="child")):
             await context.write(response)
         await context.write(records(10, shard_id="child"))
         acks.extend([(await context.read()).ack.sequence_number for _ in range(2)])
@@ -213,6 +218,7 @@ async def test_the_end_of_a_shard_is_acked_at_once_when_nothing_is_open() -> Non
         await context.write(assigned())
         await context.write(shard_ended(9))
         acks.append((await context.read()).ack.sequence_number)
+        await context.write(assigned(shard_id="child"))
         await context.write(records(10, shard_id="child"))
 
     async with session_with(script) as session:
@@ -222,13 +228,122 @@ async def test_the_end_of_a_shard_is_acked_at_once_when_nothing_is_open() -> Non
 
 async def test_an_ack_of_a_lease_that_was_assigned_anew_is_fenced_here() -> None:
     async def script(context: Any) -> None:
-        for response in (records(1, epoch=1), records(1, epoch=2)):
+        for response in (assigned(1), records(1, epoch=1), assigned(2), records(1, epoch=2)):
             await context.write(response)
 
     async with session_with(script) as session:
-        old, _ = await anext(session), await anext(session)
+        old, new = await anext(session), await anext(session)
+        assert (session.holds(old), session.holds(new)) == (False, True)
         with pytest.raises(errors.LeaseFencedError):
             await session.ack(old)
+        with pytest.raises(errors.LeaseFencedError):
+            await session.nack(old, seq(1))
+
+
+def revoked(epoch: int = 1) -> pb.ConsumeResponse:
+    return pb.ConsumeResponse(shard_id=SHARD, lease_epoch=epoch, revoked=pb.ShardRevoked())
+
+
+# Another member has the shard: what it delivered and nobody has looked at must not be processed here too.
+async def test_deliveries_of_a_shard_that_was_revoked_are_dropped() -> None:
+    async def script(context: Any) -> None:
+        for response in (assigned(), assigned(shard_id="other"), records(1), records(2, shard_id="other"), revoked()):
+            await context.write(response)
+        # Too late, and of a lease that is gone.
+        await context.write(records(3))
+        await context.write(records(4, shard_id="other"))
+
+    async with session_with(script) as session:
+        first = await anext(session)
+        second, third = await anext(session), await anext(session)
+        assert not session.holds(first)
+    assert first.shard_id == SHARD
+    assert [(each.shard_id, each.sequence_number) for each in (second, third)] == [("other", seq(2)), ("other", seq(4))]
+
+
+async def test_a_durable_ack_that_is_refused_is_fenced_and_the_session_goes_on() -> None:
+    async def script(context: Any) -> None:
+        for response in (assigned(), assigned(shard_id="other"), records(1)):
+            await context.write(response)
+        await context.read()
+        error = error_pb2.Error(code=10, reason="LEASE_FENCED", message="gone")
+        await context.write(pb.ConsumeResponse(shard_id=SHARD, lease_epoch=1, sequence_number=seq(1), refused=error))
+        await context.write(records(2, shard_id="other"))
+
+    async with session_with(script) as session:
+        delivery = await anext(session)
+        with pytest.raises(errors.LeaseFencedError):
+            await session.ack(delivery, durable=True)
+        assert (await anext(session)).shard_id == "other"
+
+
+async def test_an_ack_that_makes_no_sense_ends_the_session_with_the_reason() -> None:
+    async def script(context: Any) -> None:
+        for response in (assigned(), records(1)):
+            await context.write(response)
+        error = error_pb2.Error(code=3, reason="VALIDATION", message="no", metadata={"field": "sequence_number"})
+        await context.write(pb.ConsumeResponse(shard_id=SHARD, lease_epoch=1, sequence_number=seq(9), refused=error))
+
+    async with session_with(script) as session:
+        await anext(session)
+        with pytest.raises(errors.ValidationError) as refused:
+            await anext(session)
+    assert refused.value.metadata == {"field": "sequence_number"}
+
+
+async def test_a_nack_names_the_record_and_what_follows_it_is_void_until_the_shard_comes_again() -> None:
+    nacks: list[pb.ConsumeNack] = []
+
+    async def script(context: Any) -> None:
+        for response in (assigned(), records(1, 2), records(3)):
+            await context.write(response)
+        nacks.append((await context.read()).nack)
+        await context.write(records(4))
+        for response in (
+            pb.ConsumeResponse(shard_id=SHARD, lease_epoch=1, nacked=pb.Nacked(attempts=1)),
+            assigned(2),
+            records(2, 3, epoch=2),
+        ):
+            await context.write(response)
+
+    async with session_with(script) as session:
+        delivery, behind = await anext(session), await anext(session)
+        await session.nack(delivery, seq(2), reason="TRANSIENT", retry_delay_s=0.25, message="later")
+        assert not session.holds(behind)
+        again = await anext(session)
+    assert (again.lease_epoch, again.sequence_number) == (2, seq(3))
+    (nack,) = nacks
+    assert (nack.shard_id, nack.lease_epoch, nack.sequence_number) == (SHARD, 1, seq(2))
+    assert (nack.reason, nack.message) == (pb.NACK_REASON_TRANSIENT, "later")
+    assert nack.retry_delay.ToMilliseconds() == 250
+
+
+async def test_a_gap_is_told_with_the_records_after_it() -> None:
+    async def script(context: Any) -> None:
+        lost = pb.ShardGap(first_lost_sequence_number=seq(1), last_lost_sequence_number=seq(5))
+        lost.lost_from.FromMilliseconds(1_000)
+        lost.lost_to.FromMilliseconds(2_000)
+        gap = pb.ConsumeResponse(shard_id=SHARD, lease_epoch=1, sequence_number=seq(5), gap=lost)
+        for response in (assigned(), gap, records(6), records(7)):
+            await context.write(response)
+
+    async with session_with(script) as session:
+        first, second = await anext(session), await anext(session)
+    assert first.gap is not None
+    assert (first.gap.first_lost_sequence_number, first.gap.last_lost_sequence_number) == (seq(1), seq(5))
+    assert (first.gap.lost_from.timestamp(), first.gap.lost_to.timestamp()) == (1, 2)
+    assert second.gap is None
+
+
+async def test_a_delivery_says_where_its_records_come_from() -> None:
+    async def script(context: Any) -> None:
+        await context.write(assigned())
+        response = records(1)
+        response.source = pb.RECORD_SOURCE_SNAPSHOT
+        await context.write(response)
+
+    async with session_with(script) as session:
+        assert (await anext(session)).source == "SNAPSHOT"
 
 
 # The last acks of a consumer that leaves in good order must not be delivered again to the next.
@@ -239,6 +354,7 @@ async def test_leaving_lets_the_broker_take_the_last_ack() -> None:
         del requests
         await context.read()
         await context.write(STARTED)
+        await context.write(assigned())
         await context.write(records(1))
         while (request := await context.read()) is not grpc.aio.EOF:
             taken.append(request.ack.sequence_number)
@@ -291,6 +407,7 @@ async def test_a_session_the_broker_ends_raises_on_reading_and_on_acking() -> No
         del requests
         await context.read()
         await context.write(STARTED)
+        await context.write(assigned())
         await context.write(records(1))
         await abort(context, grpc.StatusCode.UNAVAILABLE, message="draining")
 

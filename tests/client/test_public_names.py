@@ -11,17 +11,20 @@ import headrace
 # ruff: noqa: SIM905 - one name a line would hide the list
 
 PUBLIC_NAMES = """
-    AsyncClient AsyncConsumerBatch ChangeRecord Client ConditionalCheckFailedError ConsumerBatch ConsumerGroup
-    DeadlineExceededError Delete ExpiredIteratorError HeadraceError Item KeyAttribute KeyType LeaseFencedError Operation
-    Put RecordBatch ResourceInUseError ResourceNotFoundError Shard ShardCheckpoint ShardIteratorType Stream
-    StreamDescription TableDescription ThrottlingError TrimmedDataAccessError UnavailableError Update ValidationError
-    Version ViewType WriteResult
+    AsyncClient AsyncConsumerBatch AsyncConsumerFunction ChangeRecord Client ConditionalCheckFailedError
+    ConsumerBatch ConsumerFunction ConsumerGroup ConsumerGroupExplanation DeadlineExceededError Delete
+    ExpiredIteratorError Gap HeadraceError Item KeyAttribute KeyType LeaseFencedError LimitExceededError NackReason
+    Operation ParkedKey Put ReadUsage RecordBatch ResourceInUseError ResourceNotFoundError Shard ShardCheckpoint
+    ShardExplanation ShardIteratorType Stream StreamDescription StreamSettings TableDescription ThrottlingError
+    TrimmedDataAccessError UnavailableError Update ValidationError Version ViewType WriteResult consumes
 """.split()
 
 CALLS = """
-    batch_write_item close consume create_table delete_consumer_group delete_item delete_table describe_consumer_group
-    describe_stream describe_table get_item get_records get_shard_iterator list_consumer_groups list_streams list_tables
-    put_item snapshot tail update_item update_table write_items
+    batch_write_item close consume create_table delete_consumer_group delete_item delete_table
+    describe_consumer_group describe_stream describe_table discard_parked_key explain_consumer_group get_item
+    get_parked_records get_records get_shard_iterator list_consumer_groups list_parked_keys list_streams list_tables
+    merge_shards put_item redrive_parked_keys snapshot split_shard tail update_item update_stream_settings
+    update_table write_items
 """.split()
 
 

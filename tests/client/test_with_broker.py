@@ -167,10 +167,10 @@ async def test_readers_survive_a_restart_of_the_broker(connect: Connect, tmp_pat
                 aclosing(client.tail("flights", start="TRIM_HORIZON")) as tail,
                 aclosing(client.consume("flights", group="g")) as consumer,
             ):
-                tailed = (await anext(tail)).records
+                tailed = [*(await anext(tail)).records]
                 batch = await anext(consumer)
                 assert await batch.ack(durable=True)
-                consumed = batch.records
+                consumed = [*batch.records]
                 await asyncio.to_thread(restart, broker)
                 async with connect(broker.grpc) as writer:
                     await writer.put_item("flights", {"id": "after"})

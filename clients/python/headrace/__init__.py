@@ -15,19 +15,28 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from headrace._async.client import AsyncClient
     from headrace._async.consume import AsyncConsumerBatch
+    from headrace._async.consumer_function import AsyncConsumerFunction
+    from headrace._consumes import consumes
     from headrace._models import (
         ConsumerGroup,
+        ConsumerGroupExplanation,
         Delete,
+        Gap,
         Item,
         KeyAttribute,
         KeyType,
+        NackReason,
         Operation,
+        ParkedKey,
         Put,
+        ReadUsage,
         Shard,
         ShardCheckpoint,
+        ShardExplanation,
         ShardIteratorType,
         Stream,
         StreamDescription,
+        StreamSettings,
         TableDescription,
         Update,
         Version,
@@ -37,12 +46,14 @@ if TYPE_CHECKING:
     from headrace._records import ChangeRecord, RecordBatch
     from headrace._sync.client import Client
     from headrace._sync.consume import ConsumerBatch
+    from headrace._sync.consumer_function import ConsumerFunction
     from headrace.errors import (
         ConditionalCheckFailedError,
         DeadlineExceededError,
         ExpiredIteratorError,
         HeadraceError,
         LeaseFencedError,
+        LimitExceededError,
         ResourceInUseError,
         ResourceNotFoundError,
         ThrottlingError,
@@ -54,29 +65,39 @@ if TYPE_CHECKING:
 __all__ = [
     "AsyncClient",
     "AsyncConsumerBatch",
+    "AsyncConsumerFunction",
     "ChangeRecord",
     "Client",
     "ConditionalCheckFailedError",
     "ConsumerBatch",
+    "ConsumerFunction",
     "ConsumerGroup",
+    "ConsumerGroupExplanation",
     "DeadlineExceededError",
     "Delete",
     "ExpiredIteratorError",
+    "Gap",
     "HeadraceError",
     "Item",
     "KeyAttribute",
     "KeyType",
     "LeaseFencedError",
+    "LimitExceededError",
+    "NackReason",
     "Operation",
+    "ParkedKey",
     "Put",
+    "ReadUsage",
     "RecordBatch",
     "ResourceInUseError",
     "ResourceNotFoundError",
     "Shard",
     "ShardCheckpoint",
+    "ShardExplanation",
     "ShardIteratorType",
     "Stream",
     "StreamDescription",
+    "StreamSettings",
     "TableDescription",
     "ThrottlingError",
     "TrimmedDataAccessError",
@@ -86,6 +107,7 @@ __all__ = [
     "Version",
     "ViewType",
     "WriteResult",
+    "consumes",
 ]
 
 _MODULES = {
@@ -93,8 +115,11 @@ _MODULES = {
     "AsyncConsumerBatch": "headrace._async.consume",
     "ChangeRecord": "headrace._records",
     "Client": "headrace._sync.client",
+    "AsyncConsumerFunction": "headrace._async.consumer_function",
     "ConsumerBatch": "headrace._sync.consume",
+    "ConsumerFunction": "headrace._sync.consumer_function",
     "RecordBatch": "headrace._records",
+    "consumes": "headrace._consumes",
 }
 
 

@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from datetime import UTC
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, TypeVar
+
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from headrace._models import (
     ConsumerGroup,
+    ConsumerGroupExplanation,
     Delete,
+    Gap,
     KeyAttribute,
     Operation,
+    ParkedKey,
     Put,
+    ReadUsage,
     Shard,
     ShardCheckpoint,
+    ShardExplanation,
     Stream,
     StreamDescription,
+    StreamSettings,
     TableDescription,
     Update,
 )
-from headrace._values import fill_attributes
+from headrace._values import fill_attributes, from_item
 from headrace.errors import ValidationError
 from headrace.v1 import (
     consumer_service_pb2,
@@ -61,7 +69,11 @@ def enum_name(enum: _EnumTypeWrapper[_EnumValue], value: _EnumValue) -> str:
 
 
 def to_create_table_request(
-    table: str, partition_key: tuple[str, str], sort_key: tuple[str, str] | None, stream: str | None
+    table: str,
+    partition_key: tuple[str, str],
+    sort_key: tuple[str, str] | None,
+    stream: str | None,
+    stream_settings: StreamSettings | None,
 ) -> table_service_pb2.CreateTableRequest:
     request = table_service_pb2.CreateTableRequest(table_name=table)
     for key, role in ((partition_key, table_pb2.KEY_TYPE_HASH), (sort_key, table_pb2.KEY_TYPE_RANGE)):
@@ -73,7 +85,25 @@ def to_create_table_request(
         request.attribute_definitions.add(attribute_name=name, attribute_type=attribute_type)
     if stream is not None:
         request.stream_specification.CopyFrom(to_stream_specification(stream))
+    if stream_settings is not None:
+        request.stream_settings.CopyFrom(to_stream_settings(stream_settings))
     return request
+
+
+def to_stream_settings(settings: StreamSettings) -> table_pb2.StreamSettings:
+    return table_pb2.StreamSettings(
+        retention_period_in_seconds=settings.retention_s,
+        retention_bytes=settings.retention_bytes,
+        min_shards=settings.min_shards,
+        max_shards=settings.max_shards,
+    )
+
+
+def to_timestamp(time: datetime) -> Timestamp:
+    """A time as a message; one without a zone is the local time, as everywhere in Python."""
+    timestamp = Timestamp()
+    timestamp.FromDatetime(time.astimezone(UTC))
+    return timestamp
 
 
 def to_stream_specification(stream: str | None) -> table_pb2.StreamSpecification:
@@ -167,6 +197,12 @@ def to_table_description(message: table_pb2.TableDescription) -> TableDescriptio
         ),
         latest_stream_label=message.latest_stream_label or None,
         latest_stream_arn=message.latest_stream_arn or None,
+        stream_settings=StreamSettings(
+            retention_s=message.stream_settings.retention_period_in_seconds,
+            retention_bytes=message.stream_settings.retention_bytes,
+            min_shards=message.stream_settings.min_shards,
+            max_shards=message.stream_settings.max_shards,
+        ),
     )
 
 
@@ -188,11 +224,18 @@ def to_stream_description(
         table_name=message.table_name,
         partition_key=keys[0],
         sort_key=keys[1] if len(keys) > 1 else None,
-        shards=tuple(map(_to_shard, shards)),
+        shards=tuple(map(to_shard, shards)),
+        retained_records=message.retained_records,
+        retained_bytes=message.retained_bytes,
+        read_usage=ReadUsage(
+            read_request_units=message.read_usage.read_request_units,
+            returned_records=message.read_usage.returned_records,
+            returned_bytes=message.read_usage.returned_bytes,
+        ),
     )
 
 
-def _to_shard(message: stream_service_pb2.Shard) -> Shard:
+def to_shard(message: stream_service_pb2.Shard) -> Shard:
     return Shard(
         shard_id=message.shard_id,
         starting_sequence_number=message.sequence_number_range.starting_sequence_number,
@@ -216,10 +259,61 @@ def to_consumer_group(message: consumer_service_pb2.ConsumerGroupDescription) ->
                 lease_epoch=shard.lease_epoch,
                 shard_end=shard.shard_end,
                 millis_behind_latest=shard.millis_behind_latest,
+                records_behind_latest=shard.records_behind_latest,
+                member_name=shard.member_name or None,
             )
             for shard in message.shards
         ),
         member_names=tuple(message.member_names),
+        parked_keys=message.parked_keys,
+        parked_records=message.parked_records,
+    )
+
+
+def to_explanation(message: consumer_service_pb2.ExplainConsumerGroupResponse) -> ConsumerGroupExplanation:
+    return ConsumerGroupExplanation(
+        summary=message.summary,
+        shards=tuple(
+            ShardExplanation(
+                shard_id=shard.shard_id,
+                progress=enum_name(consumer_service_pb2.ShardProgress, shard.progress),
+                text=shard.text,
+                member_name=shard.member_name or None,
+                lease_epoch=shard.lease_epoch,
+                in_flight_records=shard.in_flight_records,
+                in_flight_age_ms=shard.in_flight_age_ms,
+                records_behind_latest=shard.records_behind_latest,
+                millis_behind_latest=shard.millis_behind_latest,
+                attempts=shard.attempts,
+                last_error=shard.last_error,
+            )
+            for shard in message.shards
+        ),
+        group=to_consumer_group(message.consumer_group),
+    )
+
+
+def to_parked_key(message: consumer_service_pb2.ParkedKey) -> ParkedKey:
+    return ParkedKey(
+        parked_id=message.parked_id,
+        key=from_item(message.key),
+        shard_id=message.shard_id,
+        sequence_number=message.sequence_number,
+        attempts=message.attempts,
+        last_error=message.last_error,
+        park_time=message.park_time.ToDatetime(UTC),
+        records=message.records,
+        bytes=message.bytes,
+        redriving=message.redriving,
+    )
+
+
+def to_gap(message: consumer_service_pb2.ShardGap) -> Gap:
+    return Gap(
+        first_lost_sequence_number=message.first_lost_sequence_number,
+        last_lost_sequence_number=message.last_lost_sequence_number,
+        lost_from=message.lost_from.ToDatetime(UTC),
+        lost_to=message.lost_to.ToDatetime(UTC),
     )
 
 

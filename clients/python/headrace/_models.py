@@ -12,7 +12,10 @@ from headrace.errors import HeadraceError
 Item: TypeAlias = dict[str, Any]
 KeyType: TypeAlias = Literal["S", "N", "B"]
 ViewType: TypeAlias = Literal["KEYS_ONLY", "NEW_IMAGE", "OLD_IMAGE", "NEW_AND_OLD_IMAGES"]
-ShardIteratorType: TypeAlias = Literal["TRIM_HORIZON", "LATEST", "AT_SEQUENCE_NUMBER", "AFTER_SEQUENCE_NUMBER"]
+ShardIteratorType: TypeAlias = Literal[
+    "TRIM_HORIZON", "LATEST", "AT_SEQUENCE_NUMBER", "AFTER_SEQUENCE_NUMBER", "AT_TIMESTAMP"
+]
+NackReason: TypeAlias = Literal["TRANSIENT", "FATAL", "SHUTDOWN"]
 
 
 class KeyAttribute(NamedTuple):
@@ -20,6 +23,22 @@ class KeyAttribute(NamedTuple):
 
     name: str
     type: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamSettings:
+    """How long a table's streams keep records, and into how many shards they are divided.
+
+    None: as it is, or for a new table the default: 24 hours, no bound in bytes, 1 and 4 shards.
+    """
+
+    # 1 second to 365 days.
+    retention_s: int | None = None
+    # 4 MiB or more; 0: no bound.
+    retention_bytes: int | None = None
+    # Up to 64; equal to each other, shards are split and merged only on demand.
+    min_shards: int | None = None
+    max_shards: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +59,17 @@ class TableDescription:
     # The newest stream, enabled or not; None if there never was one.
     latest_stream_label: str | None
     latest_stream_arn: str | None
+    # What holds for its streams, defaults filled in.
+    stream_settings: StreamSettings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReadUsage:
+    """What was read of a stream since the node started, as DynamoDB meters it."""
+
+    read_request_units: int
+    returned_records: int
+    returned_bytes: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,6 +117,10 @@ class StreamDescription:
     partition_key: str
     sort_key: str | None
     shards: tuple[Shard, ...]
+    # What its log holds now.
+    retained_records: int
+    retained_bytes: int
+    read_usage: ReadUsage
 
 
 class Version(NamedTuple):
@@ -155,6 +189,10 @@ class ShardCheckpoint:
     shard_end: bool
     # How long ago the oldest unprocessed record was written; 0 if there is none.
     millis_behind_latest: int
+    # How many records are not processed.
+    records_behind_latest: int
+    # The member that holds it; None if none does.
+    member_name: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,5 +203,73 @@ class ConsumerGroup:
     stream_arn: str
     create_time: datetime
     shards: tuple[ShardCheckpoint, ...]
-    # The members now connected, the one that holds the shards first.
+    # The members now connected, the one that has been there longest first.
     member_names: tuple[str, ...]
+    # Keys that are set aside, and their records.
+    parked_keys: int
+    parked_records: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShardExplanation:
+    """Why a shard of a consumer group does or does not move."""
+
+    shard_id: str
+    # NO_MEMBER, WAITING_FOR_PARENT, WAITING_FOR_SNAPSHOT, MOVING, AT_TIP, WAITING_FOR_ACK, WAITING_FOR_MEMBER,
+    # WAITING_FOR_RETRY, REVOKING, GAP or FINISHED.
+    progress: str
+    # The same in one sentence, with what would make it move.
+    text: str
+    member_name: str | None
+    lease_epoch: int
+    # Records sent and not acked, and how long the oldest of them has been with the member.
+    in_flight_records: int
+    in_flight_age_ms: int
+    # Records not processed, and how long ago the oldest of them was written.
+    records_behind_latest: int
+    millis_behind_latest: int
+    # How often the record that is next has failed, and what was said of it the last time.
+    attempts: int
+    last_error: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConsumerGroupExplanation:
+    """Why a consumer group does or does not move."""
+
+    # In one sentence.
+    summary: str
+    # Each shard that is not finished, and each parked key that is redriven.
+    shards: tuple[ShardExplanation, ...]
+    group: ConsumerGroup
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ParkedKey:
+    """A key that a consumer group has set aside: a record of it failed, and all later ones wait behind it."""
+
+    parked_id: str
+    key: Item
+    # The shard and the record that failed.
+    shard_id: str
+    sequence_number: str
+    attempts: int
+    last_error: str
+    park_time: datetime
+    # How many records wait, and their bytes.
+    records: int
+    bytes: int
+    # Being delivered again.
+    redriving: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gap:
+    """Records that a consumer group has not processed and that are no longer held."""
+
+    # They lie between these two; the second is the last of them.
+    first_lost_sequence_number: str
+    last_lost_sequence_number: str
+    # They were written between these times.
+    lost_from: datetime
+    lost_to: datetime

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
-from typing import Final
+from typing import Final, cast
 
+from headrace import _lazy
 from headrace._models import Item, Version
 from headrace._values import from_item
-from headrace.v1 import record_pb2, stream_service_pb2
+from headrace.v1 import attribute_value_pb2, record_pb2, stream_service_pb2
 
 _EVENT_NAMES: Final[dict[int, str]] = {
     record_pb2.EVENT_NAME_INSERT: "INSERT",
@@ -19,10 +21,14 @@ _EVENT_NAMES: Final[dict[int, str]] = {
 
 
 class ChangeRecord:
-    """One committed change to one item. Its images are decoded when they are first asked for."""
+    """One committed change to one item. It, its keys and its images are decoded when they are first asked for."""
 
-    def __init__(self, message: record_pb2.Record) -> None:
-        self._message = message
+    def __init__(self, encoded: bytes) -> None:
+        self._encoded = encoded
+
+    @cached_property
+    def _message(self) -> record_pb2.Record:
+        return _lazy.record()(self._encoded)
 
     def __repr__(self) -> str:
         return f"<ChangeRecord {self.event_name} {self.sequence_number} {self.keys}>"
@@ -45,17 +51,17 @@ class ChangeRecord:
     @cached_property
     def keys(self) -> Item:
         """The primary key of the changed item."""
-        return from_item(self._message.keys)
+        return _item(self._message.keys) or {}
 
     @cached_property
     def new_image(self) -> Item | None:
         """The item after the change; None on REMOVE, and when the stream's view type leaves it out."""
-        return from_item(self._message.new_image) if self._message.HasField("new_image") else None
+        return _item(self._message.new_image)
 
     @cached_property
     def old_image(self) -> Item | None:
         """The item before the change; None on INSERT, and when the stream's view type leaves it out."""
-        return from_item(self._message.old_image) if self._message.HasField("old_image") else None
+        return _item(self._message.old_image)
 
     @property
     def size_bytes(self) -> int:
@@ -73,8 +79,10 @@ class ChangeRecord:
 class RecordBatch:
     """One response of a read: records of one shard, in order, and where to read on. Without records, a heartbeat."""
 
-    records: tuple[ChangeRecord, ...]
-    # None at the end of a closed shard.
+    records: Sequence[ChangeRecord]
+    # The shard the records are of; empty if there are none and no shard has ended.
+    shard_id: str
+    # None at the end of a closed shard, or, reading a whole stream, of a disabled stream.
     next_shard_iterator: str | None
     # How long ago the next unread record was written; 0 at the tip.
     millis_behind_latest: int
@@ -83,10 +91,16 @@ class RecordBatch:
     child_shard_ids: tuple[str, ...]
 
 
+def _item(encoded: object) -> Item | None:
+    """An Item that was left as bytes; None if it is absent. An item is never empty: it has its key."""
+    return from_item(attribute_value_pb2.Item.FromString(cast("bytes", encoded))) if encoded else None
+
+
 def to_record_batch(response: stream_service_pb2.GetRecordsResponse) -> RecordBatch:
     """The batch of one response."""
     return RecordBatch(
-        records=tuple(map(ChangeRecord, response.records)),
+        records=_lazy.Lazy(_lazy.encoded_records(response), ChangeRecord),
+        shard_id=response.shard_id,
         next_shard_iterator=response.next_shard_iterator or None,
         millis_behind_latest=response.millis_behind_latest,
         shard_end=response.shard_end,

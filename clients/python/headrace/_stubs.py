@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import grpc
 import grpc.aio
 
+from headrace import _lazy
 from headrace.v1.consumer_service_pb2_grpc import ConsumerServiceStub
 from headrace.v1.item_service_pb2_grpc import ItemServiceStub
 from headrace.v1.replication_service_pb2_grpc import ReplicationServiceStub
@@ -22,6 +23,23 @@ if TYPE_CHECKING:
     from headrace.v1.table_service_pb2_grpc import TableServiceAsyncStub
 
 
+def _with_lazy_records(channel: Any, streams: Any, consumers: Any) -> None:
+    """Has the two calls that bring records leave them undecoded."""
+    from headrace.v1.consumer_service_pb2 import ConsumeRequest
+    from headrace.v1.stream_service_pb2 import GetRecordsRequest
+
+    streams.GetRecords = channel.unary_stream(
+        "/headrace.v1.StreamService/GetRecords",
+        request_serializer=GetRecordsRequest.SerializeToString,
+        response_deserializer=_lazy.get_records_response(),
+    )
+    consumers.Consume = channel.stream_stream(
+        "/headrace.v1.ConsumerService/Consume",
+        request_serializer=ConsumeRequest.SerializeToString,
+        response_deserializer=_lazy.consume_response(),
+    )
+
+
 class AsyncStubs:
     """The services of a broker, for asyncio."""
 
@@ -31,6 +49,7 @@ class AsyncStubs:
         self.streams = cast("StreamServiceAsyncStub", StreamServiceStub(channel))
         self.consumers = cast("ConsumerServiceAsyncStub", ConsumerServiceStub(channel))
         self.replication = cast("ReplicationServiceAsyncStub", ReplicationServiceStub(channel))
+        _with_lazy_records(channel, self.streams, self.consumers)
 
 
 class Stubs:
@@ -42,3 +61,4 @@ class Stubs:
         self.streams = StreamServiceStub(channel)
         self.consumers = ConsumerServiceStub(channel)
         self.replication = ReplicationServiceStub(channel)
+        _with_lazy_records(channel, self.streams, self.consumers)

@@ -67,9 +67,19 @@ class ExpiredIteratorError(HeadraceError):
 
 
 class TrimmedDataAccessError(HeadraceError):
-    """The position is older than the oldest record held; `metadata` tells the gap."""
+    """The position is older than the oldest record held.
+
+    `metadata` has the gap: `shard_id`, `first_lost_sequence_number` and `last_lost_sequence_number`, `lost_from` and
+    `lost_to` (ISO 8601, UTC), and `earliest_sequence_number`, from which on all is held.
+    """
 
     reason = "TRIMMED_DATA_ACCESS"
+
+
+class LimitExceededError(HeadraceError):
+    """There may be no more of something; `metadata` has `limit`."""
+
+    reason = "LIMIT_EXCEEDED"
 
 
 class LeaseFencedError(HeadraceError):
@@ -118,6 +128,7 @@ _CLASS_BY_REASON: dict[str, type[HeadraceError]] = {
         ConditionalCheckFailedError,
         ExpiredIteratorError,
         TrimmedDataAccessError,
+        LimitExceededError,
         LeaseFencedError,
         ThrottlingError,
         UnavailableError,

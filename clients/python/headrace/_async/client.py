@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Mapping
 from contextlib import aclosing
-from dataclasses import dataclass
+from datetime import datetime
 from random import Random
 from types import TracebackType
 from typing import Any, Final, Literal, Self, TypeVar
@@ -25,31 +24,39 @@ from headrace._messages import (
     to_consumer_group,
     to_create_table_request,
     to_delete_request,
+    to_explanation,
+    to_parked_key,
     to_put_request,
+    to_shard,
     to_stream,
     to_stream_description,
+    to_stream_settings,
     to_stream_specification,
     to_table_description,
+    to_timestamp,
     to_update_request,
 )
 from headrace._models import (
     ConsumerGroup,
+    ConsumerGroupExplanation,
     Delete,
     Item,
     KeyType,
     Operation,
+    ParkedKey,
     Put,
     Shard,
     ShardIteratorType,
     Stream,
     StreamDescription,
+    StreamSettings,
     TableDescription,
     Update,
     Version,
     ViewType,
     WriteResult,
 )
-from headrace._records import RecordBatch, to_record_batch
+from headrace._records import ChangeRecord, RecordBatch, to_record_batch
 from headrace._stubs import AsyncStubs
 from headrace._values import from_item, to_item
 from headrace.v1 import (
@@ -69,34 +76,6 @@ _Response = TypeVar("_Response")
 _THROTTLED_ATTEMPTS_MAX: Final = 8
 _THROTTLED_DELAY_INITIAL_S: Final = 0.02
 _THROTTLED_DELAY_MAX_S: Final = 5.0
-
-
-@dataclass(slots=True, kw_only=True)
-class _Position:
-    """How far a read of one shard is."""
-
-    stream_arn: str
-    shard_id: str
-    # Where to get an iterator, as long as there is none.
-    type: ShardIteratorType
-    sequence_number: str | None = None
-    shard_iterator: str | None = None
-
-    def advance(self, batch: RecordBatch) -> None:
-        self.shard_iterator = batch.next_shard_iterator
-        if batch.records:
-            self.type = "AFTER_SEQUENCE_NUMBER"
-            self.sequence_number = batch.records[-1].sequence_number
-
-
-def _first_shard_ids(shards: Sequence[Shard], start: str) -> list[str]:
-    """Where to begin: at the open shards for LATEST, else at those whose parents are no longer held."""
-    held = {shard.shard_id for shard in shards}
-    if start == "LATEST":
-        return [shard.shard_id for shard in shards if shard.is_open]
-    return [
-        shard.shard_id for shard in shards if held.isdisjoint((shard.parent_shard_id, shard.adjacent_parent_shard_id))
-    ]
 
 
 class AsyncClient:
@@ -142,12 +121,13 @@ class AsyncClient:
         partition_key: tuple[str, KeyType] = ("id", "S"),
         sort_key: tuple[str, KeyType] | None = None,
         stream: ViewType | None = None,
+        stream_settings: StreamSettings | None = None,
     ) -> TableDescription:
         """Creates a table, ready when this returns. `stream` says which images its stream records; None: no stream.
 
         Raises: ValidationError; ResourceInUseError if the table exists.
         """
-        request = to_create_table_request(table, partition_key, sort_key, stream)
+        request = to_create_table_request(table, partition_key, sort_key, stream, stream_settings)
         response = await self._call(self._stubs.tables.CreateTable, request)
         return to_table_description(response.table_description)
 
@@ -179,6 +159,15 @@ class AsyncClient:
         request = table_service_pb2.UpdateTableRequest(
             table_name=table, stream_specification=to_stream_specification(stream)
         )
+        response = await self._call(self._stubs.tables.UpdateTable, request)
+        return to_table_description(response.table_description)
+
+    async def update_stream_settings(self, table: str, settings: StreamSettings) -> TableDescription:
+        """Changes how long a table's streams keep records, or their number of shards; what is None stays as it is.
+
+        Raises: ValidationError, ResourceNotFoundError.
+        """
+        request = table_service_pb2.UpdateTableRequest(table_name=table, stream_settings=to_stream_settings(settings))
         response = await self._call(self._stubs.tables.UpdateTable, request)
         return to_table_description(response.table_description)
 
@@ -346,12 +335,13 @@ class AsyncClient:
     async def get_shard_iterator(
         self,
         stream_arn: str,
-        shard_id: str,
+        shard_id: str = "",
         *,
         type: ShardIteratorType,  # noqa: A002 - the word of the API
         sequence_number: str | None = None,
+        timestamp: datetime | None = None,
     ) -> str:
-        """A position in a shard to read from, valid for 15 minutes.
+        """A position to read from, in a shard or, without one, in the whole stream; valid for 15 minutes.
 
         Raises: ValidationError, ResourceNotFoundError, TrimmedDataAccessError.
         """
@@ -360,6 +350,7 @@ class AsyncClient:
             shard_id=shard_id,
             shard_iterator_type=enum_value(stream_service_pb2.ShardIteratorType, type, "type"),
             sequence_number=sequence_number or "",
+            timestamp=None if timestamp is None else to_timestamp(timestamp),
         )
         response = await self._call(self._stubs.streams.GetShardIterator, request)
         return response.shard_iterator
@@ -367,15 +358,65 @@ class AsyncClient:
     async def get_records(
         self, shard_iterator: str, *, limit: int | None = None, follow: bool = False
     ) -> AsyncGenerator[RecordBatch, None]:
-        """Reads a shard on from an iterator, in batches of at most `limit` records.
+        """Reads a shard, or a whole stream, on from an iterator, in batches of at most `limit` records of one shard.
 
         The first batch comes at once, even without records. At the tip this ends or, with `follow`, waits for more and
-        gives a batch without records every 15 seconds. At the end of a closed shard it ends with `shard_end` set.
+        gives a batch without records every 15 seconds. At the end of a closed shard there is a batch with `shard_end`
+        set; with the last one this ends.
 
         Raises: ExpiredIteratorError, TrimmedDataAccessError, ResourceNotFoundError; UnavailableError: read on from the
         last batch's `next_shard_iterator`.
         """
         request = stream_service_pb2.GetRecordsRequest(shard_iterator=shard_iterator, limit=limit, follow=follow)
+        async with aclosing(self._read(request)) as batches:
+            async for batch in batches:
+                yield batch
+
+    async def tail(
+        self, table: str, *, start: Literal["LATEST", "TRIM_HORIZON"] | datetime = "LATEST", follow: bool = True
+    ) -> AsyncGenerator[RecordBatch, None]:
+        """Reads the newest stream of a table, from now on, from a time, or from the oldest record held.
+
+        Gives batches with records, each of one shard; the broker goes from closed shards to those that follow, so the
+        records of each key come in order. When the broker goes away for a while, reads on exactly where it was. Without
+        `follow` it ends at the tip. Nothing is kept in the broker: to go on after a restart of your own, use consume.
+
+        Raises: ResourceNotFoundError if the table or its stream is missing; TrimmedDataAccessError when records are
+        lost; ExpiredIteratorError if the broker was away for more than 15 minutes.
+        """
+        description = await self.describe_table(table)
+        if description.latest_stream_arn is None:
+            raise errors.ResourceNotFoundError(f"table {table!r} has no stream", metadata={"field": "table_name"})
+        request = stream_service_pb2.GetRecordsRequest(stream_arn=description.latest_stream_arn, follow=follow)
+        if isinstance(start, datetime):
+            request.shard_iterator_type = stream_service_pb2.SHARD_ITERATOR_TYPE_AT_TIMESTAMP
+            request.timestamp.CopyFrom(to_timestamp(start))
+        else:
+            request.shard_iterator_type = enum_value(stream_service_pb2.ShardIteratorType, start, "start")
+        reconnect = Reconnect(self._random)
+        while True:
+            try:
+                async with aclosing(self._read(request)) as batches:
+                    async for batch in batches:
+                        reconnect.progressed()
+                        if batch.next_shard_iterator is not None:
+                            request = stream_service_pb2.GetRecordsRequest(
+                                shard_iterator=batch.next_shard_iterator, follow=follow
+                            )
+                        if batch.records:
+                            yield batch
+                        if batch.next_shard_iterator is None:
+                            return
+                if not follow:
+                    return
+                error = errors.UnavailableError("the broker ended a read before the end of the stream")
+            except errors.UnavailableError as unavailable:
+                error = unavailable
+            delay_s = reconnect.delay_s(error)
+            _LOGGER.warning("read lost, reading on table=%s delay_s=%.1f error=%s", table, delay_s, error)
+            await async_sleep(delay_s)
+
+    async def _read(self, request: stream_service_pb2.GetRecordsRequest) -> AsyncGenerator[RecordBatch, None]:
         responses: AsyncResponses[stream_service_pb2.GetRecordsResponse] = AsyncResponses(
             self._stubs.streams.GetRecords(request)
         )
@@ -385,72 +426,30 @@ class AsyncClient:
         finally:
             await responses.close()
 
-    async def tail(
-        self, table: str, *, start: Literal["LATEST", "TRIM_HORIZON"] = "LATEST", follow: bool = True
-    ) -> AsyncGenerator[RecordBatch, None]:
-        """Reads the newest stream of a table, from now on or from the oldest record held; gives batches with records.
+    async def split_shard(
+        self, stream_arn: str, shard_id: str, *, starting_hash_key: int | None = None
+    ) -> tuple[Shard, Shard]:
+        """Closes an open shard and opens two in its place; the second begins at the hash, or in the middle.
 
-        Goes from closed shards to the shards that follow. When the broker goes away for a while, reads on after the
-        last record. Without `follow` it ends at the tip. Nothing is kept in the broker: to go on after a
-        restart of your own, use consume.
-
-        Raises: ResourceNotFoundError if the table or its stream is missing; ValidationError if the stream has several
-        open shards to follow; TrimmedDataAccessError, ExpiredIteratorError if the broker was away for too long.
+        Raises: ValidationError, ResourceNotFoundError; ResourceInUseError if it is closed; LimitExceededError.
         """
-        description = await self.describe_table(table)
-        stream_arn = description.latest_stream_arn
-        if stream_arn is None:
-            raise errors.ResourceNotFoundError(f"table {table!r} has no stream", metadata={"field": "table_name"})
-        stream = await self.describe_stream(stream_arn)
-        shard_ids = deque(_first_shard_ids(stream.shards, start))
-        if follow and len(shard_ids) > 1:
-            raise errors.ValidationError(f"stream {stream_arn} has {len(shard_ids)} shards to follow: use consume")
-        reconnect = Reconnect(self._random)
-        while shard_ids:
-            position = _Position(stream_arn=stream_arn, shard_id=shard_ids.popleft(), type=start)
-            # A shard that follows another is read whole.
-            start = "TRIM_HORIZON"
-            async with aclosing(self._read_shard(position, follow=follow, reconnect=reconnect)) as batches:
-                async for batch in batches:
-                    if batch.records:
-                        yield batch
-                    shard_ids.extend(child for child in batch.child_shard_ids if child not in shard_ids)
+        request = stream_service_pb2.SplitShardRequest(
+            stream_arn=stream_arn, shard_id=shard_id, new_starting_hash_key=starting_hash_key
+        )
+        response = await self._call(self._stubs.streams.SplitShard, request)
+        first, second = response.shards
+        return to_shard(first), to_shard(second)
 
-    async def _read_shard(
-        self, position: _Position, *, follow: bool, reconnect: Reconnect
-    ) -> AsyncGenerator[RecordBatch, None]:
-        """Reads a shard to its end, or without `follow` to the tip, over as many calls as that takes."""
-        while True:
-            try:
-                if position.shard_iterator is None:
-                    position.shard_iterator = await self.get_shard_iterator(
-                        position.stream_arn,
-                        position.shard_id,
-                        type=position.type,
-                        sequence_number=position.sequence_number,
-                    )
-                async with aclosing(self.get_records(position.shard_iterator, follow=follow)) as batches:
-                    async for batch in batches:
-                        reconnect.progressed()
-                        position.advance(batch)
-                        yield batch
-                        if batch.shard_end:
-                            return
-                if not follow:
-                    return
-                error = errors.UnavailableError("the broker ended a read before the end of its shard")
-            except errors.UnavailableError as unavailable:
-                error = unavailable
-            except errors.ExpiredIteratorError:
-                if position.sequence_number is None:
-                    raise
-                position.shard_iterator = None
-                continue
-            delay_s = reconnect.delay_s(error)
-            _LOGGER.warning(
-                "read lost, reading on shard_id=%s delay_s=%.1f error=%s", position.shard_id, delay_s, error
-            )
-            await async_sleep(delay_s)
+    async def merge_shards(self, stream_arn: str, shard_id: str, adjacent_shard_id: str) -> Shard:
+        """Closes two open shards whose hash ranges adjoin, and opens one in their place.
+
+        Raises: ValidationError, ResourceNotFoundError; ResourceInUseError if one of them is closed.
+        """
+        request = stream_service_pb2.MergeShardsRequest(
+            stream_arn=stream_arn, shard_id=shard_id, adjacent_shard_id=adjacent_shard_id
+        )
+        response = await self._call(self._stubs.streams.MergeShards, request)
+        return to_shard(response.shard)
 
     # Consumer groups
 
@@ -459,16 +458,22 @@ class AsyncClient:
         table: str,
         *,
         group: str,
-        start: Literal["TRIM_HORIZON", "LATEST"] = "TRIM_HORIZON",
+        start: Literal["TRIM_HORIZON", "LATEST", "SNAPSHOT"] | datetime = "TRIM_HORIZON",
         member: str = "",
         max_batch_records: int = 1_000,
         max_in_flight_records: int = 10_000,
+        max_in_flight_bytes: int | None = None,
+        on_gap: Literal["FAIL", "SKIP"] = "FAIL",
+        max_attempts: int | None = None,
     ) -> AsyncGenerator[AsyncConsumerBatch, None]:
         """Reads the stream of a table as a member of a durable group: each batch once it is acked, never again.
 
-        A group that is new begins at `start`; one that is known goes on after its last ack, whoever made it. One member
-        of a group reads, others stand by. The broker sends no more while `max_in_flight_records` are not acked. When it
-        goes away for a while, the member joins again, and what was not acked comes again.
+        A group that is new begins at `start`: with SNAPSHOT, all items of the table come first, as INSERT records, and
+        then the changes after them. One that is known goes on after its last acks, whoever made them. Its members share
+        the shards of the stream. The broker sends no more while `max_in_flight_records`, or `max_in_flight_bytes` (16
+        MiB by default), are not acked. A record that was nacked `max_attempts` times (10 by default; 0: for ever) is
+        parked with its key. When records were lost, `on_gap` says whether to fail or to go on; then the next batch has
+        the `gap`. When the broker goes away for a while, the member joins again, and what was not acked comes again.
 
         Raises: ValidationError, ResourceNotFoundError; TrimmedDataAccessError if the group is further behind than the
         stream reaches; UnavailableError if there is no broker, or none for a quarter of an hour.
@@ -481,6 +486,9 @@ class AsyncClient:
             member=member,
             max_batch_records=max_batch_records,
             max_in_flight_records=max_in_flight_records,
+            max_in_flight_bytes=max_in_flight_bytes,
+            on_gap=on_gap,
+            max_attempts=max_attempts,
             random=self._random,
         )
 
@@ -511,6 +519,58 @@ class AsyncClient:
         """
         request = consumer_service_pb2.DeleteConsumerGroupRequest(group_name=group)
         await self._call(self._stubs.consumers.DeleteConsumerGroup, request)
+
+    async def explain_consumer_group(self, group: str) -> ConsumerGroupExplanation:
+        """Says why a consumer group does or does not move, shard by shard.
+
+        Raises: ResourceNotFoundError.
+        """
+        request = consumer_service_pb2.ExplainConsumerGroupRequest(group_name=group)
+        return to_explanation(await self._call(self._stubs.consumers.ExplainConsumerGroup, request))
+
+    async def list_parked_keys(self, group: str) -> AsyncGenerator[ParkedKey, None]:
+        """Gives the keys a consumer group has set aside, the oldest first.
+
+        Raises: ResourceNotFoundError.
+        """
+        request = consumer_service_pb2.ListParkedKeysRequest(group_name=group)
+        while True:
+            response = await self._call(self._stubs.consumers.ListParkedKeys, request)
+            for parked in response.parked_keys:
+                yield to_parked_key(parked)
+            if not response.next_page_token:
+                return
+            request.page_token = response.next_page_token
+
+    async def get_parked_records(self, group: str, parked_id: str) -> AsyncGenerator[ChangeRecord, None]:
+        """Gives the parked records of one key, in order, the one that failed first.
+
+        Raises: ResourceNotFoundError.
+        """
+        request = consumer_service_pb2.GetParkedRecordsRequest(group_name=group, parked_id=parked_id)
+        while True:
+            response = await self._call(self._stubs.consumers.GetParkedRecords, request)
+            for record in response.records:
+                yield ChangeRecord(record.SerializeToString())
+            if not response.last_evaluated_sequence_number:
+                return
+            request.exclusive_start_sequence_number = response.last_evaluated_sequence_number
+
+    async def redrive_parked_keys(self, group: str, parked_id: str | None = None) -> int:
+        """Has a parked key, or all, delivered to the group again, in order; returns how many were not before.
+
+        Raises: ResourceNotFoundError.
+        """
+        request = consumer_service_pb2.RedriveParkedKeysRequest(group_name=group, parked_id=parked_id or "")
+        return (await self._call(self._stubs.consumers.RedriveParkedKeys, request)).redriven_keys
+
+    async def discard_parked_key(self, group: str, parked_id: str) -> int:
+        """Drops the parked records of a key, whose newer records are delivered again; returns how many were dropped.
+
+        Raises: ResourceNotFoundError.
+        """
+        request = consumer_service_pb2.DiscardParkedKeyRequest(group_name=group, parked_id=parked_id)
+        return (await self._call(self._stubs.consumers.DiscardParkedKey, request)).discarded_records
 
     # Calls
 

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from types import TracebackType
 from typing import Final, Self
 
 import grpc.aio
+from google.protobuf.duration_pb2 import Duration
 
-from headrace import errors
+from headrace import _lazy, errors
 from headrace._channel import UNARY_TIMEOUT_S
 from headrace._concurrency import AsyncDuplex, AsyncLock
-from headrace._messages import enum_value
+from headrace._messages import enum_name, enum_value, to_gap, to_timestamp
+from headrace._models import Gap
 from headrace._stubs import AsyncStubs
 from headrace.v1 import consumer_service_pb2 as pb
 from headrace.v1 import record_pb2
+
+_LOGGER: Final = logging.getLogger(__name__)
 
 # How long leaving waits for the broker to take the last acks and let go of the shards.
 _LEAVE_TIMEOUT_S: Final = 2.0
@@ -26,6 +32,7 @@ _LEAVE_TIMEOUT_S: Final = 2.0
 class Delivery:
     """Records of one shard, in order; at least one."""
 
+    # Decoded when they are first looked at.
     records: Sequence[record_pb2.Record]
     shard_id: str
     # Rises each time the shard is assigned: a fencing token for side effects.
@@ -34,6 +41,10 @@ class Delivery:
     sequence_number: str
     # How long ago the shard's next unread record was written; 0 at the tip.
     millis_behind_latest: int
+    # LOG, SNAPSHOT or PARKED.
+    source: str = "LOG"
+    # What was lost just before these records, if the session skips gaps.
+    gap: Gap | None = None
 
 
 @dataclass(slots=True)
@@ -47,12 +58,15 @@ class _Shard:
     checkpointed: str = ""
     # The sequence number of the shard's end, once it is read to there.
     end: str = ""
+    # What was lost since the last delivery.
+    gap: Gap | None = None
 
 
 class AsyncConsumerSession:
     """A member of a group, from entering to leaving; `async for` gives its deliveries.
 
-    Standby, heartbeats and the ends of shards are handled inside. There is no reconnecting: when the connection breaks,
+    Standby, heartbeats, the coming, moving and ending of shards are handled inside: deliveries of a shard that this
+    member has lost before they were handed out are dropped. There is no reconnecting: when the connection breaks,
     iterating and acking raise, and whoever owns the session opens another, which goes on after the last checkpoint.
     """
 
@@ -65,14 +79,21 @@ class AsyncConsumerSession:
         stream_arn: str = "",
         starting_position: str = "TRIM_HORIZON",
         starting_sequence_number: str | None = None,
+        starting_timestamp: datetime | None = None,
         member_name: str = "",
         max_batch_records: int = 1_000,
         max_in_flight_records: int = 10_000,
+        max_in_flight_bytes: int | None = None,
+        assignment_mode: str = "SHARED",
+        on_gap: str = "FAIL",
+        max_attempts: int | None = None,
     ) -> None:
         """Reads the stream `stream_arn`, or the enabled stream of `table_name`.
 
-        `starting_position` counts only while the group is new: TRIM_HORIZON, LATEST or AFTER_SEQUENCE_NUMBER.
-        A delivery has at most `max_batch_records`; no more come while `max_in_flight_records` are not acked.
+        `starting_position` counts only while the group is new: TRIM_HORIZON, LATEST, AFTER_SEQUENCE_NUMBER,
+        AT_TIMESTAMP or SNAPSHOT. A delivery has at most `max_batch_records`; no more come while so many records or
+        bytes are in flight, that is, not acked. With the `assignment_mode` EXCLUSIVE one member holds all shards and
+        the others stand by. What is None is left to the broker.
         """
         self._start = pb.ConsumeStart(
             stream_arn=stream_arn,
@@ -81,8 +102,13 @@ class AsyncConsumerSession:
             member_name=member_name,
             starting_position=enum_value(pb.StartingPosition, starting_position, "starting_position"),
             starting_sequence_number=starting_sequence_number or "",
+            starting_timestamp=None if starting_timestamp is None else to_timestamp(starting_timestamp),
             max_batch_records=max_batch_records,
             max_in_flight_records=max_in_flight_records,
+            max_in_flight_bytes=max_in_flight_bytes,
+            assignment_mode=enum_value(pb.AssignmentMode, assignment_mode, "assignment_mode"),
+            on_gap=enum_value(pb.GapPolicy, on_gap, "on_gap"),
+            max_attempts=max_attempts,
         )
         self._consumers = AsyncStubs(channel).consumers
         self._duplex: AsyncDuplex[pb.ConsumeRequest, pb.ConsumeResponse] | None = None
@@ -135,15 +161,53 @@ class AsyncConsumerSession:
 
         An ack is safe to lose: what it covers is delivered again.
 
-        Raises: LeaseFencedError if the shard was assigned anew since; UnavailableError.
+        Raises: LeaseFencedError if the shard has moved, or was assigned anew, since; UnavailableError.
         """
-        shard = self._shards.get(delivery.shard_id)
-        if shard is None or shard.lease_epoch != delivery.lease_epoch:
-            raise errors.LeaseFencedError(f"shard {delivery.shard_id}: lease {delivery.lease_epoch} is no longer held")
+        shard = self._held(delivery)
         if delivery.sequence_number > shard.acked:
             await self._send_ack(delivery.shard_id, shard, delivery.sequence_number)
         while durable and shard.checkpointed < delivery.sequence_number:
             await self._handle_next_response()
+            if shard.checkpointed < delivery.sequence_number:
+                self._held(delivery)
+
+    async def nack(
+        self,
+        delivery: Delivery,
+        sequence_number: str,
+        *,
+        reason: str = "TRANSIENT",
+        retry_delay_s: float | None = None,
+        message: str = "",
+    ) -> None:
+        """Says that a record of this delivery could not be processed, and that all before it are.
+
+        TRANSIENT: it is delivered again, after `retry_delay_s` or a delay that doubles; the last attempt parks its key.
+        FATAL parks it now. SHUTDOWN: another member gets it. What was delivered of the shard after it is void:
+        deliveries that were not handed out are dropped, acks of others raise LeaseFencedError.
+
+        Raises: LeaseFencedError if the shard has moved, or was assigned anew, since; UnavailableError.
+        """
+        shard = self._held(delivery)
+        nack = pb.ConsumeNack(
+            shard_id=delivery.shard_id,
+            lease_epoch=shard.lease_epoch,
+            sequence_number=sequence_number,
+            reason=enum_value(pb.NackReason, reason, "reason"),
+            message=message,
+        )
+        if retry_delay_s is not None:
+            delay = Duration()
+            delay.FromMicroseconds(round(retry_delay_s * 1_000_000))
+            nack.retry_delay.CopyFrom(delay)
+        # The broker assigns the shard anew when it has taken the nack.
+        self._lose(delivery.shard_id)
+        await self._open_duplex().send(pb.ConsumeRequest(nack=nack))
+
+    def holds(self, delivery: Delivery) -> bool:
+        """Whether the shard of a delivery is still held under the lease it was delivered with."""
+        shard = self._shards.get(delivery.shard_id)
+        return shard is not None and shard.lease_epoch == delivery.lease_epoch
 
     async def _join(self, duplex: AsyncDuplex[pb.ConsumeRequest, pb.ConsumeResponse]) -> None:
         await duplex.send(pb.ConsumeRequest(start=self._start))
@@ -183,34 +247,61 @@ class AsyncConsumerSession:
             self._responses_handled += 1
 
     async def _handle(self, response: pb.ConsumeResponse) -> None:
-        if not response.shard_id:
-            return  # a heartbeat
-        shard = self._shards.get(response.shard_id)
-        if shard is None or response.lease_epoch > shard.lease_epoch:
-            shard = self._shards[response.shard_id] = _Shard(lease_epoch=response.lease_epoch)
-        self.is_standby = False
-        event = response.WhichOneof("event")
+        shard_id, event = response.shard_id, response.WhichOneof("event")
         if event == "assigned":
-            shard.delivered = shard.acked = shard.checkpointed = response.assigned.checkpoint
-        elif event == "checkpointed":
+            self._lose(shard_id)
+            at = response.assigned.checkpoint
+            self._shards[shard_id] = _Shard(response.lease_epoch, delivered=at, acked=at, checkpointed=at)
+            self.is_standby = False
+            return
+        if event == "refused" and response.refused.reason != errors.LeaseFencedError.reason:
+            raise errors.from_message(response.refused)
+        shard = self._shards.get(shard_id)
+        if shard is None or response.lease_epoch != shard.lease_epoch:
+            return  # a heartbeat, or about a lease that was lost since
+        if event in {"revoked", "refused"}:
+            _LOGGER.info("a shard has moved shard_id=%s lease_epoch=%d", shard_id, shard.lease_epoch)
+            self._lose(shard_id)
+            return
+        if event == "checkpointed":
             shard.checkpointed = response.sequence_number
         elif event == "shard_ended":
             shard.end = response.sequence_number
-        if response.records:
+        elif event == "gap":
+            shard.gap = to_gap(response.gap)
+            shard.delivered = shard.acked = shard.checkpointed = response.sequence_number
+            _LOGGER.warning("records were lost shard_id=%s gap=%s", shard_id, shard.gap)
+        elif response.records:
             shard.delivered = response.sequence_number
             self._deliveries.append(
                 Delivery(
-                    records=response.records,
-                    shard_id=response.shard_id,
+                    records=_lazy.Lazy(_lazy.encoded_records(response), record_pb2.Record.FromString),
+                    shard_id=shard_id,
                     lease_epoch=response.lease_epoch,
                     sequence_number=response.sequence_number,
                     millis_behind_latest=response.millis_behind_latest,
+                    source=enum_name(pb.RecordSource, response.source),
+                    gap=shard.gap,
                 )
             )
-        elif shard.acked >= shard.delivered and (event == "shard_ended" or response.sequence_number > shard.acked):
+            shard.gap = None
+            return
+        is_news = event == "shard_ended" or (event is None and response.sequence_number > shard.acked)
+        if is_news and shard.acked >= shard.delivered:
             # Nothing is open, and the shard has ended or the position has moved on without records: without this ack,
             # its children would not begin, or the checkpoint of a quiet shard would age out.
-            await self._send_ack(response.shard_id, shard, response.sequence_number)
+            await self._send_ack(shard_id, shard, response.sequence_number)
+
+    def _held(self, delivery: Delivery) -> _Shard:
+        shard = self._shards.get(delivery.shard_id)
+        if shard is None or shard.lease_epoch != delivery.lease_epoch:
+            raise errors.LeaseFencedError(f"shard {delivery.shard_id}: lease {delivery.lease_epoch} is no longer held")
+        return shard
+
+    def _lose(self, shard_id: str) -> None:
+        """Forgets a shard, and what was delivered of it and not handed out."""
+        if self._shards.pop(shard_id, None) is not None:
+            self._deliveries = deque(delivery for delivery in self._deliveries if delivery.shard_id != shard_id)
 
     def _open_duplex(self) -> AsyncDuplex[pb.ConsumeRequest, pb.ConsumeResponse]:
         if self._duplex is None:

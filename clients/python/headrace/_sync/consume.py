@@ -5,17 +5,21 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
+from datetime import datetime
 from random import Random
-from typing import Final
+from typing import Final, cast
 
 import grpc
 
 from headrace import errors
 from headrace._backoff import Reconnect
 from headrace._concurrency import sleep
+from headrace._lazy import Lazy
+from headrace._models import Gap, NackReason
 from headrace._records import ChangeRecord
 from headrace._sync.consumer import ConsumerSession, Delivery
+from headrace.v1 import record_pb2
 
 _LOGGER: Final = logging.getLogger(__name__)
 
@@ -24,13 +28,22 @@ _LOST_SESSION_ERRORS: Final = (errors.UnavailableError, errors.LeaseFencedError)
 
 
 class ConsumerBatch:
-    """Records of one shard, in order, that the group has not acked before. Ack it when they are processed."""
+    """Records of one shard, in order, that the group has not acked before. Ack it when they are processed.
+
+    The records of one key come in order over all batches, one batch after the other.
+    """
 
     def __init__(self, session: ConsumerSession, delivery: Delivery) -> None:
         self._session = session
         self._delivery = delivery
-        self.records: Final = tuple(map(ChangeRecord, delivery.records))
+        encoded = cast("Lazy[record_pb2.Record]", delivery.records).encoded
+        # Decoded when they are first looked at.
+        self.records: Final[Sequence[ChangeRecord]] = Lazy(encoded, ChangeRecord)
         self.shard_id: Final = delivery.shard_id
+        # LOG; SNAPSHOT for the items a group begins with; PARKED for a key that is redriven.
+        self.source: Final = delivery.source
+        # What was lost just before these records, for a consumer that skips gaps.
+        self.gap: Final[Gap | None] = delivery.gap
         # Rises each time the shard is assigned: a fencing token for side effects.
         self.lease_epoch: Final = delivery.lease_epoch
         self.sequence_number: Final = delivery.sequence_number
@@ -48,16 +61,44 @@ class ConsumerBatch:
             return False
         return True
 
+    def nack(
+        self,
+        record: ChangeRecord,
+        *,
+        reason: NackReason = "TRANSIENT",
+        retry_delay_s: float | None = None,
+        message: str = "",
+    ) -> bool:
+        """Says that a record of this batch could not be processed, and that all before it are. Then leave the batch.
+
+        TRANSIENT: it comes again, after `retry_delay_s` or a delay that doubles from 0.1 to 30 seconds; the last of
+        `max_attempts` parks its key. FATAL parks the key now: the record and all later ones of the key wait in the
+        broker until they are redriven, and the shard goes on. SHUTDOWN: another member gets it. `message` is for
+        people, and is kept.
+
+        Returns False if the session or the shard has been lost: then these records are delivered again.
+        """
+        try:
+            self._session.nack(
+                self._delivery, record.sequence_number, reason=reason, retry_delay_s=retry_delay_s, message=message
+            )
+        except _LOST_SESSION_ERRORS:
+            return False
+        return True
+
 
 def consume(
     channel: grpc.Channel,
     *,
     table: str,
     group: str,
-    start: str,
+    start: str | datetime,
     member: str,
     max_batch_records: int,
     max_in_flight_records: int,
+    max_in_flight_bytes: int | None,
+    on_gap: str,
+    max_attempts: int | None,
     random: Random,
 ) -> Generator[ConsumerBatch, None, None]:
     """See Client.consume."""
@@ -68,9 +109,13 @@ def consume(
             table_name=table,
             group_name=group,
             member_name=member,
-            starting_position=start,
+            starting_position="AT_TIMESTAMP" if isinstance(start, datetime) else start,
+            starting_timestamp=start if isinstance(start, datetime) else None,
             max_batch_records=max_batch_records,
             max_in_flight_records=max_in_flight_records,
+            max_in_flight_bytes=max_in_flight_bytes,
+            on_gap=on_gap,
+            max_attempts=max_attempts,
         )
         try:
             with session:

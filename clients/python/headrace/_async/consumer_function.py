@@ -1,0 +1,59 @@
+"""A function as a durable consumer: sugar over AsyncClient.consume. `headrace.consumes` makes it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from contextlib import aclosing
+from typing import TYPE_CHECKING, Any, Final
+
+from headrace._async.consume import AsyncConsumerBatch
+
+if TYPE_CHECKING:
+    from headrace._async.client import AsyncClient
+
+_LOGGER: Final = logging.getLogger(__name__)
+
+# As much of an error as the broker keeps.
+_MESSAGE_LENGTH_MAX: Final = 1_024
+
+
+class AsyncConsumerFunction:
+    """A function that a group's batches, or records one by one, are given to.
+
+    What it returns from is processed, and acked batch by batch. What it raises for is nacked, the record, or the batch
+    from its first record on: it comes again later, and is parked with its key after `max_attempts`.
+    """
+
+    def __init__(
+        self, function: Callable[[Any], Awaitable[object]], table: str, *, per_record: bool, options: dict[str, Any]
+    ) -> None:
+        self._function = function
+        self._table = table
+        self._per_record = per_record
+        self._options = options
+
+    async def __call__(self, argument: Any) -> object:
+        """Calls the function itself, as a test does."""
+        return await self._function(argument)
+
+    async def run(self, client: AsyncClient) -> None:
+        """Consumes for ever; what `client.consume` raises ends it, and so does closing the client."""
+        async with aclosing(client.consume(self._table, **self._options)) as batches:
+            async for batch in batches:
+                await self._process(batch)
+
+    async def _process(self, batch: AsyncConsumerBatch) -> None:
+        record = batch.records[0]
+        try:
+            if self._per_record:
+                for record in batch.records:
+                    await self._function(record)
+            else:
+                await self._function(batch)
+        except Exception as error:
+            _LOGGER.warning("a consumer function failed group=%s", self._options["group"], exc_info=True)
+            message = f"{type(error).__name__}: {error}"
+            await batch.nack(record, message=message[:_MESSAGE_LENGTH_MAX])
+        else:
+            await batch.ack()
