@@ -63,6 +63,8 @@ class FakeSession:
         self.region = REGION
         self.acked: list[tuple[str, int, int, bool]] = []
         self.taken = 0
+        # Shards that have moved to another host.
+        self.moved: set[str] = set()
         self.ack_error: Exception | None = None
         self._items: asyncio.Queue[Delivery | Exception] = asyncio.Queue()
         for each in deliveries:
@@ -82,6 +84,9 @@ class FakeSession:
 
     def __aiter__(self) -> AsyncIterator[Delivery]:
         return self._deliveries()
+
+    def holds(self, delivery: Delivery) -> bool:
+        return delivery.shard_id not in self.moved
 
     async def ack(self, delivery: Delivery, *, durable: bool = False) -> None:
         if self.ack_error is not None:

@@ -213,11 +213,49 @@ async def test_a_batch_that_fails_with_too_much_waiting_behind_it_asks_for_a_new
 
 async def test_a_call_is_counted_also_when_its_ack_is_lost() -> None:
     session = FakeSession(delivery([1]))
-    session.ack_error = errors.LeaseFencedError("taken over")
+    session.ack_error = errors.UnavailableError("gone")
     async with delivering(session, FakeFunction()) as running:
-        assert isinstance(await running.failure(), errors.LeaseFencedError)
+        assert isinstance(await running.failure(), errors.UnavailableError)
         assert running.reporter._counts.invocations == 1
         assert running.deliverer.batches_done == 0
+
+
+# One shard that moves must not take the others of this host along.
+async def test_a_shard_that_moves_during_a_call_leaves_the_others_here() -> None:
+    session = FakeSession(delivery([1]))
+    session.ack_error = errors.LeaseFencedError("taken over")
+    function = FakeFunction()
+    async with delivering(session, function) as running:
+        await function.called()
+        await running.settled()
+        session.ack_error = None
+        session.put(delivery([7], shard="shard-2"))
+        await function.called()
+        await running.settled()
+        assert session.acked == [("shard-2", 1, 7, False)]
+        assert running.deliverer.batches_done == 1
+
+
+async def test_what_waits_of_a_shard_that_has_moved_is_not_delivered() -> None:
+    session = FakeSession(delivery([1]), delivery([7], shard="shard-2"))
+    session.moved.add("shard-1")
+    function = FakeFunction()
+    async with delivering(session, function) as running:
+        await function.called()
+        await running.settled()
+        assert [numbers(event) for event in function.events] == [[7]]
+
+
+async def test_a_failed_batch_is_not_tried_again_when_its_shard_has_moved() -> None:
+    session = FakeSession(delivery([1]))
+    function = FakeFunction(FAILED)
+    async with delivering(session, function) as running:
+        await function.called()
+        session.moved.add("shard-1")
+        session.put(delivery([7], shard="shard-2"))
+        await function.called()
+        await running.settled()
+        assert [numbers(event) for event in function.events] == [[1], [7]]
 
 
 async def test_stopping_finishes_the_call_and_waits_until_its_ack_is_on_disk() -> None:

@@ -198,6 +198,8 @@ class Region:
                 starting_position="AFTER_SEQUENCE_NUMBER",
                 starting_sequence_number=after,
                 member_name=member_name,
+                # One peer leads, the others stand by.
+                assignment_mode="EXCLUSIVE",
             )
             async with session:
                 yield session

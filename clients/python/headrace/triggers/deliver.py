@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from random import Random
 from typing import Final, Protocol, TypeVar
 
+from headrace import errors
 from headrace._backoff import Backoff
 from headrace.consumer import Delivery
 from headrace.triggers.batch import Batch, BatchQueue
@@ -38,6 +39,10 @@ class Session(Protocol):
 
     async def ack(self, delivery: Delivery, *, durable: bool = False) -> None:
         """As ConsumerSession.ack."""
+        ...
+
+    def holds(self, delivery: Delivery) -> bool:
+        """As ConsumerSession.holds."""
         ...
 
 
@@ -101,9 +106,10 @@ class Deliverer:
             await asyncio.wait({reading})
 
     async def _process(self, batch: Batch, session: Session, queue: BatchQueue, reading: asyncio.Task[None]) -> None:
-        """Calls the function until it succeeds, then acks; returns early only if told to stop."""
+        """Calls the function until it succeeds, then acks; returns early if told to stop, or if the shard has moved."""
         backoff = Backoff(initial_s=RETRY_INITIAL_S, max_s=RETRY_MAX_S, random=self._random)
-        while True:
+        # Another host has a shard that has moved: a late success here would put old changes over newer ones.
+        while session.holds(batch.position):
             self.is_busy = True
             try:
                 result = await self._function.invoke(batch.event)
@@ -130,7 +136,12 @@ class Deliverer:
             record_count=batch.record_count, duration_ms=result.duration_ms, iterator_age_ms=age_ms
         )
         # 2. Ack. Nobody acks after the last batch, so only there it is worth the wait for the disk.
-        await session.ack(batch.position, durable=self._is_stopping)
+        try:
+            await session.ack(batch.position, durable=self._is_stopping)
+        except errors.LeaseFencedError:
+            # The shard has moved: its records are delivered again elsewhere. This host goes on with those it holds.
+            _LOGGER.info("a shard has moved during a call shard_id=%s", batch.position.shard_id)
+            return
         self.batches_done += 1
 
 
