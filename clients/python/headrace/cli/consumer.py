@@ -17,7 +17,7 @@ __all__ = ["consumer"]
 
 @click.group()
 def consumer() -> None:
-    """List, describe and delete consumer groups."""
+    """List, describe and delete consumer groups, and see to what they have set aside."""
 
 
 @consumer.command(name="list")
@@ -33,9 +33,17 @@ def list_(*, endpoint: str | None, output: str) -> None:
         print_json(groups)
     else:
         print_table(
-            ["group", "members", "shards", "lag ms", "stream"],
+            ["group", "members", "shards", "lag", "lag ms", "parked", "stream"],
             [
-                [group.group_name, len(group.member_names), len(group.shards), _lag_ms(group), group.stream_arn]
+                [
+                    group.group_name,
+                    len(group.member_names),
+                    len(group.shards),
+                    _lag_records(group),
+                    _lag_ms(group),
+                    group.parked_records,
+                    group.stream_arn,
+                ]
                 for group in groups
             ],
         )
@@ -60,13 +68,22 @@ def describe(*, group_name: str, endpoint: str | None, output: str) -> None:
             "stream": group.stream_arn,
             "created": group.create_time,
             "members": ", ".join(group.member_names) or None,
-            "lag ms": _lag_ms(group),
+            "lag": f"{_lag_records(group)} records, {_lag_ms(group)} ms",
+            "parked": f"{group.parked_records} records of {group.parked_keys} keys",
         }
     )
     print_table(
-        ["shard", "checkpoint", "lease epoch", "ended", "lag ms"],
+        ["shard", "member", "checkpoint", "lease epoch", "ended", "lag", "lag ms"],
         [
-            [shard.shard_id, shard.sequence_number, shard.lease_epoch, shard.shard_end, shard.millis_behind_latest]
+            [
+                shard.shard_id,
+                shard.member_name,
+                shard.sequence_number,
+                shard.lease_epoch,
+                shard.shard_end,
+                shard.records_behind_latest,
+                shard.millis_behind_latest,
+            ]
             for shard in group.shards
         ],
     )
@@ -81,6 +98,74 @@ def delete(*, group_name: str, endpoint: str | None) -> None:
 
     with Client(endpoint) as client:
         client.delete_consumer_group(group_name)
+
+
+@consumer.command()
+@click.argument("group_name", metavar="GROUP")
+@click.option("--records", "parked_id", metavar="PARKED_ID", help="Show the records of this key, as JSON Lines.")
+@endpoint_option
+@output_option
+def parked(*, group_name: str, parked_id: str | None, endpoint: str | None, output: str) -> None:
+    """Show the keys that GROUP has set aside because a record of them failed, the oldest first."""
+    from headrace import Client
+
+    with Client(endpoint) as client:
+        if parked_id is not None:
+            for record in client.get_parked_records(group_name, parked_id):
+                print_json(
+                    {
+                        "sequence_number": record.sequence_number,
+                        "event_name": record.event_name,
+                        "keys": record.keys,
+                        "new_image": record.new_image,
+                        "old_image": record.old_image,
+                    }
+                )
+            return
+        keys = list(client.list_parked_keys(group_name))
+    if output == "json":
+        print_json(keys)
+        return
+    print_table(
+        ["parked id", "key", "records", "attempts", "since", "redriving", "error"],
+        [
+            [key.parked_id, key.key, key.records, key.attempts, key.park_time, key.redriving, key.last_error]
+            for key in keys
+        ],
+    )
+
+
+@consumer.command()
+@click.argument("group_name", metavar="GROUP")
+@click.argument("parked_id", metavar="[PARKED_ID]", required=False)
+@endpoint_option
+def redrive(*, group_name: str, parked_id: str | None, endpoint: str | None) -> None:
+    """Deliver parked records to GROUP again, in order per key: those of one key, or all."""
+    from headrace import Client
+
+    with Client(endpoint) as client:
+        count = client.redrive_parked_keys(group_name, parked_id)
+    click.echo(f"{count} keys are redriven")
+
+
+@consumer.command()
+@click.argument("group_name", metavar="GROUP")
+@click.argument("parked_id", metavar="PARKED_ID")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@endpoint_option
+def discard(*, group_name: str, parked_id: str, yes: bool, endpoint: str | None) -> None:
+    """Drop the parked records of one key; its newer records are delivered again."""
+    if not yes:
+        click.confirm(f"Drop the parked records of {parked_id}?", abort=True, err=True)
+    from headrace import Client
+
+    with Client(endpoint) as client:
+        count = client.discard_parked_key(group_name, parked_id)
+    click.echo(f"{count} records are dropped")
+
+
+def _lag_records(group: ConsumerGroup) -> int:
+    return sum(shard.records_behind_latest for shard in group.shards)
 
 
 def _lag_ms(group: ConsumerGroup) -> int:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, cast
 
 import click
@@ -16,12 +18,20 @@ __all__ = [
     "endpoint_option",
     "output_option",
     "parse_key_attribute",
+    "parse_retention",
+    "parse_size",
+    "start_option",
+    "stream_settings_options",
     "view_type_option",
 ]
 
 PORT_MAX = 65535
 VIEW_TYPES = ("KEYS_ONLY", "NEW_IMAGE", "OLD_IMAGE", "NEW_AND_OLD_IMAGES")
 KEY_TYPES = ("S", "N", "B")
+_SECONDS = {"s": 1, "m": 60, "h": 60 * 60, "d": 24 * 60 * 60}
+_BYTES = {"": 1, "B": 1, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40, "KB": 10**3, "MB": 10**6, "GB": 10**9}
+_DURATION = re.compile(r"(\d{1,9})([smhd])", re.ASCII)
+_SIZE = re.compile(r"(\d{1,15}) *([KMGT]?I?B?)", re.ASCII | re.IGNORECASE)
 
 # The name of a key attribute and its type, if that was given.
 KeyOption: TypeAlias = "tuple[str, KeyType | None]"
@@ -78,3 +88,74 @@ def parse_key_attribute(ctx: click.Context, param: click.Parameter, value: str |
     if not name or key_type not in KEY_TYPES:
         raise click.BadParameter(f"{value!r} is not NAME or NAME:TYPE with a type of S, N or B", ctx=ctx, param=param)
     return name, cast("KeyType", key_type)
+
+
+def parse_retention(ctx: click.Context, param: click.Parameter, value: str | None) -> int | None:
+    """A click callback: a duration such as 90s, 30m, 24h or 7d, in seconds."""
+    if value is None:
+        return None
+    match = _DURATION.fullmatch(value)
+    if match is None:
+        raise click.BadParameter(f"{value!r} is not a duration such as 90s, 30m, 24h or 7d", ctx=ctx, param=param)
+    return int(match[1]) * _SECONDS[match[2]]
+
+
+def parse_size(ctx: click.Context, param: click.Parameter, value: str | None) -> int | None:
+    """A click callback: a size such as 1048576, 512MiB or 1GiB, in bytes."""
+    if value is None:
+        return None
+    match = _SIZE.fullmatch(value)
+    if match is None or match[2].upper() not in _BYTES:
+        raise click.BadParameter(f"{value!r} is not a size such as 1048576, 512MiB or 1GiB", ctx=ctx, param=param)
+    return int(match[1]) * _BYTES[match[2].upper()]
+
+
+def stream_settings_options(command: _Command) -> _Command:
+    """Add the settings of a table's streams, as the arguments of headrace.StreamSettings."""
+    for option in reversed(
+        (
+            click.option(
+                "--retention",
+                "retention_s",
+                metavar="DURATION",
+                callback=parse_retention,
+                help="How long records are kept, such as 90s, 30m, 24h or 7d.  [new tables: 24h]",
+            ),
+            click.option(
+                "--retention-bytes",
+                metavar="SIZE",
+                callback=parse_size,
+                help="Drop the oldest records beyond so much, such as 1GiB; 0: no bound.  [new tables: 0]",
+            ),
+            click.option("--min-shards", type=int, help="The stream has at least so many shards.  [new tables: 1]"),
+            click.option("--max-shards", type=int, help="Its write rate splits it up to so many.  [new tables: 4]"),
+        )
+    ):
+        command = option(command)
+    return command
+
+
+def start_option(*names: str, default: str, help_text: str) -> Callable[[_Command], _Command]:
+    """Add --from as the argument `start: str | datetime`: one of some names, a time, or so long ago."""
+
+    def parse(ctx: click.Context, param: click.Parameter, value: str) -> str | datetime:
+        if value.upper() in names:
+            return value.upper()
+        ago = _DURATION.fullmatch(value.removeprefix("-"))
+        if value.startswith("-") and ago is not None:
+            return datetime.now(UTC) - timedelta(seconds=int(ago[1]) * _SECONDS[ago[2]])
+        try:
+            return datetime.fromisoformat(value)
+        except ValueError:
+            message = f"{value!r} is not one of {', '.join(names)}, a time, or so long ago, such as -10m"
+            raise click.BadParameter(message, ctx=ctx, param=param) from None
+
+    return click.option(
+        "--from",
+        "start",
+        metavar=f"[{'|'.join(names)}|TIME]",
+        default=default,
+        show_default=True,
+        callback=parse,
+        help=f"{help_text} TIME is in ISO 8601, or so long ago, such as -10m.",
+    )

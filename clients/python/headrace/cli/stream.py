@@ -1,18 +1,18 @@
-"""`headrace stream`: list, describe and tail change streams."""
+"""`headrace stream`: list, describe, read, split and merge change streams."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from headrace.cli.options import endpoint_option, output_option
+from headrace.cli.options import endpoint_option, output_option, start_option
 from headrace.cli.render import json_text, print_fields, print_json, print_table, time_text
 
 if TYPE_CHECKING:
-    from headrace import ChangeRecord, Client, Item, StreamDescription
+    from headrace import ChangeRecord, Client, Item, Shard, StreamDescription
 
 __all__ = ["stream"]
 
@@ -22,7 +22,7 @@ EXIT_INTERRUPTED = 130
 
 @click.group()
 def stream() -> None:
-    """List, describe and tail change streams."""
+    """List, describe, read, split and merge change streams."""
 
 
 @stream.command(name="list")
@@ -52,9 +52,7 @@ def describe(*, stream_arn: str, endpoint: str | None, output: str) -> None:
     from headrace import Client
 
     with Client(endpoint) as client:
-        if not stream_arn.startswith("arn:"):
-            stream_arn = _newest_stream_arn(client, stream_arn)
-        described = client.describe_stream(stream_arn)
+        described = client.describe_stream(_stream_arn(client, stream_arn))
     if output == "json":
         print_json(described)
         return
@@ -64,6 +62,9 @@ def describe(*, stream_arn: str, endpoint: str | None, output: str) -> None:
             "status": described.stream_status,
             "images": described.stream_view_type,
             "created": described.creation_request_date_time,
+            "holds": f"{described.retained_records} records, {described.retained_bytes} bytes",
+            "read": f"{described.read_usage.read_request_units} read request units, "
+            f"{described.read_usage.returned_records} records since the node started",
             "arn": described.stream_arn,
         }
     )
@@ -78,14 +79,7 @@ def describe(*, stream_arn: str, endpoint: str | None, output: str) -> None:
 
 @stream.command()
 @click.argument("table_name", metavar="TABLE")
-@click.option(
-    "--from",
-    "start",
-    type=click.Choice(["TRIM_HORIZON", "LATEST"], case_sensitive=False),
-    default="LATEST",
-    show_default=True,
-    help="Begin at the oldest record held, or after the newest.",
-)
+@start_option("TRIM_HORIZON", "LATEST", default="LATEST", help_text="Begin at the oldest record, or after the newest.")
 @click.option("--follow/--no-follow", default=True, show_default=True, help="Wait for more at the end, or stop there.")
 @click.option("-n", "--limit", type=click.IntRange(min=1), help="Stop after so many records.")
 @endpoint_option
@@ -93,7 +87,7 @@ def describe(*, stream_arn: str, endpoint: str | None, output: str) -> None:
 def tail(
     *,
     table_name: str,
-    start: Literal["TRIM_HORIZON", "LATEST"],
+    start: Any,
     follow: bool,
     limit: int | None,
     endpoint: str | None,
@@ -115,6 +109,161 @@ def tail(
             raise click.exceptions.Exit(EXIT_INTERRUPTED) from None
         finally:
             batches.close()
+
+
+@stream.command()
+@click.argument("table_name", metavar="TABLE")
+@click.option("--group", "group_name", metavar="GROUP", required=True, help="The consumer group to be a member of.")
+@start_option(
+    "TRIM_HORIZON",
+    "LATEST",
+    "SNAPSHOT",
+    default="TRIM_HORIZON",
+    help_text="Where the group begins if it is new; SNAPSHOT shows all items of the table first.",
+)
+@click.option("-n", "--limit", type=click.IntRange(min=1), help="Stop after so many records.")
+@endpoint_option
+@output_option
+def consume(
+    *, table_name: str, group_name: str, start: Any, limit: int | None, endpoint: str | None, output: str
+) -> None:
+    """Show the records of TABLE that GROUP has not processed, and ack them, until Ctrl-C.
+
+    What was shown is not shown again; several of these commands share the shards.
+    """
+    from headrace import Client
+
+    with Client(endpoint) as client:
+        described = client.describe_stream(_newest_stream_arn(client, table_name))
+        line_of = partial(_json_line if output == "json" else _text_line, described)
+        # Exactly so many are taken, so that none is shown and not acked.
+        batch_records = 1_000 if limit is None else min(limit, 1_000)
+        batches = client.consume(table_name, group=group_name, start=start, max_batch_records=batch_records)
+        remaining = limit
+        try:
+            for batch in batches:
+                records = batch.records[:remaining]
+                click.echo("\n".join(map(line_of, records)))
+                if remaining is not None and remaining <= len(batch.records):
+                    if remaining < len(batch.records):
+                        batch.nack(batch.records[remaining], reason="SHUTDOWN")
+                    else:
+                        batch.ack(durable=True)
+                    return
+                batch.ack()
+                remaining = None if remaining is None else remaining - len(records)
+        except KeyboardInterrupt:
+            raise click.exceptions.Exit(EXIT_INTERRUPTED) from None
+        finally:
+            batches.close()
+
+
+@stream.command()
+@click.argument("group_name", metavar="GROUP")
+@endpoint_option
+@output_option
+def explain(*, group_name: str, endpoint: str | None, output: str) -> None:
+    """Say why the consumer group GROUP does or does not move, shard by shard."""
+    from headrace import Client
+
+    with Client(endpoint) as client:
+        explanation = client.explain_consumer_group(group_name)
+    if output == "json":
+        print_json(explanation)
+        return
+    click.echo(explanation.summary)
+    print_table(
+        ["shard", "member", "progress", "lag", "lag ms", "in flight", "why"],
+        [
+            [
+                shard.shard_id,
+                shard.member_name,
+                shard.progress,
+                shard.records_behind_latest,
+                shard.millis_behind_latest,
+                shard.in_flight_records,
+                shard.text,
+            ]
+            for shard in explanation.shards
+        ],
+    )
+
+
+@stream.command()
+@click.argument("stream_arn", metavar="TABLE|ARN")
+@click.argument("shard_id", metavar="SHARD")
+@click.option("--at", "starting_hash_key", type=int, help="The first hash of the second shard; the middle if left out.")
+@endpoint_option
+@output_option
+def split(*, stream_arn: str, shard_id: str, starting_hash_key: int | None, endpoint: str | None, output: str) -> None:
+    """Close SHARD and open two in its place."""
+    from headrace import Client
+
+    with Client(endpoint) as client:
+        shards = client.split_shard(_stream_arn(client, stream_arn), shard_id, starting_hash_key=starting_hash_key)
+    _print_shards(shards, output)
+
+
+@stream.command()
+@click.argument("stream_arn", metavar="TABLE|ARN")
+@click.argument("shard_id", metavar="SHARD")
+@click.argument("adjacent_shard_id", metavar="ADJACENT_SHARD")
+@endpoint_option
+@output_option
+def merge(*, stream_arn: str, shard_id: str, adjacent_shard_id: str, endpoint: str | None, output: str) -> None:
+    """Close two neighbouring shards and open one in their place."""
+    from headrace import Client
+
+    with Client(endpoint) as client:
+        shard = client.merge_shards(_stream_arn(client, stream_arn), shard_id, adjacent_shard_id)
+    _print_shards((shard,), output)
+
+
+@stream.command()
+@click.argument("stream_arn", metavar="TABLE|ARN")
+@endpoint_option
+@output_option
+def shards(*, stream_arn: str, endpoint: str | None, output: str) -> None:
+    """Show the shards of a stream as a family tree; a merged shard stands below its first parent."""
+    from headrace import Client
+
+    with Client(endpoint) as client:
+        described = client.describe_stream(_stream_arn(client, stream_arn))
+    if output == "json":
+        print_json(described.shards)
+        return
+    held = {shard.shard_id for shard in described.shards}
+    children: dict[str | None, list[Shard]] = {}
+    for shard in described.shards:
+        parent = shard.parent_shard_id if shard.parent_shard_id in held else None
+        children.setdefault(parent, []).append(shard)
+    rows: list[list[object]] = []
+
+    def add(shard: Shard, depth: int) -> None:
+        share = (shard.ending_hash_key - shard.starting_hash_key + 1) / 2**64
+        state = "open" if shard.is_open else "closed"
+        rows.append(["  " * depth + shard.shard_id, state, f"{share:.2%}", shard.adjacent_parent_shard_id])
+        for child in children.get(shard.shard_id, []):
+            add(child, depth + 1)
+
+    for root in children.get(None, []):
+        add(root, 0)
+    print_table(["shard", "state", "of all hashes", "merged with"], rows)
+
+
+def _print_shards(made: Sequence[Shard], output: str) -> None:
+    if output == "json":
+        print_json(made)
+    else:
+        print_table(
+            ["shard", "first hash", "last hash"],
+            [[shard.shard_id, str(shard.starting_hash_key), str(shard.ending_hash_key)] for shard in made],
+        )
+
+
+def _stream_arn(client: Client, table_or_arn: str) -> str:
+    """A stream's ARN as it is, or that of the newest stream of a table."""
+    return table_or_arn if table_or_arn.startswith("arn:") else _newest_stream_arn(client, table_or_arn)
 
 
 def _newest_stream_arn(client: Client, table_name: str) -> str:

@@ -6,7 +6,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from headrace.cli.options import KeyOption, endpoint_option, output_option, parse_key_attribute, view_type_option
+from headrace.cli.options import (
+    KeyOption,
+    endpoint_option,
+    output_option,
+    parse_key_attribute,
+    stream_settings_options,
+    view_type_option,
+)
 from headrace.cli.render import print_fields, print_json, print_table
 
 if TYPE_CHECKING:
@@ -32,6 +39,7 @@ def table() -> None:
 )
 @click.option("--sort-key", metavar="NAME[:TYPE]", callback=parse_key_attribute, help="As --partition-key.")
 @view_type_option(help_text="Enable the table's stream; its records hold these images.")
+@stream_settings_options
 @endpoint_option
 @output_option
 def create(
@@ -42,9 +50,10 @@ def create(
     view_type: ViewType | None,
     endpoint: str | None,
     output: str,
+    **settings: int | None,
 ) -> None:
     """Create TABLE; it can be used when the command returns."""
-    from headrace import Client
+    from headrace import Client, StreamSettings
 
     with Client(endpoint) as client:
         created = client.create_table(
@@ -52,6 +61,7 @@ def create(
             partition_key=_with_default_type(partition_key),
             sort_key=None if sort_key is None else _with_default_type(sort_key),
             stream=view_type,
+            stream_settings=StreamSettings(**settings),
         )
     _print_description(created, output)
 
@@ -88,16 +98,31 @@ def list_(*, endpoint: str | None, output: str) -> None:
 @click.argument("table_name", metavar="TABLE")
 @view_type_option(help_text="Enable a new stream; its records hold these images.")
 @click.option("--no-stream", is_flag=True, help="Disable the stream; it stays readable until its records age out.")
+@stream_settings_options
 @endpoint_option
 @output_option
-def update(*, table_name: str, view_type: ViewType | None, no_stream: bool, endpoint: str | None, output: str) -> None:
-    """Enable or disable the stream of TABLE."""
-    if no_stream == (view_type is not None):
-        raise click.UsageError("give either --stream VIEW_TYPE or --no-stream")
-    from headrace import Client
+def update(
+    *,
+    table_name: str,
+    view_type: ViewType | None,
+    no_stream: bool,
+    endpoint: str | None,
+    output: str,
+    **settings: int | None,
+) -> None:
+    """Enable or disable the stream of TABLE, or change how long it keeps records and how many shards it has."""
+    has_settings = any(setting is not None for setting in settings.values())
+    is_switched = no_stream or view_type is not None
+    if (no_stream and view_type is not None) or not (is_switched or has_settings):
+        raise click.UsageError("give --stream VIEW_TYPE or --no-stream, or settings to change")
+    from headrace import Client, StreamSettings
 
     with Client(endpoint) as client:
-        updated = client.update_table(table_name, stream=view_type)
+        if has_settings:
+            client.update_stream_settings(table_name, StreamSettings(**settings))
+        if is_switched:
+            client.update_table(table_name, stream=view_type)
+        updated = client.describe_table(table_name)
     _print_description(updated, output)
 
 
@@ -123,6 +148,7 @@ def _with_default_type(key: KeyOption) -> tuple[str, KeyType]:
 
 
 def _print_description(table: TableDescription, output: str) -> None:
+    settings = table.stream_settings
     keys = [f"{key.name} ({key.type})" for key in (table.partition_key, table.sort_key) if key is not None]
     if output == "json":
         print_json(table)
@@ -134,6 +160,9 @@ def _print_description(table: TableDescription, output: str) -> None:
                 "key": ", ".join(keys),
                 "stream": table.stream_view_type or "off",
                 "latest stream": table.latest_stream_arn,
+                "retention": f"{settings.retention_s} s"
+                + (f", {settings.retention_bytes} bytes" if settings.retention_bytes else ""),
+                "shards": f"{settings.min_shards} to {settings.max_shards}",
                 "created": table.creation_date_time,
                 "arn": table.table_arn,
             }
