@@ -24,9 +24,10 @@ if TYPE_CHECKING:
     from broker.tables.catalog import Catalog
 
 HEARTBEAT_SECONDS: Final = 15.0
-# A response that its subscriber does not take stays in memory, one for each subscriber: so the more there are, the
-# smaller are their responses, and together they hold no more than this.
-RESPONSES_BYTES_MAX: Final = 48 * 1024 * 1024
+# A response that its subscriber does not take stays in memory, one for each subscriber (and once more as gRPC's copy). So
+# the first one is small and each may be twice as large as the last, and the more subscribers there are, the smaller are
+# all of them: together they hold no more than this.
+RESPONSES_BYTES_MAX: Final = 24 * 1024 * 1024
 RESPONSE_BYTES_MIN: Final = 16 * 1024
 
 
@@ -120,15 +121,20 @@ class StreamService:
 
     async def _follow(self, walk: Walk, wakeup: Wakeup, limit: int, context: Context, *, follow: bool) -> None:
         is_first = True
+        bytes_max = RESPONSE_BYTES_MIN
         while True:
             wakeup.clear()
-            step = walk.next(limit, self._response_bytes_max())
-            if step is not None or is_first:
-                await context.write(self._response(walk, step, is_first=is_first))
-                is_first = False
-            if walk.is_finished or (step is None and not follow):
+            step = walk.next(limit, bytes_max)
+            is_at_tip = step is None
+            if not is_at_tip or is_first:
+                response = self._response(walk, step, is_first=is_first)
+                # Whoever waits here for a subscriber that stalls must not hold the blocks its page was cut from.
+                step, is_first = None, False
+                await context.write(response)
+                bytes_max = min(2 * bytes_max, self._response_bytes_max())
+            if walk.is_finished or (is_at_tip and not follow):
                 return
-            if step is None:
+            if is_at_tip:
                 wakeup.watch(walk.shards)
                 if not await wakeup.wait(HEARTBEAT_SECONDS):
                     await context.write(pb.GetRecordsResponse(next_shard_iterator=self._iterators.mint(walk.position)))
