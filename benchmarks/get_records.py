@@ -47,7 +47,7 @@ def run(folder: Path, effort: Effort) -> dict[str, Any]:
                 subscribers=subscribers,
                 parsing=parsing,
             )
-            return _read(server if name == "records" else echo, specification, effort.seconds, RECORDS / size)
+            return read_log(server if name == "records" else echo, specification, effort.seconds, RECORDS / size)
 
         variants: list[tuple[int, Parsing]] = [(count, "bytes") for count in FAN_OUT] + [(1, "lazy"), (1, "records")]
         results = alternate(
@@ -80,7 +80,8 @@ def run(folder: Path, effort: Effort) -> dict[str, Any]:
     }
 
 
-def _read(server: Server, specification: Specification, seconds: float, records_per_byte: float) -> dict[str, Any]:
+def read_log(server: Server, specification: Specification, seconds: float, records_per_byte: float) -> dict[str, Any]:
+    """Lets the subscribers read."""
     with reading(specification) as read:
         cpu = server.cpu_seconds()
         parts = read(seconds)

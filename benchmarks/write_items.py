@@ -34,7 +34,7 @@ def run(folder: Path, effort: Effort) -> dict[str, Any]:
         numbers = itertools.count()
         sides = {
             f"batches_of_{size}": lambda size=size: asyncio.run(
-                _write(server, table.name, numbers, size, effort.seconds)
+                write(server, table.name, numbers, size, effort.seconds)
             )
             for size in BATCHES
         }
@@ -76,9 +76,10 @@ class _Batches:
         return self._head + b"".join(before + key + after for key in keys)
 
 
-async def _write(
+async def write(
     server: Server, table_name: str, numbers: itertools.count[int], size: int, seconds: float
 ) -> dict[str, Any]:
+    """Keeps batches of so many items in flight."""
     batches = _Batches(table_name, size, numbers)
     async with grpc.aio.insecure_channel(server.endpoint) as channel:
         method: Any = channel.stream_stream("/headrace.v1.ItemService/WriteItems")
