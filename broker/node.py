@@ -10,8 +10,8 @@ from random import SystemRandom
 from typing import TYPE_CHECKING, Final
 
 from broker.config import ConfigError, split_address
-from broker.consumers.consume import Members
 from broker.consumers.groups import ConsumerGroups
+from broker.consumers.members import Members
 from broker.gateway.server import HttpServer
 from broker.model.clock import Clock, SystemClock
 from broker.replication.registry import Replicas
@@ -63,17 +63,19 @@ class Node:
         metering = Metering()
         self._upkeep = Upkeep(catalog, committer, log, store, clock, metering.forget)
         triggers, replicas = Triggers(store, committer), Replicas(store, committer)
-        groups = ConsumerGroups(store, committer, {"trigger": triggers.exists, "replica": replicas.exists})
+        groups = ConsumerGroups(store, committer, catalog, {"trigger": triggers.exists, "replica": replicas.exists})
+        items = ItemReader(store, committer)
+        members = Members(groups, catalog, log, items, committer, watermarks, clock)
         engine = Engine(
             catalog=catalog,
             committer=committer,
-            items=ItemReader(store, committer),
+            items=items,
             watermarks=watermarks,
             log=log,
             metering=metering,
             iterators=Iterators(identity.iterator_secret, clock),
             groups=groups,
-            members=Members(groups),
+            members=members,
             triggers=triggers,
             replicas=replicas,
         )
@@ -82,7 +84,7 @@ class Node:
         self._is_serving = False
         self._committing: asyncio.Task[None] | None = None
         self._keeping_up: asyncio.Task[None] | None = None
-        self._expose_metrics(committer, log, metering)
+        self._expose_metrics(committer, log, metering, members)
 
     async def start(self) -> dict[str, str]:
         """Serves; returns the region and the addresses. Raises AddressInUseError if a port is taken."""
@@ -132,7 +134,7 @@ class Node:
         self._store.close()
         self._telemetry.close()
 
-    def _expose_metrics(self, committer: Committer, log: LogReader, metering: Metering) -> None:
+    def _expose_metrics(self, committer: Committer, log: LogReader, metering: Metering, members: Members) -> None:
         telemetry = self._telemetry
         telemetry.counter("headrace_groups", "Group commits", lambda: committer.groups_total)
         telemetry.counter("headrace_operations", "Operations evaluated", lambda: committer.operations_total)
@@ -152,6 +154,16 @@ class Node:
             "headrace_trimmed_bytes",
             "Bytes of change records trimmed",
             lambda: self._upkeep.trimmed_bytes_total,
+        )
+        telemetry.labelled_gauge(
+            "headrace_consumer_lag_records",
+            "Records that a consumer group has not processed, by group and shard",
+            lambda: [(lag.records, {"group": group, "shard": shard}) for group, shard, lag in members.lags()],
+        )
+        telemetry.labelled_gauge(
+            "headrace_consumer_lag_milliseconds",
+            "How long ago the oldest of them was written, by group and shard",
+            lambda: [(lag.millis, {"group": group, "shard": shard}) for group, shard, lag in members.lags()],
         )
         telemetry.gauge("headrace_queued_operations", "Operations that wait", lambda: committer.queued_operations)
         telemetry.gauge(

@@ -1,53 +1,105 @@
-"""One member's session: shards one after the other, parents first, from the checkpoint on, within its credit.
+"""One member's session: all the sources it holds over one connection, in turn, within one credit.
 
-STANDBY --holder left--> HOLDER: lease a shard --> send pages while there is credit --> end of a closed shard
-acknowledged ^                                                                    | +------------------------- next
-shard -------------------------------+
+    given --lease--> held --read, send--> in flight --ack--> ... --end acked--> finished
+                      ^ |                    |
+                      | +------ revoke ------+--> all acked, or the deadline --> released
+                      +-- nack: a new epoch, and on with the record that failed, later
+
+One task runs the session and is the only one that sends; acknowledgements come from another and are answered in order.
+Nothing is read before there is credit for it, and one batch at a time is on its way to the connection.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Protocol
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from broker.model.errors import LeaseFencedError, ResourceInUseError, ValidationError
+from broker.consumers.assignment import AssignmentMode
+from broker.consumers.events import (
+    Assigned,
+    Batch,
+    Checkpointed,
+    Ended,
+    Failed,
+    Heartbeat,
+    Lost,
+    Records,
+    Refused,
+    Revoked,
+    Revoking,
+    SourceKind,
+    Started,
+)
+from broker.consumers.explain import Holding
+from broker.consumers.groups import NackReason
+from broker.consumers.sources import LogShard
+from broker.model.errors import HeadraceError, LeaseFencedError, ResourceNotFoundError, ValidationError
+from broker.model.gaps import TrimmedDataAccessError
 from broker.model.sequence import format_sequence_number
-from broker.streams.shards import horizon
-from broker.streams.tail import PAGE_RECORDS_MAX
+from broker.streams.tail import PAGE_BYTES_MAX, PAGE_RECORDS_MAX
 
 if TYPE_CHECKING:
-    from broker.consumers.groups import ConsumerGroups, ShardState
-    from broker.model.tables import Shard, Stream
-    from broker.streams.tail import LogReader, Page
-    from broker.tables.catalog import Catalog
+    from collections.abc import Callable
+
+    from broker.consumers.events import Event
+    from broker.consumers.groups import ConsumerGroups, Failure, FailureOutcome, Lease
+    from broker.consumers.parking import Diverted
+    from broker.consumers.sources import Source
+    from broker.model.clock import Clock
+    from broker.model.gaps import Gap
+    from broker.storage.commit import Committer, Group
+    from broker.storage.watermark import Wakeup
 
 IN_FLIGHT_RECORDS_DEFAULT: Final = 10_000
 IN_FLIGHT_RECORDS_MAX: Final = 100_000
+IN_FLIGHT_BYTES_DEFAULT: Final = 16 * 1024 * 1024
+IN_FLIGHT_BYTES_MAX: Final = 256 * 1024 * 1024
+ATTEMPTS_DEFAULT: Final = 10
+ATTEMPTS_MAX: Final = 1_000
+REVOKE_SECONDS_DEFAULT: Final = 30
+REVOKE_SECONDS_MAX: Final = 300
+RETRY_SECONDS_MAX: Final = 15 * 60
 HEARTBEAT_SECONDS: Final = 15.0
+# Acknowledgements of a member that are not answered yet; beyond it no more are taken from the connection.
+ANSWERS_MAX: Final = 256
+# Ends are remembered so long that a late acknowledgement of one is no mistake.
+FINISHED_SOURCES_MAX: Final = 1_024
+# How long a retry waits after the first failure, doubled with each further one, and at most.
+BACKOFF_SECONDS_FIRST: Final = 0.1
+BACKOFF_SECONDS_MAX: Final = 30.0
+_BACKOFF_DOUBLINGS_MAX: Final = 10
+# The first batch of a member, which may never read it, is no larger, and each may be twice as large as the last.
+_FIRST_BATCH_BYTES: Final = 16 * 1024
+_CHANGE_BYTES: Final = 1024
 
 
 class Outlet(Protocol):
-    """Where a session's messages go. Each call returns when the message is handed to the connection."""
+    """Where a session's events go."""
 
-    async def started(self, *, standby: bool) -> None:
-        """The member belongs to the group."""
+    async def send(self, event: Event) -> None:
+        """Returns when the event is handed to the connection."""
 
-    async def assigned(self, shard: Shard, state: ShardState) -> None:
-        """The member holds a shard."""
 
-    async def records(self, shard: Shard, epoch: int, page: Page) -> None:
-        """Records of the shard, or none as a heartbeat."""
+class Circle(Protocol):
+    """The members of a group, as one of them sees it."""
 
-    async def shard_ended(self, shard: Shard, epoch: int, number: int, children: list[Shard]) -> None:
-        """The shard is closed and read to its end."""
+    def leave(self, session: Session) -> None:
+        """Removes a member; what it held goes to the others."""
 
-    async def checkpointed(self, shard_id: str, epoch: int, number: int) -> None:
-        """An acknowledgement is durable."""
+    def is_standby(self, session: Session) -> bool:
+        """Whether another member holds everything."""
 
-    async def heartbeat(self) -> None:
-        """Still here."""
+    def rebalance(self) -> None:
+        """Gives and takes, as far as the group's state or its members have changed."""
+
+    def finished(self, source_id: str, session: Session) -> None:
+        """Notes who has finished a source: it is favoured when its children are given away."""
+
+    def parking_changed(self) -> None:
+        """Notes that parked records have come or gone."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,186 +107,612 @@ class MemberSettings:
     """How a member wants to be served."""
 
     group_name: str
-    member_name: str
+    member_name: str = ""
     batch_records_max: int = PAGE_RECORDS_MAX
     in_flight_records_max: int = IN_FLIGHT_RECORDS_DEFAULT
+    in_flight_bytes_max: int = IN_FLIGHT_BYTES_DEFAULT
+    mode: AssignmentMode = AssignmentMode.SHARED
+    skips_gaps: bool = False
+    # 0: a record is tried for ever.
+    attempts_max: int = ATTEMPTS_DEFAULT
+    revoke_seconds: int = REVOKE_SECONDS_DEFAULT
 
 
-class Member:
+@dataclass(frozen=True, slots=True)
+class _Sent:
+    """A response that is not acknowledged."""
+
+    number: int
+    records: int
+    size_bytes: int
+    time_ms: int
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class Held:
+    """A source that a member holds."""
+
+    source: Source
+    # Rises with each source that is given to anyone.
+    order: int
+    # 0 until the lease is durable.
+    epoch: int = 0
+    # Up to where it is read, and up to where the member was told so.
+    position: int = 0
+    sent_to: int = 0
+    told_at: float = 0.0
+    in_flight: deque[_Sent] = field(default_factory=deque)
+    # Where it ends, once that was sent.
+    end: int | None = None
+    # Not read before this time of the event loop; what the record that is next said when it failed is at rest.
+    retry_at: float = 0.0
+    # So many acknowledgements are on their way to the disk.
+    pending: int = 0
+    # One of them is negative: nothing may be sent that it will make void.
+    is_void: bool = False
+    # While some were on their way, the group had no more need of this lease; to be looked at again after them.
+    is_doubtful: bool = False
+    # Records of parked keys come next, and there is no room for them.
+    is_blocked: bool = False
+    # What the next batch takes, when it did not fit into what was left of the credit.
+    wanted_bytes: int = 0
+    # It is to move, at this time of the wall clock at the latest; 0 if it is not.
+    deadline_ms: int = 0
+    is_revoking_told: bool = False
+    deadline: asyncio.TimerHandle | None = None
+
+    @property
+    def in_flight_records(self) -> int:
+        """Records that are sent and not acknowledged."""
+        return sum(sent.records for sent in self.in_flight)
+
+
+@dataclass(slots=True, kw_only=True)
+class _Answer:
+    """What is to be sent in its turn: an event, or what is made of a commit's result."""
+
+    event: Event | None = None
+    future: asyncio.Future[list[Any]] | None = None
+    make: Callable[[Any], list[Event]] | None = None
+
+
+class _Operation:
+    """A plan that a session submits."""
+
+    __slots__ = ("plan", "size_bytes")
+
+    def __init__(self, plan: Callable[[Group], Any], size_bytes: int = _CHANGE_BYTES) -> None:
+        self.plan = plan
+        self.size_bytes = size_bytes
+
+
+class Session:
     """One connected member of a group."""
 
     def __init__(
-        self, settings: MemberSettings, stream_arn: str, catalog: Catalog, groups: ConsumerGroups, reader: LogReader
+        self,
+        settings: MemberSettings,
+        join: Callable[[Session], Circle],
+        groups: ConsumerGroups,
+        committer: Committer,
+        clock: Clock,
+        wakeup: Wakeup,
+        outlet: Outlet,
     ) -> None:
-        self.group_name = settings.group_name
+        self.settings = settings
         self.name = settings.member_name
-        self._settings = settings
-        self._stream_arn = stream_arn
-        self._catalog = catalog
+        # By id, in the order in which they are served.
+        self.held: dict[str, Held] = {}
+        # It has said that it is about to leave: nothing more is given to it if there is anyone else.
+        self.is_leaving = False
+        self.in_flight_records = 0
+        self.in_flight_bytes = 0
+        # Since when, in milliseconds, the connection has not taken what is being sent; 0 if nothing is.
+        self.sending_since_ms = 0
+        self._join = join
         self._groups = groups
-        self._reader = reader
-        self._is_holder = asyncio.Event()
-        # The shard held now, and what was sent of it and is not acknowledged: (last sequence number, records).
-        self._shard: Shard | None = None
-        self._epoch = 0
-        self._sent_to = 0
-        self._sent: deque[tuple[int, int]] = deque()
-        self._in_flight = 0
-        # Where the shard ends, once its end was sent.
-        self._end: int | None = None
-        # The shard processed last, and under which epoch.
-        self._finished = ("", 0)
-        self._acknowledged = asyncio.Event()
+        self._committer = committer
+        self._clock = clock
+        self._wakeup = wakeup
+        self._outlet = outlet
+        self._loop = asyncio.get_running_loop()
+        self._sent_at = self._loop.time()
+        self._batch_bytes_max = _FIRST_BATCH_BYTES
+        self._answers: deque[_Answer] = deque()
+        self._answered = asyncio.Event()
+        # The epoch and the end of sources that were finished.
+        self._finished: dict[str, tuple[int, int]] = {}
+        self._ending: HeadraceError | None = None
 
-    def become_holder(self) -> None:
-        """Gives the member all shards of its group."""
-        self._is_holder.set()
+    async def run(self) -> None:
+        """Serves the member until it is cancelled; it belongs to the group for as long as this runs.
 
-    async def run(self, members: Members, outlet: Outlet) -> None:
-        """Serves the member until it is cancelled; it belongs to the group for as long as this runs."""
-        members.join(self)
-        try:
-            await outlet.started(standby=not self._is_holder.is_set())
-            await self._stand_by(outlet)
-            while True:
-                shard = self._next_shard()
-                if shard is None:
-                    # All shards are processed to their ends: nothing can come any more.
-                    await asyncio.sleep(HEARTBEAT_SECONDS)
-                    await outlet.heartbeat()
-                else:
-                    await self._serve_shard(shard, outlet)
-        finally:
-            members.leave(self)
-
-    async def acknowledge(self, shard_id: str, epoch: int, number: int) -> None:
-        """Moves the checkpoint; returns when that is durable.
-
-        Raises LeaseFencedError for a lease that is not the newest, ValidationError for what was never sent.
+        Raises ValidationError, ResourceNotFoundError if the group or its stream goes, TrimmedDataAccessError.
         """
-        if (shard_id, epoch) == self._finished:
-            # Its last records and its end have the same number, and are acknowledged one after the other.
+        self._circle = self._join(self)
+        try:
+            await self._send(Started(is_standby=self._circle.is_standby(self)))
+            while True:
+                self._wakeup.clear()
+                if self._ending is not None:
+                    raise self._ending
+                has_moved = await self._send_answers()
+                has_moved = await self._begin_leases() or has_moved
+                for held in list(self.held.values()):
+                    if self._is_current(held):
+                        has_moved = await self._serve(held) or has_moved
+                if not has_moved:
+                    await self._rest()
+        finally:
+            for held in list(self.held.values()):
+                self._drop(held)
+            self._circle.leave(self)
+            self._wakeup.close()
+
+    # What the group's circle does with its member. All of it takes effect at once; the member is told in its turn.
+
+    def give(self, source: Source, order: int) -> None:
+        """Lets the member hold a source."""
+        self.held[source.id] = Held(source=source, order=order)
+        self._watch(source)
+        self._wakeup.notify()
+
+    def revoke(self, source_id: str) -> None:
+        """Begins to move a source away: it goes when what was sent of it is acknowledged, or at the deadline."""
+        held = self.held[source_id]
+        if not held.epoch:
+            # The member does not know of it yet.
+            self._drop(held)
             return
-        shard = self._shard
-        if shard is None or shard_id != shard.shard_id or epoch != self._epoch:
-            raise LeaseFencedError(
-                f"This member does not hold {shard_id or 'a shard'} under epoch {epoch}",
-                shard_id=shard_id,
+        seconds = self.settings.revoke_seconds
+        held.deadline_ms = self._clock.now_ms() + seconds * 1000
+        # Not left to the session's task: that may wait for a connection that takes nothing.
+        held.deadline = self._loop.call_later(seconds, self._release, held)
+        self._wakeup.notify()
+
+    def take_away(self, source_id: str) -> None:
+        """Ends the lease of a source that is no longer to be read, or not by this lease."""
+        held = self.held[source_id]
+        self._drop(held)
+        if held.epoch:
+            self._answer(_Answer(event=Revoked(**_of(held))))
+
+    def end(self, error: HeadraceError) -> None:
+        """Ends the session with an error."""
+        self._ending = error
+        self._wakeup.notify()
+
+    def wake(self) -> None:
+        """Lets the session look again."""
+        for held in self.held.values():
+            if held.is_blocked:
+                held.retry_at = 0.0
+        self._wakeup.notify()
+
+    # What the member says.
+
+    async def acknowledge(self, source_id: str, epoch: int, number: int) -> None:
+        """Takes an acknowledgement; the answer is sent when it is durable. Returns when the next one may come."""
+        await self.answered(ANSWERS_MAX - 1)
+        held, end = self.held.get(source_id), self._finished.get(source_id)
+        if held is None and end is not None and end[0] == epoch and number <= end[1]:
+            # Its last records and its end have the same number, and are acknowledged one after the other.
+            kind = _kind_of(source_id)
+            event = Checkpointed(kind=kind, source_id=source_id, epoch=epoch, number=number)
+            self._answer(_Answer(event=event))
+            return
+        refusal = self._refusal(held, source_id, epoch, number)
+        if held is None or refusal is not None:
+            self._answer(_Answer(event=refusal))
+            return
+        is_end = held.end is not None and number >= held.end
+        plan = partial(held.source.plan_acknowledge, epoch=epoch, number=number, is_end=is_end)
+        await self._submit(held, plan, partial(self._acknowledged, held, epoch, number))
+
+    async def fail(self, source_id: str, epoch: int, failure: Failure, retry_seconds: float | None) -> None:
+        """Takes a negative acknowledgement, as `acknowledge` does.
+
+        The record is delivered again after `retry_seconds`; if that is None the wait doubles each time.
+        """
+        await self.answered(ANSWERS_MAX - 1)
+        held = self.held.get(source_id)
+        refusal = self._refusal(held, source_id, epoch, failure.number)
+        record = None
+        if held is not None and refusal is None:
+            record = held.source.record(failure.number)
+            if record is None and not (isinstance(held.source, LogShard) and held.source.is_lost(failure.number)):
+                refusal = self._refused(held, failure.number, "sequence_number is of no record that was sent")
+        if held is None or refusal is not None:
+            self._answer(_Answer(event=refusal))
+            return
+        held.is_void = True
+        self.is_leaving = self.is_leaving or failure.reason is NackReason.SHUTDOWN
+        plan = partial(held.source.plan_fail, epoch=epoch, failure=failure, record=record)
+        await self._submit(held, plan, partial(self._failed, held, epoch, failure, retry_seconds))
+
+    async def answered(self, left: int = 0) -> None:
+        """Returns when no more than so many answers are still to be sent."""
+        while len(self._answers) > left:
+            self._answered.clear()
+            await self._answered.wait()
+
+    async def _submit(self, held: Held, plan: Callable[[Group], Any], make: Callable[[Any], list[Event]]) -> None:
+        held.pending += 1
+        future = await self._committer.submit_when_room((_Operation(plan),))
+        future.add_done_callback(lambda _: self._wakeup.notify())
+
+        def settled(result: Any) -> list[Event]:
+            held.pending -= 1
+            events = make(result)
+            if held.is_doubtful and not held.pending:
+                held.is_doubtful = False
+                self._circle.rebalance()
+            return events
+
+        self._answer(_Answer(future=future, make=settled))
+
+    def _answer(self, answer: _Answer) -> None:
+        self._answers.append(answer)
+        self._wakeup.notify()
+
+    def _refusal(self, held: Held | None, source_id: str, epoch: int, number: int) -> Refused | None:
+        if held is None or epoch != held.epoch:
+            error = LeaseFencedError(
+                f"This member does not hold {source_id[:100]} under epoch {epoch}",
+                shard_id=source_id,
                 lease_epoch=epoch,
             )
-        if number > self._sent_to:
-            raise ValidationError(
-                "sequence_number is beyond what was sent",
-                field="sequence_number",
-                limit=format_sequence_number(self._sent_to),
-            )
-        is_finished = self._end is not None and number >= self._end
-        await self._groups.checkpoint(self.group_name, shard_id, epoch, number, is_finished=is_finished)
-        if is_finished:
-            self._finished = (shard_id, epoch)
-        while self._sent and self._sent[0][0] <= number:
-            self._in_flight -= self._sent.popleft()[1]
-        self._acknowledged.set()
-
-    async def _stand_by(self, outlet: Outlet) -> None:
-        while not self._is_holder.is_set():
-            try:
-                async with asyncio.timeout(HEARTBEAT_SECONDS):
-                    await self._is_holder.wait()
-            except TimeoutError:
-                await outlet.heartbeat()
-
-    def _stream(self) -> Stream:
-        return self._catalog.stream(self._stream_arn)
-
-    def _next_shard(self) -> Shard | None:
-        """The first shard that is not finished; its parents come before it in the list, so they are."""
-        states = self._groups.get(self.group_name).shards
-        for shard in self._stream().shards:
-            state = states.get(shard.shard_id)
-            if state is None or not state.is_finished:
-                return shard
+            return Refused(kind=_kind_of(source_id), source_id=source_id, epoch=epoch, number=number, error=error)
+        if number > held.sent_to:
+            return self._refused(held, number, "sequence_number is beyond what was sent")
         return None
 
-    async def _serve_shard(self, shard: Shard, outlet: Outlet) -> None:
-        state = await self._groups.lease(self.group_name, shard, horizon(shard))
-        self._shard, self._epoch, self._end = shard, state.epoch, None
-        self._sent_to = state.checkpoint
-        self._sent.clear()
-        self._in_flight = 0
-        await outlet.assigned(shard, state)
-        while True:
-            if self._in_flight >= self._settings.in_flight_records_max:
-                await self._wait_for_acknowledgement(outlet)
+    @staticmethod
+    def _refused(held: Held, number: int, message: str) -> Refused:
+        error = ValidationError(message, field="sequence_number", limit=format_sequence_number(held.sent_to))
+        return Refused(**_of(held), number=number, error=error)
+
+    def _acknowledged(self, held: Held, epoch: int, number: int, result: bool | HeadraceError) -> list[Event]:
+        """What follows from an acknowledgement that is durable, or was refused."""
+        about: dict[str, Any] = _of(held) | {"epoch": epoch}
+        is_current = self._is_current(held) and held.epoch == epoch
+        if isinstance(result, HeadraceError):
+            if is_current and isinstance(result, LeaseFencedError):
+                self._release(held)
+            return [Refused(**about, number=number, error=_refusable(result))]
+        events: list[Event] = [Checkpointed(**about, number=number)]
+        if is_current:
+            while held.in_flight and held.in_flight[0].number <= number:
+                self._free(held.in_flight.popleft())
+            if result:
+                self._drop(held)
+                self._remember(held, number)
+                if held.source.kind is SourceKind.PARKED:
+                    # It had no end before this.
+                    events.append(Ended(**about, number=number, children=()))
+                self._circle.finished(held.source.id, self)
+        if held.source.kind is SourceKind.PARKED:
+            self._circle.parking_changed()
+        return events
+
+    def _failed(
+        self,
+        held: Held,
+        epoch: int,
+        failure: Failure,
+        retry_seconds: float | None,
+        result: FailureOutcome | HeadraceError,
+    ) -> list[Event]:
+        """What follows from a negative acknowledgement that is durable, or was refused."""
+        about: dict[str, Any] = _of(held) | {"epoch": epoch}
+        if isinstance(result, HeadraceError):
+            held.is_void = False
+            if self._is_current(held) and held.epoch == epoch and isinstance(result, LeaseFencedError):
+                self._release(held)
+            return [Refused(**about, number=failure.number, error=_refusable(result))]
+        wait = 0.0
+        is_again = not result.is_parked and failure.reason is not NackReason.SHUTDOWN
+        if is_again:
+            wait = _backoff(result.attempts) if retry_seconds is None else retry_seconds
+        retry_time_ms = self._clock.now_ms() + round(wait * 1000) if is_again else None
+        failed = Failed(
+            **about,
+            number=failure.number,
+            attempts=result.attempts,
+            is_parked=result.is_parked,
+            retry_time_ms=retry_time_ms,
+        )
+        if not self._is_current(held):
+            return [failed]
+        if result.is_over or failure.reason is NackReason.SHUTDOWN:
+            self._drop(held)
+            self._circle.rebalance()
+            return [failed, Revoked(**about)]
+        self._begin(held, result.lease)
+        held.retry_at = self._loop.time() + wait
+        return [failed, self._assigned(held)]
+
+    def _remember(self, held: Held, end: int) -> None:
+        self._finished[held.source.id] = (held.epoch, end)
+        if len(self._finished) > FINISHED_SOURCES_MAX:
+            del self._finished[next(iter(self._finished))]
+
+    # The session's own task.
+
+    async def _send(self, event: Event) -> None:
+        self.sending_since_ms = self._clock.now_ms()
+        await self._outlet.send(event)
+        self.sending_since_ms = 0
+        self._sent_at = self._loop.time()
+
+    async def _send_answers(self) -> bool:
+        has_sent = False
+        while self._answers and ((future := self._answers[0].future) is None or future.done()):
+            answer = self._answers[0]
+            events = [answer.event] if answer.event is not None else []
+            if future is not None and answer.make is not None:
+                events = answer.make(future.result()[0])
+            for event in events:
+                await self._send(event)
+                has_sent = True
+            self._answers.popleft()
+            self._answered.set()
+        return has_sent
+
+    async def _begin_leases(self) -> bool:
+        """Leases what was given since; all of it in one group commit, if that has room."""
+        given = [held for held in self.held.values() if not held.epoch]
+        if not given:
+            return False
+        plans = [partial(held.source.plan_lease, may_skip=self.settings.skips_gaps) for held in given]
+        future = await self._committer.submit_when_room([_Operation(plan) for plan in plans])
+        for held, lease in zip(given, await future, strict=True):
+            if not self._is_current(held):
                 continue
-            # The shard may have been closed since.
-            stream = self._stream()
-            current = next(s for s in stream.shards if s.id == shard.id)
-            room = self._settings.in_flight_records_max - self._in_flight
-            page = self._reader.read(current, self._sent_to, min(self._settings.batch_records_max, room))
-            moved = page.last_sequence_number > self._sent_to
-            self._sent_to = page.last_sequence_number
-            if page.count:
-                self._sent.append((page.last_sequence_number, page.count))
-                self._in_flight += page.count
-                await outlet.records(shard, state.epoch, page)
-            if page.is_end:
-                self._end = page.last_sequence_number
-                await outlet.shard_ended(shard, state.epoch, self._end, stream.children(shard.shard_id))
-                await self._wait_until_finished(outlet, shard.shard_id)
-                return
-            if not page.count and not moved and not await self._reader.wait(shard, self._sent_to, HEARTBEAT_SECONDS):
-                await outlet.records(shard, state.epoch, page)
+            if isinstance(lease, LeaseFencedError):
+                # It was finished, or is no longer redriven, since it was given.
+                self._drop(held)
+                self._circle.rebalance()
+            elif isinstance(lease, HeadraceError):
+                raise lease
+            else:
+                self._begin(held, lease)
+                await self._send(self._assigned(held))
+                if lease.gap is not None:
+                    await self._send(Lost(**_of(held), gap=lease.gap, number=lease.checkpoint))
+        return True
 
-    async def _wait_for_acknowledgement(self, outlet: Outlet) -> None:
-        self._acknowledged.clear()
+    async def _serve(self, held: Held) -> bool:
+        """Does what is next for a source; returns whether that was anything."""
+        now = self._loop.time()
+        if not held.epoch or held.is_void:
+            return False
+        if held.deadline_ms:
+            return await self._serve_revoking(held)
+        room = self._room()
+        if held.end is not None or now < held.retry_at or room is None:
+            return False
+        records_max, bytes_left = room
+        if held.wanted_bytes > bytes_left and self.in_flight_bytes:
+            return False
         try:
-            async with asyncio.timeout(HEARTBEAT_SECONDS):
-                await self._acknowledged.wait()
-        except TimeoutError:
-            await outlet.heartbeat()
+            if not held.source.has_more(held.position):
+                return False
+            batch = held.source.read(held.position, records_max, min(self._batch_bytes_max, bytes_left))
+        except TrimmedDataAccessError as error:
+            return await self._skip(held, error)
+        except ResourceNotFoundError:
+            if held.source.kind is not SourceKind.PARKED:
+                raise
+            # It was discarded, and is being taken away.
+            return False
+        held.wanted_bytes = batch.size_bytes
+        if batch.size_bytes > bytes_left and self.in_flight_bytes:
+            return False
+        is_diverted = held.is_blocked = False
+        if batch.count and isinstance(held.source, LogShard) and held.source.is_diverted():
+            left = await self._divert(held, batch)
+            if left is None or not self._may_send(held):
+                return True
+            is_diverted, batch = left is not batch, left
+        return await self._send_batch(held, batch, is_diverted=is_diverted)
 
-    async def _wait_until_finished(self, outlet: Outlet, shard_id: str) -> None:
-        while True:
-            state = self._groups.get(self.group_name).shards.get(shard_id)
-            if state is None:
-                raise LeaseFencedError(f"The group was made anew; it knows nothing of {shard_id}", shard_id=shard_id)
-            if state.is_finished:
-                return
-            await self._wait_for_acknowledgement(outlet)
+    async def _serve_revoking(self, held: Held) -> bool:
+        if not held.is_revoking_told:
+            held.is_revoking_told = True
+            await self._send(Revoking(**_of(held), deadline_ms=held.deadline_ms))
+            return True
+        if held.in_flight_records or not self._is_current(held):
+            return False
+        self._release(held)
+        return True
 
+    async def _send_batch(self, held: Held, batch: Batch, *, is_diverted: bool) -> bool:
+        now = self._loop.time()
+        has_moved = batch.last_sequence_number > held.position
+        held.position = batch.last_sequence_number
+        held.wanted_bytes = 0
+        # A position that has merely moved over numbers of others is worth a message now and then: the checkpoint of a
+        # quiet shard must not age. One that has moved over parked records is told at once.
+        is_worth_telling = held.position > held.sent_to and (is_diverted or now - held.told_at >= HEARTBEAT_SECONDS)
+        if batch.count or is_worth_telling:
+            sent = _Sent(batch.last_sequence_number, batch.count, batch.size_bytes, self._clock.now_ms())
+            held.sent_to, held.told_at = batch.last_sequence_number, now
+            held.in_flight.append(sent)
+            self.in_flight_records += sent.records
+            self.in_flight_bytes += sent.size_bytes
+            # The others have their turn first.
+            self.held[held.source.id] = self.held.pop(held.source.id)
+            await self._send(Records(**_of(held), batch=batch))
+            self._batch_bytes_max = min(2 * self._batch_bytes_max, PAGE_BYTES_MAX)
+            has_moved = True
+        if batch.is_end and self._may_send(held):
+            held.end = held.sent_to = batch.last_sequence_number
+            children = held.source.children() if isinstance(held.source, LogShard) else ()
+            await self._send(Ended(**_of(held), number=held.end, children=children))
+            has_moved = True
+        return has_moved
 
-class Members:
-    """Who is connected, by group. The first of each group holds all its shards; the others stand by, in order."""
+    async def _skip(self, held: Held, error: TrimmedDataAccessError) -> bool:
+        """Goes on after records that are no longer held, or ends the session."""
+        if not self.settings.skips_gaps:
+            raise error
+        if held.in_flight_records:
+            # Their acknowledgements come first: the checkpoint must not pass what is not processed.
+            return False
+        gap: Gap = error.gap
+        plan = partial(
+            self._groups.plan_skip,
+            name=self.settings.group_name,
+            source_id=held.source.id,
+            epoch=held.epoch,
+            number=gap.last_lost,
+        )
+        try:
+            await self._committer.change(plan)
+        except LeaseFencedError:
+            return True
+        if self._may_send(held):
+            held.position = held.sent_to = max(held.position, gap.last_lost)
+            await self._send(Lost(**_of(held), gap=gap, number=held.position))
+        return True
 
-    def __init__(self, groups: ConsumerGroups) -> None:
-        self._groups = groups
-        self._members: dict[str, list[Member]] = {}
+    async def _divert(self, held: Held, batch: Batch) -> Batch | None:
+        """Sets aside the records of parked keys, and returns the others: the batch as it is if there are none.
 
-    def of(self, group_name: str) -> list[str]:
-        """The names of a group's members, the holder first."""
-        return [member.name for member in self._members.get(group_name, [])]
+        None if the lease was lost in the meantime.
+        """
+        records = batch.records()
+        name, epoch = self.settings.group_name, held.epoch
 
-    def join(self, member: Member) -> None:
-        """Adds a member."""
-        members = self._members.setdefault(member.group_name, [])
-        members.append(member)
-        if len(members) == 1:
-            member.become_holder()
+        def plan(group: Group) -> Diverted:
+            self._groups.leased(name, held.source.id, epoch)
+            return self._groups.parking.plan_divert(group, name, records)
 
-    def leave(self, member: Member) -> None:
-        """Removes a member; if it was the holder the next one is."""
-        members = self._members[member.group_name]
-        members.remove(member)
-        if not members:
-            del self._members[member.group_name]
+        try:
+            diverted = await self._committer.change(plan, size_bytes=batch.size_bytes)
+        except LeaseFencedError:
+            # Whoever has it now reads the same records.
+            self._circle.rebalance()
+            return None
+        kept, blocked_at = diverted.kept, diverted.blocked_at
+        if blocked_at is not None:
+            held.is_blocked = True
+            held.retry_at = self._loop.time() + HEARTBEAT_SECONDS
+        elif len(kept) == batch.count:
+            return batch
         else:
-            members[0].become_holder()
+            # Some of them may be of keys that are redriven.
+            self._circle.parking_changed()
+        return Batch(
+            parts=[record for _, record in kept],
+            count=len(kept),
+            size_bytes=sum(len(record) for _, record in kept),
+            last_sequence_number=batch.last_sequence_number if blocked_at is None else blocked_at - 1,
+            millis_behind_latest=batch.millis_behind_latest,
+            is_end=batch.is_end and blocked_at is None,
+            records=lambda: kept,
+        )
 
-    async def delete_group(self, group_name: str) -> None:
-        """Forgets a group. Raises ResourceInUseError while it has members, ResourceNotFoundError if there is none."""
-        if group_name in self._members:
-            raise ResourceInUseError(
-                f"Consumer group {group_name} has {len(self._members[group_name])} members", group_name=group_name
-            )
-        await self._groups.delete(group_name)
+    async def _rest(self) -> None:
+        """Waits until there may be something to do."""
+        now, heartbeat_at = self._loop.time(), self._sent_at + HEARTBEAT_SECONDS
+        retries = [held.retry_at for held in self.held.values() if held.retry_at > now]
+        if await self._wakeup.wait(max(0.0, min([heartbeat_at, *retries]) - now)):
+            return
+        if self._loop.time() >= heartbeat_at:
+            # Whatever nobody tells, such as a shard that has vanished, is noticed now.
+            self._circle.rebalance()
+            await self._send(Heartbeat())
+
+    def _room(self) -> tuple[int, int] | None:
+        """How many records may be read at once, and how many bytes in all; None if none may."""
+        records = self.settings.in_flight_records_max - self.in_flight_records
+        size_bytes = self.settings.in_flight_bytes_max - self.in_flight_bytes
+        if records <= 0 or size_bytes <= 0:
+            return None
+        return min(self.settings.batch_records_max, records), size_bytes
+
+    def holding(self, held: Held) -> Holding:
+        """What the member is doing with a source, for an explanation."""
+        now_ms = self._clock.now_ms()
+        retry_seconds = held.retry_at - self._loop.time()
+        return Holding(
+            member_name=self.name,
+            in_flight_records=held.in_flight_records,
+            in_flight_age_ms=max(0, now_ms - held.in_flight[0].time_ms) if held.in_flight else 0,
+            sending_ms=max(0, now_ms - self.sending_since_ms) if self.sending_since_ms else 0,
+            is_credit_used_up=self._room() is None,
+            is_end_sent=held.end is not None,
+            revoking_ms=held.deadline_ms - now_ms if held.deadline_ms else None,
+            retry_ms=max(0, round(retry_seconds * 1000)),
+            is_blocked=held.is_blocked,
+            skips_gaps=self.settings.skips_gaps,
+        )
+
+    def _begin(self, held: Held, lease: Lease) -> None:
+        """Begins anew at a lease's checkpoint: what was sent before is void."""
+        for sent in held.in_flight:
+            self._free(sent)
+        held.in_flight.clear()
+        held.epoch = lease.epoch
+        held.position = held.sent_to = lease.checkpoint
+        held.told_at = self._loop.time()
+        held.end, held.is_void, held.is_blocked, held.wanted_bytes, held.retry_at = None, False, False, 0, 0.0
+
+    def _assigned(self, held: Held) -> Assigned:
+        checkpoint = None if held.source.is_beginning(held.position) else held.position
+        return Assigned(**_of(held), checkpoint=checkpoint)
+
+    def _release(self, held: Held) -> None:
+        """Lets a source go that was to move, or that a newer lease has."""
+        if self._is_current(held):
+            self.take_away(held.source.id)
+            self._circle.rebalance()
+
+    def _drop(self, held: Held) -> None:
+        if held.deadline is not None:
+            held.deadline.cancel()
+        for sent in held.in_flight:
+            self._free(sent)
+        held.in_flight.clear()
+        del self.held[held.source.id]
+        self._watch(held.source)
+        self._wakeup.notify()
+
+    def _free(self, sent: _Sent) -> None:
+        self.in_flight_records -= sent.records
+        self.in_flight_bytes -= sent.size_bytes
+
+    def _is_current(self, held: Held) -> bool:
+        return self.held.get(held.source.id) is held
+
+    def _may_send(self, held: Held) -> bool:
+        """Whether what was read may still be sent, after a wait in which much may have happened."""
+        return self._is_current(held) and not held.is_void and not held.deadline_ms
+
+    def _watch(self, changed: Source) -> None:
+        if isinstance(changed, LogShard):
+            self._wakeup.watch(held.source.number for held in self.held.values() if isinstance(held.source, LogShard))
+
+
+def _of(held: Held) -> dict[str, Any]:
+    """The fields that all events about a source have."""
+    return {"kind": held.source.kind, "source_id": held.source.id, "epoch": held.epoch}
+
+
+def _kind_of(source_id: str) -> SourceKind:
+    prefix = source_id.partition("-")[0]
+    return {"snapshotId": SourceKind.SNAPSHOT, "parkedId": SourceKind.PARKED}.get(prefix, SourceKind.LOG)
+
+
+def _refusable(error: HeadraceError) -> HeadraceError:
+    """An error that refuses what the member said; raises any other."""
+    if isinstance(error, LeaseFencedError | ValidationError):
+        return error
+    raise error
+
+
+def _backoff(attempts: int) -> float:
+    doublings = min(max(attempts - 1, 0), _BACKOFF_DOUBLINGS_MAX)
+    return min(BACKOFF_SECONDS_FIRST * 2.0**doublings, BACKOFF_SECONDS_MAX)

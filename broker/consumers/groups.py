@@ -1,25 +1,40 @@
-"""Consumer groups at rest: what each has processed of each shard, and under which epoch it may say so."""
+"""Consumer groups at rest: what each has processed of each source, and under which epoch it may say so.
+
+A source is what is leased and acknowledged: a shard of the stream, a range of a snapshot, or a parked key that is
+redriven. The states of shards and ranges are here, those of parked keys in `parking`.
+"""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from itertools import islice
 from typing import TYPE_CHECKING, Final
 
+from broker.consumers.parking import ParkedKey, Parking
+from broker.encoding.keys import key_hash
+from broker.encoding.records import record_key
 from broker.model.errors import LeaseFencedError, ResourceNotFoundError, ValidationError
+from broker.model.gaps import Gap, TrimmedDataAccessError
 from broker.model.sequence import format_sequence_number
 from broker.storage.documents import Documents
+from broker.streams.shards import horizon
 from broker.tables.validate import check_name
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
-    from broker.model.tables import Shard
+    from broker.model.tables import Shard, Stream
     from broker.storage.commit import Committer, Group
     from broker.storage.rocks import Store
+    from broker.tables.catalog import Catalog
 
 GROUP_NAME_LENGTH_MAX: Final = 128
 _GROUP_NAME: Final = re.compile(r"[a-zA-Z0-9_.:-]+", re.ASCII)
+# So many parked keys are redriven at a time, the oldest first.
+REDRIVEN_KEYS_MAX: Final = 64
+_RANGE_PREFIX: Final = "snapshotId-"
 
 
 def check_group_name(name: str) -> None:
@@ -29,14 +44,20 @@ def check_group_name(name: str) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShardState:
-    """A group's state on one shard."""
+    """A group's state on one shard, or on one range of a snapshot."""
 
     # All records up to this number are processed.
     checkpoint: int
-    # Rises with each lease; an acknowledgement under an older one is refused.
-    epoch: int
+    # Rises with each lease; an acknowledgement under an older one is refused. 0: it was never leased.
+    epoch: int = 0
     # The shard is closed and processed to its end.
     is_finished: bool = False
+    # The record that is next, if it has failed; how often; and what was said the last time.
+    failed_number: int = 0
+    attempts: int = 0
+    last_error: str = ""
+    # The place of the checkpoint in a range of a snapshot.
+    place: bytes = b""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,9 +67,83 @@ class ConsumerGroup:
     name: str
     stream_arn: str
     create_time_ms: int
-    # Where shards without parents begin: just after this number; -1 for the oldest record held.
+    # Where the group begins in the whole stream: just after this number; below zero for the oldest record held.
     start_after: int
+    # By shard or range. Shards that were opened after the group was made, and not leased yet, have no state.
     shards: dict[str, ShardState] = field(default_factory=dict)
+    # The ranges of the snapshot that comes before the stream; 0 if there is none, or all are processed.
+    snapshot_ranges: int = 0
+
+    @property
+    def range_ids(self) -> list[str]:
+        """The ids of the ranges of the snapshot."""
+        return [f"{_RANGE_PREFIX}{self.create_time_ms:020d}-{index:08x}" for index in range(self.snapshot_ranges)]
+
+    def is_finished(self, shard: Shard) -> bool:
+        """Whether a shard needs no more processing."""
+        state = self.shards.get(shard.shard_id)
+        if state is None:
+            return shard.ending_sequence_number is not None and shard.ending_sequence_number <= self.start_after
+        return state.is_finished
+
+    def state_of(self, shard: Shard) -> ShardState:
+        """The state of a shard; that of one never leased begins where the shard does."""
+        state = self.shards.get(shard.shard_id)
+        return state or ShardState(checkpoint=max(self.start_after, shard.starting_sequence_number - 1))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Start:
+    """Where a new group begins."""
+
+    # Just after this number in the whole stream; below zero for the oldest record held.
+    after: int
+    # Whether what is no longer held after that number counts as lost.
+    is_exact: bool = False
+    # In how many ranges the items of the table come first.
+    snapshot_ranges: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lease:
+    """What a member needs to know of a source that it holds from now on."""
+
+    epoch: int
+    checkpoint: int
+    place: bytes = b""
+    # What the group has lost between the shard's parents and this shard, if the member goes on in spite of that.
+    gap: Gap | None = None
+
+
+class NackReason(StrEnum):
+    """Why a record was not processed."""
+
+    TRANSIENT = "TRANSIENT"
+    FATAL = "FATAL"
+    SHUTDOWN = "SHUTDOWN"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """A record that was not processed, while all before it were."""
+
+    number: int
+    reason: NackReason
+    message: str = ""
+    # The record is parked when it has failed so often; 0: never.
+    attempts_max: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FailureOutcome:
+    """What becomes of a source after a failure."""
+
+    lease: Lease
+    attempts: int
+    # The key of the record is parked.
+    is_parked: bool
+    # The source is no longer to be read.
+    is_over: bool = False
 
 
 class ConsumerGroups:
@@ -58,10 +153,14 @@ class ConsumerGroups:
     by kind, whether one of a name exists.
     """
 
-    def __init__(self, store: Store, committer: Committer, owners: Mapping[str, Callable[[str], bool]]) -> None:
+    def __init__(
+        self, store: Store, committer: Committer, catalog: Catalog, owners: Mapping[str, Callable[[str], bool]]
+    ) -> None:
         self._committer = committer
+        self._catalog = catalog
         self._owners = owners
         self.documents = Documents(store, "consumer", ConsumerGroup)
+        self.parking = Parking(store)
 
     def get(self, name: str) -> ConsumerGroup:
         """A group. Raises ResourceNotFoundError."""
@@ -70,84 +169,78 @@ class ConsumerGroups:
             raise ResourceNotFoundError(f"Consumer group {name} not found", group_name=name)
         return group
 
-    async def ensure(self, name: str, stream_arn: str, start_after: int) -> ConsumerGroup:
-        """The group of a name, made if there is none.
+    def check_owner(self, name: str) -> None:
+        """Raises ResourceNotFoundError if what a group belongs to is gone."""
+        kind, separator, owner = name.partition(":")
+        if separator and kind in self._owners and not self._owners[kind](owner):
+            raise ResourceNotFoundError(
+                f"Consumer group {name} belongs to a {kind} that does not exist", group_name=name
+            )
+
+    async def ensure(self, name: str, stream_arn: str, start: Start) -> tuple[ConsumerGroup, bool]:
+        """The group of a name, and whether it was made just now as there was none.
 
         Raises ValidationError if it reads another stream, ResourceNotFoundError if what it belongs to is gone.
         """
 
-        def plan(group: Group) -> ConsumerGroup:
-            self._check_owner(name)
+        def plan(group: Group) -> tuple[ConsumerGroup, bool]:
+            self.check_owner(name)
             # Another member of the same group may have come at the same time.
-            consumer = self.documents.get(name)
-            if consumer is None:
-                consumer = ConsumerGroup(
-                    name=name, stream_arn=stream_arn, create_time_ms=group.now_ms, start_after=start_after
-                )
-                self.documents.put(group, name, consumer)
-            return consumer
+            found = self.documents.get(name)
+            if found is not None:
+                return found, False
+            made = new_group(name, stream_arn, self._catalog.stream(stream_arn), start, group.now_ms)
+            self.documents.put(group, name, made)
+            return made, True
 
-        self._check_owner(name)
-        consumer = self.documents.get(name)
-        if consumer is None:
-            consumer = await self._committer.change(plan)
+        self.check_owner(name)
+        known = self.documents.get(name)
+        consumer, is_new = (known, False) if known is not None else await self._committer.change(plan)
         if consumer.stream_arn != stream_arn:
             raise ValidationError(
                 f"Consumer group {name} reads another stream: {consumer.stream_arn}",
                 field="stream_arn",
                 group_name=name,
             )
-        return consumer
+        return consumer, is_new
 
-    async def lease(self, name: str, shard: Shard, horizon: int) -> ShardState:
-        """Begins a lease of a shard: a new epoch, from the checkpoint there is. Raises ResourceNotFoundError."""
-
-        def plan(group: Group) -> ShardState:
-            consumer = self.get(name)
-            state = consumer.shards.get(shard.shard_id)
-            if state is None:
-                # Children are read from their beginning, wherever the group began.
-                start = horizon if shard.parent_shard_id else max(horizon, consumer.start_after)
-                state = ShardState(checkpoint=start, epoch=0)
-            state = replace(state, epoch=state.epoch + 1)
-            self._put(group, consumer, shard.shard_id, state)
-            return state
-
-        return await self._committer.change(plan)
-
-    async def checkpoint(self, name: str, shard_id: str, epoch: int, number: int, *, is_finished: bool) -> None:
-        """Notes that a shard is processed up to a sequence number; returns when that is durable.
-
-        Raises LeaseFencedError if the epoch is not the newest, ValidationError if the number is below the checkpoint.
-        """
+    async def end_snapshot(self, name: str) -> None:
+        """Goes on without the rest of a snapshot, whose table is gone. Raises ResourceNotFoundError."""
 
         def plan(group: Group) -> None:
-            consumer = self.get(name)
-            state = consumer.shards.get(shard_id)
-            if state is None or state.epoch != epoch:
-                raise LeaseFencedError(
-                    f"The lease of {shard_id} was taken over: epoch {epoch} is not the newest",
-                    shard_id=shard_id,
-                    lease_epoch=epoch,
-                )
-            if number < state.checkpoint:
-                raise ValidationError(
-                    f"sequence_number is below the checkpoint {format_sequence_number(state.checkpoint)}",
-                    field="sequence_number",
-                    limit=format_sequence_number(state.checkpoint),
-                )
-            self._put(group, consumer, shard_id, replace(state, checkpoint=number, is_finished=is_finished))
+            self._put(group, _without_snapshot(self.get(name)))
 
         await self._committer.change(plan)
 
     async def delete(self, name: str) -> None:
-        """Forgets a group. Raises ResourceNotFoundError."""
+        """Forgets a group, and all that it has parked. Raises ResourceNotFoundError."""
 
         def plan(group: Group) -> None:
             self.get(name)
-            self.documents.delete(group, name)
+            self.plan_forget(group, name)
 
         await self._committer.change(plan)
+
+    async def redrive(self, name: str, parked_id: str) -> int:
+        """Has a parked key, or with an empty id all, delivered again; returns how many were not before.
+
+        Raises ResourceNotFoundError.
+        """
+
+        def plan(group: Group) -> int:
+            self.get(name)
+            return self.parking.plan_redrive(group, name, parked_id)
+
+        return await self._committer.change(plan)
+
+    async def discard(self, name: str, parked_id: str) -> int:
+        """Drops a parked key; returns how many records that were. Raises ResourceNotFoundError."""
+
+        def plan(group: Group) -> int:
+            self.get(name)
+            return self.parking.plan_discard(group, name, parked_id)
+
+        return await self._committer.change(plan)
 
     def plan_forget(self, group: Group, name: str) -> None:
         """Deletes a group, if there is one, as part of the commit that deletes its owner.
@@ -156,13 +249,236 @@ class ConsumerGroups:
         """
         if self.documents.get(name) is not None:
             self.documents.delete(group, name)
+            self.parking.plan_forget(group, name)
 
-    def _check_owner(self, name: str) -> None:
-        kind, separator, owner = name.partition(":")
-        if separator and kind in self._owners and not self._owners[kind](owner):
-            raise ResourceNotFoundError(
-                f"Consumer group {name} belongs to a {kind} that does not exist", group_name=name
+    def plan_lease(self, group: Group, name: str, source_id: str, *, may_skip: bool) -> Lease:
+        """Begins a lease of a shard or range: a new epoch, from the checkpoint there is.
+
+        Raises ResourceNotFoundError, LeaseFencedError if there is nothing left to hold, and, unless the member may skip
+        them, TrimmedDataAccessError if records before the shard were lost.
+        """
+        consumer = self.get(name)
+        state, gap = consumer.shards.get(source_id), None
+        shard = self._catalog.stream(consumer.stream_arn).shard(source_id)
+        if state is None and shard is not None:
+            state = consumer.state_of(shard)
+            gap = lost_before(consumer, self._catalog.stream(consumer.stream_arn), shard)
+            if gap is not None and not may_skip:
+                raise TrimmedDataAccessError(gap)
+        if state is None or state.is_finished:
+            raise _fenced(source_id, 0)
+        state = replace(state, epoch=state.epoch + 1)
+        consumer = _with(consumer, source_id, state)
+        self._put(group, without_vanished(consumer, self._catalog.stream(consumer.stream_arn)))
+        return Lease(epoch=state.epoch, checkpoint=state.checkpoint, place=state.place, gap=gap)
+
+    def plan_acknowledge(
+        self, group: Group, name: str, source_id: str, epoch: int, number: int, *, is_end: bool, place: bytes = b""
+    ) -> None:
+        """Notes that a source is processed up to a sequence number, or to its end.
+
+        Raises ResourceNotFoundError, LeaseFencedError if the epoch is not the newest, ValidationError if the number is
+        below the checkpoint.
+        """
+        consumer = self.get(name)
+        state = self.leased(name, source_id, epoch)
+        if number < state.checkpoint:
+            raise ValidationError(
+                f"sequence_number is below the checkpoint {format_sequence_number(state.checkpoint)}",
+                field="sequence_number",
+                limit=format_sequence_number(state.checkpoint),
             )
+        if number >= state.failed_number:
+            state = _without_failure(state)
+        state = replace(state, checkpoint=number, is_finished=is_end, place=place)
+        consumer = _with(consumer, source_id, state)
+        if is_end and consumer.snapshot_ranges and _is_snapshot_finished(consumer):
+            consumer = _without_snapshot(consumer)
+        self._put(group, consumer)
 
-    def _put(self, group: Group, consumer: ConsumerGroup, shard_id: str, state: ShardState) -> None:
-        self.documents.put(group, consumer.name, replace(consumer, shards=consumer.shards | {shard_id: state}))
+    def plan_skip(self, group: Group, name: str, source_id: str, epoch: int, number: int) -> None:
+        """Moves a checkpoint over records that are lost. Raises ResourceNotFoundError, LeaseFencedError."""
+        state = self.leased(name, source_id, epoch)
+        state = replace(_without_failure(state), checkpoint=max(state.checkpoint, number))
+        self._put(group, _with(self.get(name), source_id, state))
+
+    def plan_fail(
+        self,
+        group: Group,
+        name: str,
+        source_id: str,
+        epoch: int,
+        failure: Failure,
+        *,
+        record: tuple[int, bytes] | None,
+        places: tuple[bytes, bytes] = (b"", b""),
+    ) -> FailureOutcome:
+        """Notes that a record was not processed, and parks its key if that is due and there is room.
+
+        `record` is what to park: a sequence number and the record, or None if it is no longer held; `places` are those
+        just before and after it. The lease goes on under a new epoch, so that what was sent beyond the record can no
+        longer be acknowledged.
+
+        Raises ResourceNotFoundError, LeaseFencedError, ValidationError if the record was processed before.
+        """
+        state = self.leased(name, source_id, epoch)
+        if failure.number <= state.checkpoint:
+            raise ValidationError(
+                f"sequence_number is not above the checkpoint {format_sequence_number(state.checkpoint)}",
+                field="sequence_number",
+                limit=format_sequence_number(state.checkpoint),
+            )
+        attempts = state.attempts if state.failed_number == failure.number else 0
+        last_error = state.last_error if attempts else ""
+        if failure.reason is not NackReason.SHUTDOWN:
+            attempts, last_error = attempts + 1, failure.message
+        state = replace(
+            state,
+            epoch=epoch + 1,
+            checkpoint=failure.number - 1,
+            failed_number=failure.number if attempts else 0,
+            attempts=attempts,
+            last_error=last_error,
+        )
+        is_due = failure.reason is NackReason.FATAL or (
+            failure.reason is NackReason.TRANSIENT and 0 < failure.attempts_max <= attempts
+        )
+        is_parked = False
+        if is_due and record is not None:
+            parked = self._parked_key(name, source_id, state, *record)
+            is_parked = self.parking.plan_park(group, parked, record[1])
+        if is_parked:
+            state = replace(_without_failure(state), checkpoint=failure.number)
+        state = replace(state, place=places[is_parked])
+        self._put(group, _with(self.get(name), source_id, state))
+        lease = Lease(epoch=state.epoch, checkpoint=state.checkpoint, place=state.place)
+        return FailureOutcome(lease=lease, attempts=attempts, is_parked=is_parked)
+
+    def leased(self, name: str, source_id: str, epoch: int) -> ShardState:
+        """The state of a shard or range that is held under an epoch.
+
+        Raises ResourceNotFoundError, LeaseFencedError if the epoch is not the newest.
+        """
+        state = self.get(name).shards.get(source_id)
+        if state is None or state.epoch != epoch:
+            raise _fenced(source_id, epoch)
+        return state
+
+    def _parked_key(self, name: str, source_id: str, state: ShardState, number: int, record: bytes) -> ParkedKey:
+        key = record_key(record)
+        partition_key = self._catalog.stream(self.get(name).stream_arn).key_attributes[0]
+        return ParkedKey(
+            id=0,
+            group_name=name,
+            key=key,
+            key_hash=key_hash(key, partition_key),
+            shard_id=source_id,
+            sequence_number=number,
+            attempts=state.attempts,
+            last_error=state.last_error,
+            park_time_ms=0,
+        )
+
+    def _put(self, group: Group, consumer: ConsumerGroup) -> None:
+        self.documents.put(group, consumer.name, consumer)
+
+
+def new_group(name: str, stream_arn: str, stream: Stream, start: Start, now_ms: int) -> ConsumerGroup:
+    """A group that has processed everything up to where it begins, and nothing after that."""
+    consumer = ConsumerGroup(
+        name=name,
+        stream_arn=stream_arn,
+        create_time_ms=now_ms,
+        start_after=start.after,
+        snapshot_ranges=start.snapshot_ranges,
+    )
+    shards = {}
+    for shard in stream.shards:
+        begin = shard.starting_sequence_number - 1 if start.is_exact else horizon(shard)
+        shards[shard.shard_id] = ShardState(checkpoint=max(start.after, begin), is_finished=consumer.is_finished(shard))
+    ranges = {range_id: ShardState(checkpoint=0) for range_id in consumer.range_ids}
+    return replace(consumer, shards=shards | ranges)
+
+
+def ready_sources(consumer: ConsumerGroup, stream: Stream, parked: Iterable[ParkedKey]) -> list[str]:
+    """What may be read now, parents before children: a shard once its parents are processed, or no longer held.
+
+    No shard before the snapshot is processed. Parked keys that are redriven come first.
+    """
+    redriven = list(islice((key.parked_id for key in parked if key.is_redriving), REDRIVEN_KEYS_MAX))
+    if consumer.snapshot_ranges:
+        return redriven + [id_ for id_ in consumer.range_ids if not consumer.shards[id_].is_finished]
+    unfinished = [shard for shard in stream.shards if not consumer.is_finished(shard)]
+    waits_for = {shard.shard_id for shard in unfinished}
+    return redriven + [
+        shard.shard_id
+        for shard in unfinished
+        if waits_for.isdisjoint((shard.parent_shard_id, shard.adjacent_parent_shard_id))
+    ]
+
+
+def lost_before(consumer: ConsumerGroup, stream: Stream, shard: Shard) -> Gap | None:
+    """What a group has lost between its last checkpoints and a shard it has not begun: records of vanished parents."""
+    vanished = {id_: state for id_, state in consumer.shards.items() if stream.shard(id_) is None}
+    # A parent without a state came and went while nobody read; the group had stopped somewhere before it.
+    stopped_at = min((s.checkpoint for s in vanished.values() if not s.is_finished), default=consumer.start_after)
+    last_lost = min(shard.starting_sequence_number - 1, stream.trimmed_to)
+    for parent_id in _parent_ids(shard):
+        state = vanished.get(parent_id)
+        if stream.shard(parent_id) is not None or (state is not None and state.is_finished):
+            continue
+        checkpoint = stopped_at if state is None else state.checkpoint
+        if checkpoint < last_lost:
+            return Gap(
+                shard_id="",
+                first_lost=max(checkpoint, 0) + 1,
+                last_lost=last_lost,
+                lost_from_ms=min(stream.create_time_ms, stream.trimmed_time_ms),
+                lost_to_ms=stream.trimmed_time_ms,
+            )
+    return None
+
+
+def without_vanished(consumer: ConsumerGroup, stream: Stream) -> ConsumerGroup:
+    """A group without the states of shards that are no longer held, unless they tell what was lost before a shard."""
+    held = {shard.shard_id for shard in stream.shards}
+    for shard in stream.shards:
+        if shard.shard_id not in consumer.shards and not held.issuperset(_parent_ids(shard)):
+            return consumer
+    held.update(consumer.range_ids)
+    if held.issuperset(consumer.shards):
+        return consumer
+    return replace(consumer, shards={id_: state for id_, state in consumer.shards.items() if id_ in held})
+
+
+def _parent_ids(shard: Shard) -> list[str]:
+    return [id_ for id_ in (shard.parent_shard_id, shard.adjacent_parent_shard_id) if id_]
+
+
+def _with(consumer: ConsumerGroup, source_id: str, state: ShardState) -> ConsumerGroup:
+    return replace(consumer, shards=consumer.shards | {source_id: state})
+
+
+def _without_failure(state: ShardState) -> ShardState:
+    return replace(state, failed_number=0, attempts=0, last_error="") if state.attempts else state
+
+
+def _is_snapshot_finished(consumer: ConsumerGroup) -> bool:
+    return all(consumer.shards[range_id].is_finished for range_id in consumer.range_ids)
+
+
+def _without_snapshot(consumer: ConsumerGroup) -> ConsumerGroup:
+    ranges = set(consumer.range_ids)
+    return replace(
+        consumer,
+        snapshot_ranges=0,
+        shards={id_: state for id_, state in consumer.shards.items() if id_ not in ranges},
+    )
+
+
+def _fenced(source_id: str, epoch: int) -> LeaseFencedError:
+    return LeaseFencedError(
+        f"The lease of {source_id} was taken over: epoch {epoch} is not the newest",
+        shard_id=source_id,
+        lease_epoch=epoch,
+    )

@@ -54,6 +54,12 @@ def partition_hash(content: bytes) -> int:
     return int.from_bytes(blake2b(content, digest_size=HASH_BYTES).digest(), "big")
 
 
+def key_hash(encoded_key: bytes, partition_key: KeyAttribute) -> int:
+    """The place in the hash range of a key as change records carry it."""
+    attribute = _Attribute(partition_key, PARTITION_KEY_BYTES_MAX, is_sort_key=False)
+    return partition_hash(attribute.content(pb.Item.FromString(encoded_key).attributes[partition_key.name]))
+
+
 def table_prefix(table_id: int) -> bytes:
     """What every stored key of a table begins with."""
     return table_id.to_bytes(TABLE_ID_BYTES, "big")

@@ -7,8 +7,9 @@ from typing import Final
 
 from broker.encoding.items import EncodedItem
 from broker.encoding.keys import ItemKey
-from broker.encoding.varint import field_bytes, varint
+from broker.encoding.varint import field_bytes, read_varint, varint
 from broker.model.clock import Version
+from broker.model.errors import CorruptionError
 from broker.model.tables import StreamViewType
 from headrace.v1 import record_pb2 as pb
 
@@ -17,6 +18,9 @@ _INSERT: Final = b"\x08" + varint(pb.EVENT_NAME_INSERT)
 _MODIFY: Final = b"\x08" + varint(pb.EVENT_NAME_MODIFY)
 _REMOVE: Final = b"\x08" + varint(pb.EVENT_NAME_REMOVE)
 _SEQUENCE_NUMBER: Final = b"\x12\x15"
+# What the two first fields take, tags and the length of the second included.
+_EVENT_NAME_BYTES: Final = 2
+_SEQUENCE_NUMBER_BYTES: Final = 2 + 21
 _TIME: Final = b"\x1a"
 _KEYS: Final = b"\x22"
 _NEW_IMAGE: Final = b"\x2a"
@@ -88,6 +92,24 @@ def encode_record(
     parts += (_SIZE_BYTES, varint(size), view_type_field, _VERSION, varint(len(encoded_version)), encoded_version)
     record = b"".join(parts)
     return b"%b%b%b" % (_ELEMENT, varint(len(record)), record)
+
+
+def record_key(element: bytes) -> bytes:
+    """The encoded key that a record carries; records of one key have the same. The rest is not looked at.
+
+    Raises CorruptionError if these are not the bytes of a record.
+    """
+    try:
+        _, start = read_varint(element, len(_ELEMENT))
+        time = start + _EVENT_NAME_BYTES + _SEQUENCE_NUMBER_BYTES
+        # A time takes less than 128 bytes, so its length takes one.
+        keys = time + len(_TIME) + 1 + element[time + len(_TIME)]
+        length, begin = read_varint(element, keys + len(_KEYS))
+    except IndexError as error:
+        raise CorruptionError("a stored record is not what was written") from error
+    if element[time : time + 1] != _TIME or element[keys : keys + 1] != _KEYS:
+        raise CorruptionError("a stored record is not what was written")
+    return element[begin : begin + length]
 
 
 def _event_name(old: EncodedItem | None, new: EncodedItem | None) -> bytes:

@@ -30,3 +30,13 @@ def varint(number: int) -> bytes:
 def field_bytes(tag: bytes, content: bytes) -> bytes:
     """A length-delimited field."""
     return b"%b%b%b" % (tag, varint(len(content)), content)
+
+
+def read_varint(data: bytes, at: int) -> tuple[int, int]:
+    """The number that begins at a place, and the place after it."""
+    number = shift = 0
+    while data[at] & _MORE:
+        number |= (data[at] & _LOW_BITS) << shift
+        shift += 7
+        at += 1
+    return number | data[at] << shift, at + 1

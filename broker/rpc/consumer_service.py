@@ -1,37 +1,70 @@
-"""ConsumerService: a member's session over one bidirectional call."""
+"""ConsumerService: a member's session over one bidirectional call, and what groups are, do and have set aside."""
 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from functools import singledispatch
+from typing import TYPE_CHECKING, Final
 
+from broker.consumers import events
+from broker.consumers.assignment import AssignmentMode
 from broker.consumers.consume import (
+    ATTEMPTS_DEFAULT,
+    ATTEMPTS_MAX,
+    IN_FLIGHT_BYTES_DEFAULT,
+    IN_FLIGHT_BYTES_MAX,
     IN_FLIGHT_RECORDS_DEFAULT,
     IN_FLIGHT_RECORDS_MAX,
-    Member,
+    RETRY_SECONDS_MAX,
+    REVOKE_SECONDS_DEFAULT,
+    REVOKE_SECONDS_MAX,
     MemberSettings,
 )
-from broker.consumers.groups import GROUP_NAME_LENGTH_MAX, check_group_name
+from broker.consumers.events import SourceKind
+from broker.consumers.explain import Progress, explain, summarize
+from broker.consumers.groups import GROUP_NAME_LENGTH_MAX, Failure, NackReason, Start, check_group_name
+from broker.consumers.members import NO_LAG, SNAPSHOT_RANGES
 from broker.model.errors import ValidationError
 from broker.model.sequence import format_sequence_number, parse_sequence_number
-from broker.rpc.convert import timestamp
+from broker.rpc.convert import millis, timestamp
 from broker.rpc.handlers import requests
+from broker.rpc.status import to_message
 from broker.streams.shards import horizon
 from broker.streams.tail import PAGE_RECORDS_MAX
 from broker.tables.validate import check_range, page_limit
+from headrace.v1 import attribute_value_pb2
 from headrace.v1 import consumer_service_pb2 as pb
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from broker.consumers.consume import Members, Outlet
-    from broker.consumers.groups import ConsumerGroup, ConsumerGroups, ShardState
-    from broker.model.tables import Shard, Stream
+    from google.protobuf import duration_pb2
+
+    from broker.consumers.consume import Session
+    from broker.consumers.explain import Explanation
+    from broker.consumers.groups import ConsumerGroup, ConsumerGroups
+    from broker.consumers.members import Members
+    from broker.consumers.parking import ParkedKey
+    from broker.model.tables import Stream
     from broker.rpc.status import Context
-    from broker.streams.tail import LogReader, Page
+    from broker.streams.tail import LogReader
     from broker.tables.catalog import Catalog
 
-_FROM_TRIM_HORIZON = -1
+SHARD_ID_LENGTH_MAX: Final = 65
+NACK_MESSAGE_LENGTH_MAX: Final = 1_024
+# A response of parked records.
+_PARKED_BYTES_MAX: Final = 1024 * 1024
+_NANOS_PER_SECOND: Final = 1_000_000_000
+
+_MODES: Final = {
+    pb.ASSIGNMENT_MODE_UNSPECIFIED: AssignmentMode.SHARED,
+    pb.ASSIGNMENT_MODE_SHARED: AssignmentMode.SHARED,
+    pb.ASSIGNMENT_MODE_EXCLUSIVE: AssignmentMode.EXCLUSIVE,
+}
+_SKIPS_GAPS: Final = {pb.GAP_POLICY_UNSPECIFIED: False, pb.GAP_POLICY_FAIL: False, pb.GAP_POLICY_SKIP: True}
+_REASONS: Final = {pb.NackReason.Value(f"NACK_REASON_{reason}"): reason for reason in NackReason}
+_SOURCES: Final = {kind: pb.RecordSource.Value(f"RECORD_SOURCE_{kind}") for kind in SourceKind}
+_PROGRESS: Final = {progress: pb.ShardProgress.Value(f"SHARD_PROGRESS_{progress}") for progress in Progress}
 
 
 class ConsumerService:
@@ -52,12 +85,10 @@ class ConsumerService:
         settings = _settings(first.start)
         stream = self._stream(first.start)
         arn = self._catalog.stream_arn(stream)
-        start_after = self._start_after(first.start, stream)
-        await self._groups.ensure(settings.group_name, arn, start_after)
-        member = Member(settings, arn, self._catalog, self._groups, self._reader)
         outlet = _Outlet(context, arn, self._catalog.region)
-        serving = asyncio.ensure_future(member.run(self._members, outlet))
-        listening = asyncio.ensure_future(_listen(incoming, member, outlet))
+        session = await self._members.session(settings, arn, self._start(first.start, stream), outlet)
+        serving = asyncio.ensure_future(session.run())
+        listening = asyncio.ensure_future(_listen(incoming, session))
         try:
             await asyncio.wait((serving, listening), return_when=asyncio.FIRST_COMPLETED)
             # The first to end decides: an error of either, or the client's end of its requests.
@@ -88,6 +119,58 @@ class ConsumerService:
         await self._members.delete_group(request.group_name)
         return pb.DeleteConsumerGroupResponse()
 
+    async def ExplainConsumerGroup(self, request: pb.ExplainConsumerGroupRequest) -> pb.ExplainConsumerGroupResponse:
+        """Says why a group does or does not move."""
+        group = self._groups.get(request.group_name)
+        members = len(self._members.of(group.name))
+        is_parking_full = not self._groups.parking.has_room(group.name)
+        explanations = [
+            explain(view, members, is_parking_full=is_parking_full)
+            for view in self._members.views(group)
+            if not view.is_finished
+        ]
+        return pb.ExplainConsumerGroupResponse(
+            summary=summarize(explanations, members, len(self._groups.parking.keys(group.name))),
+            shards=[_explanation(explanation) for explanation in explanations],
+            consumer_group=self._description(group),
+        )
+
+    async def ListParkedKeys(self, request: pb.ListParkedKeysRequest) -> pb.ListParkedKeysResponse:
+        """Lists parked keys."""
+        limit = page_limit(request.page_size or None, "page_size")
+        group = self._groups.get(request.group_name)
+        parked = [key for key in self._groups.parking.keys(group.name) if key.parked_id > request.page_token]
+        page = parked[:limit]
+        return pb.ListParkedKeysResponse(
+            parked_keys=[self._parked_key(key) for key in page],
+            next_page_token=page[-1].parked_id if len(parked) > limit else "",
+        )
+
+    async def GetParkedRecords(self, request: pb.GetParkedRecordsRequest) -> bytes:
+        """Reads parked records, which are the response's field 1 as they are stored."""
+        after = 0
+        if request.exclusive_start_sequence_number:
+            after = parse_sequence_number(request.exclusive_start_sequence_number, "exclusive_start_sequence_number")
+        group, parking = self._groups.get(request.group_name), self._groups.parking
+        parked = parking.get(group.name, request.parked_id)
+        records = parking.read(parked, after, PAGE_RECORDS_MAX, _PARKED_BYTES_MAX)
+        rest = pb.GetParkedRecordsResponse()
+        if records and records[-1][0] < parking.last_number(group.name, parked.parked_id):
+            rest.last_evaluated_sequence_number = format_sequence_number(records[-1][0])
+        return b"".join((*(record for _, record in records), rest.SerializeToString()))
+
+    async def RedriveParkedKeys(self, request: pb.RedriveParkedKeysRequest) -> pb.RedriveParkedKeysResponse:
+        """Delivers parked records again."""
+        count = await self._groups.redrive(request.group_name, request.parked_id)
+        self._members.rebalance(request.group_name)
+        return pb.RedriveParkedKeysResponse(redriven_keys=count)
+
+    async def DiscardParkedKey(self, request: pb.DiscardParkedKeyRequest) -> pb.DiscardParkedKeyResponse:
+        """Drops parked records."""
+        count = await self._groups.discard(request.group_name, request.parked_id)
+        self._members.rebalance(request.group_name)
+        return pb.DiscardParkedKeyResponse(discarded_records=count)
+
     def _stream(self, start: pb.ConsumeStart) -> Stream:
         if bool(start.stream_arn) == bool(start.table_name):
             raise ValidationError("Exactly one of stream_arn and table_name must be given", field="stream_arn")
@@ -96,46 +179,91 @@ class ConsumerService:
         # A known group goes on with the stream it reads, also when that was disabled since.
         group = self._groups.documents.get(start.group_name)
         if group is not None:
-            stream = self._catalog.stream(group.stream_arn)
-            if stream.table_name == start.table_name:
+            stream = self._members.stream_of(group)
+            if stream is not None and stream.table_name == start.table_name:
                 return stream
         return self._catalog.enabled_stream(start.table_name)
 
-    def _start_after(self, start: pb.ConsumeStart, stream: Stream) -> int:
+    def _start(self, start: pb.ConsumeStart, stream: Stream) -> Start:
         takes_number = start.starting_position == pb.STARTING_POSITION_AFTER_SEQUENCE_NUMBER
+        takes_time = start.starting_position == pb.STARTING_POSITION_AT_TIMESTAMP
         if takes_number != bool(start.starting_sequence_number):
             rule = "required with" if takes_number else "only for"
             raise ValidationError(
                 f"starting_sequence_number is {rule} AFTER_SEQUENCE_NUMBER", field="starting_sequence_number"
             )
-        if takes_number:
-            return parse_sequence_number(start.starting_sequence_number, "starting_sequence_number")
-        if start.starting_position == pb.STARTING_POSITION_TRIM_HORIZON:
-            return _FROM_TRIM_HORIZON
-        if start.starting_position == pb.STARTING_POSITION_LATEST:
-            return max(self._reader.tip(shard) for shard in stream.shards)
+        if takes_time != start.HasField("starting_timestamp"):
+            rule = "required with" if takes_time else "only for"
+            raise ValidationError(f"starting_timestamp is {rule} AT_TIMESTAMP", field="starting_timestamp")
+        match start.starting_position:
+            case pb.STARTING_POSITION_TRIM_HORIZON:
+                return Start(after=-1)
+            case pb.STARTING_POSITION_LATEST:
+                return Start(after=max(self._reader.tip(shard) for shard in stream.shards))
+            case pb.STARTING_POSITION_AFTER_SEQUENCE_NUMBER:
+                number = parse_sequence_number(start.starting_sequence_number, "starting_sequence_number")
+                return Start(after=number, is_exact=True)
+            case pb.STARTING_POSITION_AT_TIMESTAMP:
+                return Start(after=self._reader.position_at_time(stream, millis(start.starting_timestamp)))
+            case pb.STARTING_POSITION_SNAPSHOT:
+                return Start(after=-1, snapshot_ranges=SNAPSHOT_RANGES)
         raise ValidationError(
-            "starting_position must satisfy enum value set: [TRIM_HORIZON, LATEST, AFTER_SEQUENCE_NUMBER]",
+            "starting_position must satisfy enum value set: [TRIM_HORIZON, LATEST, AFTER_SEQUENCE_NUMBER, "
+            "AT_TIMESTAMP, SNAPSHOT]",
             field="starting_position",
         )
 
     def _description(self, group: ConsumerGroup) -> pb.ConsumerGroupDescription:
-        stream = self._catalog.stream(group.stream_arn)
+        parking = self._groups.parking
         return pb.ConsumerGroupDescription(
             group_name=group.name,
             stream_arn=group.stream_arn,
             create_time=timestamp(group.create_time_ms),
-            shards=[self._checkpoint(s, group.shards[s.shard_id]) for s in stream.shards if s.shard_id in group.shards],
+            shards=self._checkpoints(group),
             member_names=self._members.of(group.name),
+            parked_keys=len(parking.keys(group.name)),
+            parked_records=parking.records(group.name),
         )
 
-    def _checkpoint(self, shard: Shard, state: ShardState) -> pb.ShardCheckpoint:
-        return pb.ShardCheckpoint(
-            shard_id=shard.shard_id,
-            sequence_number=format_sequence_number(state.checkpoint) if state.checkpoint > horizon(shard) else "",
-            lease_epoch=state.epoch,
-            shard_end=state.is_finished,
-            millis_behind_latest=self._reader.lag(shard, state.checkpoint).millis,
+    def _checkpoints(self, group: ConsumerGroup) -> list[pb.ShardCheckpoint]:
+        stream, live = self._members.stream_of(group), self._members.live(group.name)
+        # Ranges of a snapshot come before shards, as they do in the group.
+        begun = [(range_id, 0, pb.ShardCheckpoint()) for range_id in group.range_ids]
+        for shard in () if stream is None else stream.shards:
+            lag = NO_LAG
+            if not group.is_finished(shard):
+                lag = self._reader.lag(shard, group.state_of(shard).checkpoint)
+            checkpoint = pb.ShardCheckpoint(millis_behind_latest=lag.millis, records_behind_latest=lag.records)
+            begun.append((shard.shard_id, horizon(shard), checkpoint))
+        checkpoints = []
+        for source_id, beginning, checkpoint in begun:
+            state = group.shards.get(source_id)
+            if state is None or not state.epoch:
+                continue
+            holder = None if live is None else live.holder(source_id)
+            checkpoint.shard_id = source_id
+            checkpoint.sequence_number = (
+                format_sequence_number(state.checkpoint) if state.checkpoint > beginning else ""
+            )
+            checkpoint.lease_epoch = state.epoch
+            checkpoint.shard_end = state.is_finished
+            checkpoint.member_name = "" if holder is None else holder[0].name
+            checkpoints.append(checkpoint)
+        return checkpoints
+
+    def _parked_key(self, key: ParkedKey) -> pb.ParkedKey:
+        records, size_bytes = self._groups.parking.usage(key)
+        return pb.ParkedKey(
+            parked_id=key.parked_id,
+            key=attribute_value_pb2.Item.FromString(key.key),
+            shard_id=key.shard_id,
+            sequence_number=format_sequence_number(key.sequence_number),
+            attempts=key.attempts,
+            last_error=key.last_error,
+            park_time=timestamp(key.park_time_ms),
+            records=records,
+            bytes=size_bytes,
+            redriving=key.is_redriving,
         )
 
 
@@ -147,84 +275,208 @@ def _settings(start: pb.ConsumeStart) -> MemberSettings:
             field="member_name",
             limit=GROUP_NAME_LENGTH_MAX,
         )
-    batch = start.max_batch_records if start.HasField("max_batch_records") else PAGE_RECORDS_MAX
-    credit = start.max_in_flight_records if start.HasField("max_in_flight_records") else IN_FLIGHT_RECORDS_DEFAULT
-    check_range(batch, "max_batch_records", 1, PAGE_RECORDS_MAX)
-    check_range(credit, "max_in_flight_records", 1, IN_FLIGHT_RECORDS_MAX)
+    if start.assignment_mode not in _MODES:
+        raise ValidationError(
+            "assignment_mode must satisfy enum value set: [SHARED, EXCLUSIVE]", field="assignment_mode"
+        )
+    if start.on_gap not in _SKIPS_GAPS:
+        raise ValidationError("on_gap must satisfy enum value set: [FAIL, SKIP]", field="on_gap")
     return MemberSettings(
         group_name=start.group_name,
         member_name=start.member_name,
-        batch_records_max=batch,
-        in_flight_records_max=credit,
+        batch_records_max=_number(start, "max_batch_records", 1, PAGE_RECORDS_MAX, PAGE_RECORDS_MAX),
+        in_flight_records_max=_number(
+            start, "max_in_flight_records", 1, IN_FLIGHT_RECORDS_MAX, IN_FLIGHT_RECORDS_DEFAULT
+        ),
+        in_flight_bytes_max=_number(start, "max_in_flight_bytes", 1, IN_FLIGHT_BYTES_MAX, IN_FLIGHT_BYTES_DEFAULT),
+        mode=_MODES[start.assignment_mode],
+        skips_gaps=_SKIPS_GAPS[start.on_gap],
+        attempts_max=_number(start, "max_attempts", 0, ATTEMPTS_MAX, ATTEMPTS_DEFAULT),
+        revoke_seconds=_number(start, "revoke_timeout_in_seconds", 1, REVOKE_SECONDS_MAX, REVOKE_SECONDS_DEFAULT),
     )
 
 
-async def _listen(incoming: AsyncIterator[pb.ConsumeRequest], member: Member, outlet: Outlet) -> None:
-    """Takes acknowledgements until the client ends its requests."""
+def _number(start: pb.ConsumeStart, field: str, least: int, most: int, default: int) -> int:
+    if not start.HasField(field):  # type: ignore[arg-type]
+        return default
+    value: int = getattr(start, field)
+    check_range(value, field, least, most)
+    return value
+
+
+async def _listen(incoming: AsyncIterator[pb.ConsumeRequest], session: Session) -> None:
+    """Takes acks and nacks until the client ends its requests; returns when all are answered."""
     async for request in incoming:
-        if request.WhichOneof("kind") != "ack":
-            raise ValidationError("All messages after the first must be ack", field="kind")
-        ack = request.ack
-        await member.acknowledge(ack.shard_id, ack.lease_epoch, parse_sequence_number(ack.sequence_number))
-        await outlet.checkpointed(ack.shard_id, ack.lease_epoch, int(ack.sequence_number))
+        match request.WhichOneof("kind"):
+            case "ack":
+                ack = request.ack
+                _check_shard_id(ack.shard_id)
+                await session.acknowledge(ack.shard_id, ack.lease_epoch, parse_sequence_number(ack.sequence_number))
+            case "nack":
+                nack = request.nack
+                _check_shard_id(nack.shard_id)
+                await session.fail(
+                    nack.shard_id,
+                    nack.lease_epoch,
+                    _failure(nack, session.settings.attempts_max),
+                    _retry_seconds(nack.retry_delay) if nack.HasField("retry_delay") else None,
+                )
+            case _:
+                raise ValidationError("All messages after the first must be ack or nack", field="kind")
+    await session.answered()
+
+
+def _check_shard_id(shard_id: str) -> None:
+    if not 1 <= len(shard_id) <= SHARD_ID_LENGTH_MAX:
+        raise ValidationError(
+            f"shard_id must have 1 to {SHARD_ID_LENGTH_MAX} characters", field="shard_id", limit=SHARD_ID_LENGTH_MAX
+        )
+
+
+def _failure(nack: pb.ConsumeNack, attempts_max: int) -> Failure:
+    reason = _REASONS.get(nack.reason)
+    if reason is None:
+        raise ValidationError("reason must satisfy enum value set: [TRANSIENT, FATAL, SHUTDOWN]", field="reason")
+    return Failure(
+        number=parse_sequence_number(nack.sequence_number),
+        reason=reason,
+        message=nack.message[:NACK_MESSAGE_LENGTH_MAX],
+        attempts_max=attempts_max,
+    )
+
+
+def _retry_seconds(delay: duration_pb2.Duration) -> float:
+    seconds = delay.seconds + delay.nanos / _NANOS_PER_SECOND
+    if not 0 <= seconds <= RETRY_SECONDS_MAX:
+        raise ValidationError(
+            f"retry_delay must be from 0 to {RETRY_SECONDS_MAX} seconds", field="retry_delay", limit=RETRY_SECONDS_MAX
+        )
+    return seconds
+
+
+def _explanation(explanation: Explanation) -> pb.ShardExplanation:
+    view = explanation.view
+    message = pb.ShardExplanation(
+        shard_id=view.source_id,
+        progress=_PROGRESS[explanation.progress],
+        text=explanation.text,
+        lease_epoch=view.epoch,
+        records_behind_latest=view.records_behind,
+        millis_behind_latest=view.millis_behind,
+        attempts=view.attempts,
+        last_error=view.last_error,
+    )
+    if view.holding is not None:
+        message.member_name = view.holding.member_name
+        message.in_flight_records = view.holding.in_flight_records
+        message.in_flight_age_ms = view.holding.in_flight_age_ms
+    return message
 
 
 class _Outlet:
-    """Writes a session's messages to the call, one at a time."""
+    """Writes a session's events to the call."""
 
     def __init__(self, context: Context, stream_arn: str, region: str) -> None:
         self._context = context
         self._stream_arn = stream_arn
         self._region = region
-        # Records and checkpoints come from two tasks.
-        self._writing = asyncio.Lock()
 
-    async def started(self, *, standby: bool) -> None:
-        event = pb.ConsumeStarted(stream_arn=self._stream_arn, region=self._region, standby=standby)
-        await self._write(pb.ConsumeResponse(started=event))
-
-    async def assigned(self, shard: Shard, state: ShardState) -> None:
-        checkpoint = format_sequence_number(state.checkpoint) if state.checkpoint > horizon(shard) else ""
-        event = pb.ShardAssigned(checkpoint=checkpoint)
-        await self._write(pb.ConsumeResponse(shard_id=shard.shard_id, lease_epoch=state.epoch, assigned=event))
-
-    async def records(self, shard: Shard, epoch: int, page: Page) -> None:
-        rest = pb.ConsumeResponse(
-            shard_id=shard.shard_id,
-            lease_epoch=epoch,
-            sequence_number=format_sequence_number(page.last_sequence_number),
-            millis_behind_latest=page.millis_behind_latest,
-        )
-        # The stored records are the response's field 1 already.
-        await self._write(b"".join((*page.parts, rest.SerializeToString())))
-
-    async def shard_ended(self, shard: Shard, epoch: int, number: int, children: list[Shard]) -> None:
-        event = pb.ShardEnded(child_shard_ids=[child.shard_id for child in children])
-        await self._write(self._at(shard.shard_id, epoch, number, shard_ended=event))
-
-    async def checkpointed(self, shard_id: str, epoch: int, number: int) -> None:
-        await self._write(self._at(shard_id, epoch, number, checkpointed=pb.Checkpointed()))
-
-    async def heartbeat(self) -> None:
-        await self._write(pb.ConsumeResponse())
-
-    @staticmethod
-    def _at(
-        shard_id: str,
-        epoch: int,
-        number: int,
-        *,
-        shard_ended: pb.ShardEnded | None = None,
-        checkpointed: pb.Checkpointed | None = None,
-    ) -> pb.ConsumeResponse:
-        return pb.ConsumeResponse(
-            shard_id=shard_id,
-            lease_epoch=epoch,
-            sequence_number=format_sequence_number(number),
-            shard_ended=shard_ended,
-            checkpointed=checkpointed,
-        )
-
-    async def _write(self, response: pb.ConsumeResponse | bytes) -> None:
-        async with self._writing:
+    async def send(self, event: events.Event) -> None:
+        """Writes an event."""
+        if isinstance(event, events.Records):
+            batch = event.batch
+            rest = _about(event, batch.last_sequence_number)
+            rest.millis_behind_latest = batch.millis_behind_latest
+            # The stored records are the response's field 1 already.
+            response = b"".join((*batch.take(), rest.SerializeToString()))
             await self._context.write(response)
+        elif isinstance(event, events.Started):
+            started = pb.ConsumeStarted(stream_arn=self._stream_arn, region=self._region, standby=event.is_standby)
+            await self._context.write(pb.ConsumeResponse(started=started))
+        else:
+            await self._context.write(_response(event))
+
+
+def _about(event: events.SourceEvent, number: int | None = None) -> pb.ConsumeResponse:
+    return pb.ConsumeResponse(
+        shard_id=event.source_id,
+        lease_epoch=event.epoch,
+        sequence_number="" if number is None else format_sequence_number(number),
+        source=_SOURCES[event.kind],
+    )
+
+
+@singledispatch
+def _response(event: events.Event) -> pb.ConsumeResponse:
+    raise AssertionError(f"no message for {event}")
+
+
+@_response.register
+def _(_: events.Heartbeat) -> pb.ConsumeResponse:
+    return pb.ConsumeResponse()
+
+
+@_response.register
+def _(event: events.Assigned) -> pb.ConsumeResponse:
+    response = _about(event)
+    response.assigned.SetInParent()
+    if event.checkpoint is not None:
+        response.assigned.checkpoint = format_sequence_number(event.checkpoint)
+    return response
+
+
+@_response.register
+def _(event: events.Ended) -> pb.ConsumeResponse:
+    response = _about(event, event.number)
+    response.shard_ended.SetInParent()
+    response.shard_ended.child_shard_ids.extend(event.children)
+    return response
+
+
+@_response.register
+def _(event: events.Checkpointed) -> pb.ConsumeResponse:
+    response = _about(event, event.number)
+    response.checkpointed.SetInParent()
+    return response
+
+
+@_response.register
+def _(event: events.Revoking) -> pb.ConsumeResponse:
+    response = _about(event)
+    response.revoking.deadline.CopyFrom(timestamp(event.deadline_ms))
+    return response
+
+
+@_response.register
+def _(event: events.Revoked) -> pb.ConsumeResponse:
+    response = _about(event)
+    response.revoked.SetInParent()
+    return response
+
+
+@_response.register
+def _(event: events.Lost) -> pb.ConsumeResponse:
+    response = _about(event, event.number)
+    response.gap.first_lost_sequence_number = format_sequence_number(event.gap.first_lost)
+    response.gap.last_lost_sequence_number = format_sequence_number(event.gap.last_lost)
+    response.gap.lost_from.CopyFrom(timestamp(event.gap.lost_from_ms))
+    response.gap.lost_to.CopyFrom(timestamp(event.gap.lost_to_ms))
+    return response
+
+
+@_response.register
+def _(event: events.Failed) -> pb.ConsumeResponse:
+    response = _about(event, event.number)
+    response.nacked.attempts = event.attempts
+    response.nacked.parked = event.is_parked
+    if event.retry_time_ms is not None:
+        response.nacked.retry_time.CopyFrom(timestamp(event.retry_time_ms))
+    response.nacked.SetInParent()
+    return response
+
+
+@_response.register
+def _(event: events.Refused) -> pb.ConsumeResponse:
+    response = _about(event, event.number)
+    response.refused.CopyFrom(to_message(event.error))
+    return response

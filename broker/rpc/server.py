@@ -14,6 +14,7 @@ from broker.rpc.consumer_service import ConsumerService
 from broker.rpc.handlers import Drain, service_handler
 from broker.rpc.item_service import ItemService
 from broker.rpc.replication_service import ReplicationService
+from broker.rpc.response_budget import ResponseBudget
 from broker.rpc.stream_service import StreamService
 from broker.rpc.table_service import TableService
 from broker.rpc.trigger_service import TriggerService
@@ -30,8 +31,8 @@ if TYPE_CHECKING:
 
     from google.protobuf.descriptor import ServiceDescriptor
 
-    from broker.consumers.consume import Members
     from broker.consumers.groups import ConsumerGroups
+    from broker.consumers.members import Members
     from broker.replication.registry import Replicas
     from broker.storage.commit import Committer
     from broker.storage.watermark import Watermarks
@@ -96,10 +97,14 @@ class RpcServer:
         self._server = grpc.aio.server(options=OPTIONS)
         self._health = health.aio.HealthServicer()
         e = engine
+        budget = ResponseBudget()
         services = (
             (_service(table_service_pb2), TableService(e.catalog)),
             (mirror.ITEM_SERVICE, ItemService(e.catalog, e.committer, e.items)),
-            (_service(stream_service_pb2), StreamService(e.catalog, e.log, e.watermarks, e.iterators, e.metering)),
+            (
+                _service(stream_service_pb2),
+                StreamService(e.catalog, e.log, e.watermarks, e.iterators, e.metering, budget),
+            ),
             (_service(consumer_service_pb2), ConsumerService(e.catalog, e.groups, e.members, e.log)),
             (_service(trigger_service_pb2), TriggerService(e.catalog, e.triggers, e.groups)),
             (

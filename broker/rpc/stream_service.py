@@ -8,13 +8,14 @@ from broker.model.errors import ResourceNotFoundError, ValidationError
 from broker.model.sequence import parse_sequence_number
 from broker.rpc import convert
 from broker.storage.watermark import Wakeup
-from broker.streams.tail import PAGE_BYTES_MAX, PAGE_RECORDS_MAX
+from broker.streams.tail import PAGE_RECORDS_MAX
 from broker.streams.walk import OLDEST, Walk, begin
 from broker.tables.validate import check_range, page_limit
 from headrace.v1 import stream_service_pb2 as pb
 
 if TYPE_CHECKING:
     from broker.model.tables import Shard, Stream
+    from broker.rpc.response_budget import ResponseBudget
     from broker.rpc.status import Context
     from broker.storage.watermark import Watermarks
     from broker.streams.iterators import Iterators, Position
@@ -24,11 +25,6 @@ if TYPE_CHECKING:
     from broker.tables.catalog import Catalog
 
 HEARTBEAT_SECONDS: Final = 15.0
-# A response that its subscriber does not take stays in memory, one for each subscriber (and once more as gRPC's copy). So
-# the first one is small and each may be twice as large as the last, and the more subscribers there are, the smaller are
-# all of them: together they hold no more than this.
-RESPONSES_BYTES_MAX: Final = 24 * 1024 * 1024
-RESPONSE_BYTES_MIN: Final = 16 * 1024
 
 
 class StreamService:
@@ -41,13 +37,14 @@ class StreamService:
         watermarks: Watermarks,
         iterators: Iterators,
         metering: Metering,
+        budget: ResponseBudget,
     ) -> None:
         self._catalog = catalog
         self._reader = reader
         self._watermarks = watermarks
         self._iterators = iterators
         self._metering = metering
-        self._subscribers = 0
+        self._budget = budget
 
     async def ListStreams(self, request: pb.ListStreamsRequest) -> pb.ListStreamsResponse:
         """Lists streams."""
@@ -99,11 +96,9 @@ class StreamService:
         position = self._position(request)
         walk = Walk(lambda: self._catalog.streams.get(position.stream_name), position, self._reader)
         wakeup = Wakeup(self._watermarks)
-        self._subscribers += 1
         try:
             await self._follow(walk, wakeup, limit, context, follow=request.follow)
         finally:
-            self._subscribers -= 1
             wakeup.close()
 
     async def SplitShard(self, request: pb.SplitShardRequest) -> pb.SplitShardResponse:
@@ -121,26 +116,21 @@ class StreamService:
 
     async def _follow(self, walk: Walk, wakeup: Wakeup, limit: int, context: Context, *, follow: bool) -> None:
         is_first = True
-        bytes_max = RESPONSE_BYTES_MIN
         while True:
             wakeup.clear()
-            step = walk.next(limit, bytes_max)
+            step = walk.next(limit, self._budget.page_bytes_max)
             is_at_tip = step is None
             if not is_at_tip or is_first:
                 response = self._response(walk, step, is_first=is_first)
                 # Whoever waits here for a subscriber that stalls must not hold the blocks its page was cut from.
                 step, is_first = None, False
-                await context.write(response)
-                bytes_max = min(2 * bytes_max, self._response_bytes_max())
+                await self._budget.write(context, response)
             if walk.is_finished or (is_at_tip and not follow):
                 return
             if is_at_tip:
                 wakeup.watch(walk.shards)
                 if not await wakeup.wait(HEARTBEAT_SECONDS):
                     await context.write(pb.GetRecordsResponse(next_shard_iterator=self._iterators.mint(walk.position)))
-
-    def _response_bytes_max(self) -> int:
-        return min(PAGE_BYTES_MAX, max(RESPONSE_BYTES_MIN, RESPONSES_BYTES_MAX // self._subscribers))
 
     def _response(self, walk: Walk, step: Step | None, *, is_first: bool) -> bytes:
         stream = walk.stream

@@ -40,8 +40,9 @@ if TYPE_CHECKING:
 # A group is closed when it holds this much, so that one group neither blocks the event loop nor the disk for long.
 GROUP_OPERATIONS_MAX: Final = 512
 GROUP_BYTES_MAX: Final = 8 * 1024 * 1024
-# A log block is closed when it holds this much: a reader's page is about as large, so it decodes little for nothing.
-BLOCK_BYTES_MAX: Final = 256 * 1024
+# A log block is closed when it holds this much. A page holds several, also when there are a hundred readers and pages
+# are smaller, so that few are read for a part of them only.
+BLOCK_BYTES_MAX: Final = 128 * 1024
 # What may wait. Beyond it callers are told to come again.
 QUEUE_OPERATIONS_MAX: Final = 20_000
 QUEUE_BYTES_MAX: Final = 64 * 1024 * 1024

@@ -40,6 +40,7 @@ _CHECKSUM_RESIDUE: Final = 0x48674BC7
 
 SHARD_ID_BYTES: Final = 8
 _SEQUENCE_NUMBER_BYTES: Final = 8
+_PARKED_KEY_BYTES: Final = 8
 
 
 class Counters(NamedTuple):
@@ -223,6 +224,45 @@ class Block:
     def _numbers(self, skip: int) -> tuple[int, ...]:
         """One of the two lists between the head and the payload."""
         return struct.unpack_from(f"<{self.count}I", self._value, _BLOCK_HEAD_BYTES + _NUMBER_BYTES * skip)
+
+
+def parked_prefix(parked_key: int) -> bytes:
+    """What the keys of all parked records of a key begin with."""
+    return parked_key.to_bytes(_PARKED_KEY_BYTES, "big")
+
+
+def parked_record_key(parked_key: int, sequence_number: int) -> bytes:
+    """The key of a parked record."""
+    return parked_prefix(parked_key) + sequence_number.to_bytes(_SEQUENCE_NUMBER_BYTES, "big")
+
+
+def parked_end(parked_key: int) -> bytes:
+    """Just after the last possible key of a parked key's records."""
+    return parked_prefix(parked_key + 1)
+
+
+def parked_record_number(key: bytes) -> int:
+    """The sequence number of the parked record under a key."""
+    return int.from_bytes(key[_PARKED_KEY_BYTES:], "big")
+
+
+def encode_parked_record(record: bytes) -> bytes:
+    """The value of a parked record: format, the record, and the CRC-32C of both."""
+    value = bytes((_FORMAT,)) + record
+    checksum: int = google_crc32c.value(value)
+    return value + checksum.to_bytes(_CHECKSUM_BYTES, "little")
+
+
+def decode_parked_record(value: bytes) -> bytes:
+    """Reads what `encode_parked_record` made. Raises CorruptionError."""
+    _check(len(value) > _CHECKSUM_BYTES and value[0] == _FORMAT, "parked record")
+    _check(google_crc32c.value(value) == _CHECKSUM_RESIDUE, "parked record")
+    return value[1:-_CHECKSUM_BYTES]
+
+
+def parked_record_bytes(value: bytes) -> int:
+    """The length of the record in a value, which is not checked."""
+    return len(value) - 1 - _CHECKSUM_BYTES
 
 
 def _check(holds: bool, what: str) -> None:

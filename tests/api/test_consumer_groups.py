@@ -1,169 +1,44 @@
-"""Consumer groups: checkpoints that live in the broker, one holder at a time, fencing, credit.
+"""Consumer groups: checkpoints that live in the broker, shards that move between members, fencing, credit, failures.
 
 Style of the tests: a Member is one Consume call, driven step by step, so that who does what when is in the test.
 """
 
 from __future__ import annotations
 
-import queue
-from collections.abc import Callable, Iterator
-from typing import Any, Self
+from typing import Any
 
 import grpc
 import pytest
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from headrace.v1 import consumer_service_pb2 as pb
 from headrace.v1 import record_pb2
 from headrace.v1.consumer_service_pb2 import (
     ConsumeAck,
+    ConsumeNack,
     ConsumeRequest,
-    ConsumeResponse,
     ConsumeStart,
     DeleteConsumerGroupRequest,
-    DescribeConsumerGroupRequest,
     ListConsumerGroupsRequest,
 )
 from headrace.v1.table_service_pb2 import DeleteTableRequest, UpdateTableRequest
 from tests.conftest import eventually
-from tests.rpc import Client, TestTable, batch, put, refused, unique_name
-from tests.values import item
-
-TRIM_HORIZON = pb.STARTING_POSITION_TRIM_HORIZON
-LATEST = pb.STARTING_POSITION_LATEST
-AFTER_SEQUENCE_NUMBER = pb.STARTING_POSITION_AFTER_SEQUENCE_NUMBER
-
-
-class Member:
-    """One Consume call of a group: sends acks, and hands out what arrives."""
-
-    def __init__(self, client: Client, start: ConsumeStart) -> None:
-        self._requests: queue.SimpleQueue[ConsumeRequest | None] = queue.SimpleQueue()
-        self._requests.put(ConsumeRequest(start=start))
-        self._call = client.consumers.Consume(self._sent())
-        # The newest lease of the one shard, and the newest checkpoint seen.
-        self.shard_id = ""
-        self.lease_epoch = 0
-        self.read_up_to = ""
-
-    def _sent(self) -> Iterator[ConsumeRequest]:
-        while (request := self._requests.get()) is not None:
-            yield request
-
-    def receive(self) -> ConsumeResponse:
-        """The next response; the call's deadline bounds the wait."""
-        response: ConsumeResponse = next(self._call)
-        if response.WhichOneof("event") == "assigned":
-            self.shard_id, self.lease_epoch = response.shard_id, response.lease_epoch
-        if response.records:
-            assert (response.shard_id, response.lease_epoch) == (self.shard_id, self.lease_epoch)
-            assert response.sequence_number >= response.records[-1].sequence_number
-            self.read_up_to = response.sequence_number
-        return response
-
-    def started(self) -> pb.ConsumeStarted:
-        response = self.receive()
-        assert response.WhichOneof("event") == "started", response
-        return response.started
-
-    def assigned(self) -> pb.ShardAssigned:
-        """Waits until the member holds the shard."""
-        while True:
-            response = self.receive()
-            assert not response.records
-            if response.WhichOneof("event") == "assigned":
-                return response.assigned
-
-    def records(self, count: int) -> list[record_pb2.Record]:
-        """Waits for so many records, exactly."""
-        received: list[record_pb2.Record] = []
-        while len(received) < count:
-            received += self.receive().records
-        assert len(received) == count
-        return received
-
-    def ack(
-        self, sequence_number: str | None = None, *, lease_epoch: int | None = None, shard_id: str | None = None
-    ) -> None:
-        ack = ConsumeAck(
-            shard_id=self.shard_id if shard_id is None else shard_id,
-            lease_epoch=self.lease_epoch if lease_epoch is None else lease_epoch,
-            sequence_number=self.read_up_to if sequence_number is None else sequence_number,
-        )
-        self._requests.put(ConsumeRequest(ack=ack))
-
-    def checkpointed(self) -> str:
-        """Waits until the broker says that an ack is on disk, and returns the sequence number it names."""
-        while True:
-            response = self.receive()
-            if response.WhichOneof("event") == "checkpointed":
-                return response.sequence_number
-
-    def drain(self) -> None:
-        """Receives until the call ends."""
-        for _ in self._call:
-            pass
-
-    def half_close(self) -> None:
-        """Says that nothing more will be sent: the orderly way to leave."""
-        self._requests.put(None)
-
-    def close(self) -> None:
-        """Drops the call, as a member does that crashes."""
-        self._requests.put(None)
-        self._call.cancel()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-
-@pytest.fixture
-def join(client: Client, table: TestTable) -> Iterator[Callable[..., Member]]:
-    """Joins a group of the test's table: join(group, position, **fields of ConsumeStart)."""
-    members: list[Member] = []
-
-    def joined(
-        group: str,
-        position: pb.StartingPosition.ValueType = TRIM_HORIZON,
-        *,
-        max_in_flight_records: int | None = None,
-        max_batch_records: int | None = None,
-        member_name: str = "",
-        starting_sequence_number: str = "",
-    ) -> Member:
-        start = ConsumeStart(
-            table_name=table.name,
-            group_name=group,
-            member_name=member_name,
-            starting_position=position,
-            starting_sequence_number=starting_sequence_number,
-            max_in_flight_records=max_in_flight_records,
-            max_batch_records=max_batch_records,
-        )
-        members.append(Member(client, start))
-        return members[-1]
-
-    yield joined
-    for member in members:
-        member.close()
-
-
-Join = Callable[..., Member]
-
-
-def write(client: Client, table: TestTable, first: int, end: int) -> None:
-    for start in range(first, end, 1_000):
-        client.write_items(batch(table.name, *(put(item(id="a", n=n)) for n in range(start, min(end, start + 1_000)))))
-
-
-def numbers(records: list[record_pb2.Record]) -> list[int]:
-    return [int(record.new_image.attributes["n"].n) for record in records]
-
-
-def describe(client: Client, group: str) -> pb.ConsumerGroupDescription:
-    return client.consumers.DescribeConsumerGroup(DescribeConsumerGroupRequest(group_name=group)).consumer_group
+from tests.consuming import (
+    AFTER_SEQUENCE_NUMBER,
+    AT_TIMESTAMP,
+    EXCLUSIVE,
+    LATEST,
+    TRANSIENT,
+    TRIM_HORIZON,
+    Join,
+    Member,
+    describe,
+    numbers,
+    refusal,
+    write,
+)
+from tests.rpc import Client, TestTable, refused, unique_name
 
 
 def checkpoint(client: Client, group: str) -> str:
@@ -295,10 +170,10 @@ def test_a_second_member_stands_by_and_takes_over_after_the_last_checkpoint(
 ) -> None:
     write(client, table, 0, 20)
     group = unique_name("group")
-    first = join(group, member_name="first")
+    first = join(group, member_name="first", assignment_mode=EXCLUSIVE)
     assert not first.started().standby
     records = first.records(20)
-    second = join(group, member_name="second")
+    second = join(group, member_name="second", assignment_mode=EXCLUSIVE)
     assert second.started().standby
     assert list(describe(client, group).member_names) == ["first", "second"]
     first.ack(records[9].sequence_number)
@@ -312,12 +187,12 @@ def test_a_second_member_stands_by_and_takes_over_after_the_last_checkpoint(
 def test_a_member_that_leaves_in_order_hands_over_too(client: Client, table: TestTable, join: Join) -> None:
     write(client, table, 0, 5)
     group = unique_name("group")
-    first, second = join(group), None
+    first, second = join(group, assignment_mode=EXCLUSIVE), None
     first.started()
     first.records(5)
     first.ack()
     first.checkpointed()
-    second = join(group)
+    second = join(group, assignment_mode=EXCLUSIVE)
     assert second.started().standby
     first.half_close()
     second.assigned()
@@ -326,7 +201,7 @@ def test_a_member_that_leaves_in_order_hands_over_too(client: Client, table: Tes
 
 
 # The epoch is what keeps a holder that was paused from moving the checkpoint of its successor.
-def test_an_ack_under_an_older_lease_is_fenced_and_moves_nothing(client: Client, table: TestTable, join: Join) -> None:
+def test_an_ack_under_an_older_lease_is_refused_and_moves_nothing(client: Client, table: TestTable, join: Join) -> None:
     write(client, table, 0, 10)
     group = unique_name("group")
     with join(group) as first:
@@ -337,22 +212,23 @@ def test_an_ack_under_an_older_lease_is_fenced_and_moves_nothing(client: Client,
     second.records(10)
     assert second.lease_epoch > first.lease_epoch
     second.ack(lease_epoch=first.lease_epoch)
-    with refused("ABORTED", "LEASE_FENCED"):
-        second.drain()
+    assert refusal(second) == ("LEASE_FENCED", "")
     assert checkpoint(client, group) == ""
+    # The session goes on.
+    second.ack()
+    assert second.checkpointed() == second.read_up_to
 
 
-def test_an_ack_of_a_member_that_stands_by_is_refused(client: Client, table: TestTable, join: Join) -> None:
+def test_an_ack_of_a_member_that_holds_nothing_is_refused(client: Client, table: TestTable, join: Join) -> None:
     write(client, table, 0, 10)
     group = unique_name("group")
     first = join(group)
     first.started()
     first.records(10)
     second = join(group)
-    assert second.started().standby
+    second.started()
     second.ack(first.read_up_to, lease_epoch=first.lease_epoch, shard_id=first.shard_id)
-    with refused("ABORTED", "LEASE_FENCED"):
-        second.drain()
+    assert refusal(second) == ("LEASE_FENCED", "")
     assert checkpoint(client, group) == ""
 
 
@@ -435,6 +311,23 @@ BAD_STARTS: dict[str, tuple[dict[str, Any], str]] = {
     "too many records a batch": ({"max_batch_records": 1_001}, "max_batch_records"),
     "no credit": ({"max_in_flight_records": 0}, "max_in_flight_records"),
     "too much credit": ({"max_in_flight_records": 100_001}, "max_in_flight_records"),
+    "negative credit": ({"max_in_flight_records": -1}, "max_in_flight_records"),
+    "a group name of a megabyte": ({"group_name": "g" * 1_000_000}, "group_name"),
+    "an ARN of another region": (
+        {"table_name": "", "stream_arn": "arn:aws:kinesis:x:000000000000:stream/s"},
+        "stream_arn",
+    ),
+    "no credit in bytes": ({"max_in_flight_bytes": 0}, "max_in_flight_bytes"),
+    "negative credit in bytes": ({"max_in_flight_bytes": -(2**63)}, "max_in_flight_bytes"),
+    "too much credit in bytes": ({"max_in_flight_bytes": 2**28 + 1}, "max_in_flight_bytes"),
+    "unknown mode": ({"assignment_mode": 9}, "assignment_mode"),
+    "unknown policy": ({"on_gap": 9}, "on_gap"),
+    "a negative number of attempts": ({"max_attempts": -1}, "max_attempts"),
+    "too many attempts": ({"max_attempts": 1_001}, "max_attempts"),
+    "no time to revoke": ({"revoke_timeout_in_seconds": 0}, "revoke_timeout_in_seconds"),
+    "too much time to revoke": ({"revoke_timeout_in_seconds": 301}, "revoke_timeout_in_seconds"),
+    "no time": ({"starting_position": AT_TIMESTAMP}, "starting_timestamp"),
+    "a time too many": ({"starting_timestamp": Timestamp(seconds=1)}, "starting_timestamp"),
 }
 
 
@@ -480,10 +373,8 @@ def test_a_group_belongs_to_one_stream(client: Client, table: TestTable, join: J
     assert describe(client, group).stream_arn == table.stream_arn
 
 
-@pytest.mark.parametrize(
-    "fault", ["beyond what was sent", "below the checkpoint", "unknown shard", "malformed", "epoch to come"]
-)
-def test_a_faulty_ack_ends_the_call_and_moves_nothing(client: Client, table: TestTable, join: Join, fault: str) -> None:
+@pytest.mark.parametrize("fault", ["beyond what was sent", "below the checkpoint", "unknown shard", "epoch to come"])
+def test_a_faulty_ack_is_refused_and_moves_nothing(client: Client, table: TestTable, join: Join, fault: str) -> None:
     write(client, table, 0, 10)
     group = unique_name("group")
     member = join(group, max_in_flight_records=5)
@@ -498,14 +389,65 @@ def test_a_faulty_ack_ends_the_call_and_moves_nothing(client: Client, table: Tes
             member.ack(records[0].sequence_number)
         case "unknown shard":
             member.ack(shard_id="shardId-00000001414562045508-2bac9cd2")
-        case "malformed":
-            member.ack("12")
         case "epoch to come":
             member.ack(lease_epoch=member.lease_epoch + 1)
     is_fenced = fault in {"unknown shard", "epoch to come"}
-    with refused(*(("ABORTED", "LEASE_FENCED") if is_fenced else ("INVALID_ARGUMENT", "VALIDATION"))):
-        member.drain()
+    assert refusal(member) == (("LEASE_FENCED", "") if is_fenced else ("VALIDATION", "sequence_number"))
     assert checkpoint(client, group) == before
+    member.ack()
+    assert member.checkpointed() == member.read_up_to
+
+
+SOME_NUMBER = f"{1:021d}"
+
+# What is no valid message, and the field that the error must name.
+MALFORMED: dict[str, tuple[dict[str, Any], str]] = {
+    "an ack without a shard": ({"ack": ConsumeAck(lease_epoch=1, sequence_number=SOME_NUMBER)}, "shard_id"),
+    "an ack of a shard with a huge name": (
+        {"ack": ConsumeAck(shard_id="s" * 1_000_000, lease_epoch=1, sequence_number=SOME_NUMBER)},
+        "shard_id",
+    ),
+    "an ack of no number": ({"ack": ConsumeAck(shard_id="s", lease_epoch=1, sequence_number="12")}, "sequence_number"),
+    "a nack of no number": (
+        {"nack": ConsumeNack(shard_id="s", lease_epoch=1, sequence_number="-" * 21, reason=TRANSIENT)},
+        "sequence_number",
+    ),
+    "a nack without a reason": (
+        {"nack": ConsumeNack(shard_id="s", lease_epoch=1, sequence_number=SOME_NUMBER)},
+        "reason",
+    ),
+    "a nack with an unknown reason": (
+        {"nack": ConsumeNack(shard_id="s", sequence_number=SOME_NUMBER, reason=9)},  # type: ignore[arg-type]
+        "reason",
+    ),
+    "a retry in the past": (
+        {
+            "nack": ConsumeNack(
+                shard_id="s", sequence_number=SOME_NUMBER, reason=TRANSIENT, retry_delay=Duration(seconds=-1)
+            )
+        },
+        "retry_delay",
+    ),
+    "a retry next week": (
+        {
+            "nack": ConsumeNack(
+                shard_id="s", sequence_number=SOME_NUMBER, reason=TRANSIENT, retry_delay=Duration(seconds=901)
+            )
+        },
+        "retry_delay",
+    ),
+    "nothing": ({}, "kind"),
+}
+
+
+@pytest.mark.parametrize("fault", MALFORMED)
+def test_a_malformed_message_ends_the_call(join: Join, fault: str) -> None:
+    message, field = MALFORMED[fault]
+    member = join(unique_name("group"))
+    member.started()
+    member.send(**message)
+    with refused("INVALID_ARGUMENT", "VALIDATION", field=field):
+        member.drain()
 
 
 def test_groups_are_listed_by_name_page_by_page(client: Client, join: Join) -> None:

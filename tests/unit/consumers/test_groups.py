@@ -1,34 +1,64 @@
-"""Consumer groups at rest: what each has processed, and who may say so."""
+"""Consumer groups at rest: what each has processed, who may say so, what may be read next."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import cast
+from random import Random
+from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from broker.consumers.consume import Member, Members
-from broker.consumers.groups import ConsumerGroup, ConsumerGroups, ShardState, check_group_name
+from broker.consumers.groups import (
+    ConsumerGroup,
+    ConsumerGroups,
+    Failure,
+    Lease,
+    NackReason,
+    ShardState,
+    Start,
+    check_group_name,
+    lost_before,
+    new_group,
+    ready_sources,
+    without_vanished,
+)
+from broker.consumers.parking import ParkedKey
 from broker.model.errors import LeaseFencedError, ResourceInUseError, ResourceNotFoundError, ValidationError
+from broker.model.gaps import Gap
 from broker.model.sequence import format_sequence_number
-from broker.model.tables import HASH_MAX, Shard
+from broker.model.tables import Stream, StreamViewType, Table
 from broker.storage.rocks import Store
-from tests.unit.engine import NOON_MS, Do, Engine, FakeClock, running
+from broker.streams.shards import merge_shards, new_stream, split_shard, trimmed_stream
+from tests.unit.consumers.scene import GROUP, OLDEST, Scene
+from tests.unit.engine import ID, NOON_MS, Do, Engine, FakeClock, running
 
-ARN = "arn:aws:dynamodb:north:000000000000:table/pets/stream/2023-11-14T22:13:20.000"
 FROM_TRIM_HORIZON = -1
 
 
-def shard(shard_id: str = "shard", parent: str = "") -> Shard:
-    return Shard(
-        id=1, shard_id=shard_id, parent_shard_id=parent, first_hash=0, last_hash=HASH_MAX, starting_sequence_number=10
-    )
+@pytest.fixture
+async def scene(engine: Engine) -> Scene:
+    return await Scene(engine).open(None)
 
 
 @pytest.fixture
-def groups(engine: Engine) -> ConsumerGroups:
-    return ConsumerGroups(engine.store, engine.committer, {})
+def groups(scene: Scene) -> ConsumerGroups:
+    return scene.groups
+
+
+async def lease(scene: Scene, name: str = GROUP) -> Lease:
+    source_id = scene.shards[0].shard_id
+    taken: Lease = await scene.plan(lambda group: scene.groups.plan_lease(group, name, source_id, may_skip=False))
+    return taken
+
+
+async def ack(scene: Scene, epoch: int, number: int, *, is_end: bool = False) -> None:
+    source_id = scene.shards[0].shard_id
+    await scene.plan(lambda group: scene.groups.plan_acknowledge(group, GROUP, source_id, epoch, number, is_end=is_end))
 
 
 @pytest.mark.parametrize("name", ["a", "a" * 128, "trigger:totals", "a.b_c-D9"])
@@ -36,136 +66,146 @@ def test_group_names_of_1_to_128_characters_are_taken(name: str) -> None:
     check_group_name(name)
 
 
-@pytest.mark.parametrize("name", ["", "a" * 129, "a b", "a/b", "\u00e9", "a\n"])
+@pytest.mark.parametrize("name", ["", "a" * 129, "a" * 1_000_000, "a b", "a/b", "\u00e9", "a\n"])
 def test_other_group_names_are_refused(name: str) -> None:
     with pytest.raises(ValidationError) as refused:
         check_group_name(name)
     assert refused.value.metadata["field"] == "group_name"
 
 
-async def test_a_group_is_made_when_it_is_first_named(groups: ConsumerGroups) -> None:
-    made = await groups.ensure("totals", ARN, 5)
-    assert made == ConsumerGroup(name="totals", stream_arn=ARN, create_time_ms=NOON_MS, start_after=5)
-    assert groups.get("totals") == made
+async def test_a_group_is_made_when_it_is_first_named(scene: Scene) -> None:
+    made, is_new = await scene.groups.ensure(GROUP, scene.arn, Start(after=99))
+    (shard,) = scene.shards
+    assert is_new
+    assert made == ConsumerGroup(
+        name=GROUP,
+        stream_arn=scene.arn,
+        create_time_ms=NOON_MS,
+        start_after=99,
+        shards={shard.shard_id: ShardState(checkpoint=99)},
+    )
+    assert scene.groups.get(GROUP) == made
     # Where it starts is for new groups only.
-    assert await groups.ensure("totals", ARN, 99) == made
+    assert await scene.groups.ensure(GROUP, scene.arn, OLDEST) == (made, False)
 
 
-async def test_members_that_come_together_find_one_group(groups: ConsumerGroups) -> None:
-    made = await asyncio.gather(*(groups.ensure("totals", ARN, number) for number in range(5)))
-    assert made == [made[0]] * 5
+async def test_members_that_come_together_find_one_group(scene: Scene) -> None:
+    made = await asyncio.gather(*(scene.groups.ensure(GROUP, scene.arn, Start(after=number)) for number in range(5)))
+    assert [group for group, _ in made] == [made[0][0]] * 5
+    assert [is_new for _, is_new in made] == [True, False, False, False, False]
 
 
-async def test_a_group_reads_one_stream(groups: ConsumerGroups) -> None:
-    await groups.ensure("totals", ARN, 0)
+async def test_a_group_reads_one_stream(scene: Scene) -> None:
+    await scene.engine.table("others")
+    other = scene.arn.replace("pets", "others")
+    await scene.groups.ensure(GROUP, scene.arn, OLDEST)
     with pytest.raises(ValidationError, match="reads another stream") as refused:
-        await groups.ensure("totals", ARN + "1", 0)
+        await scene.groups.ensure(GROUP, other, OLDEST)
     assert refused.value.metadata["field"] == "stream_arn"
     # Also if both come in one group commit.
     results = await asyncio.gather(
-        groups.ensure("sums", ARN, 0), groups.ensure("sums", ARN + "1", 0), return_exceptions=True
+        scene.groups.ensure("sums", scene.arn, OLDEST),
+        scene.groups.ensure("sums", other, OLDEST),
+        return_exceptions=True,
     )
     assert isinstance(results[1], ValidationError)
 
 
-@pytest.mark.parametrize(
-    ("start_after", "parent", "expected"),
-    [
-        (FROM_TRIM_HORIZON, "", 9),
-        (5, "", 9),
-        (50, "", 50),
-        # A child is read from its beginning, wherever the group began.
-        (50, "parent", 9),
-    ],
-)
-async def test_a_first_lease_begins_where_the_group_does(
-    groups: ConsumerGroups, start_after: int, parent: str, expected: int
-) -> None:
-    await groups.ensure("totals", ARN, start_after)
-    state = await groups.lease("totals", shard(parent=parent), 9)
-    assert state == ShardState(checkpoint=expected, epoch=1)
+async def test_each_lease_has_a_higher_epoch_and_the_same_checkpoint(scene: Scene) -> None:
+    await scene.groups.ensure(GROUP, scene.arn, OLDEST)
+    begin = scene.shards[0].starting_sequence_number - 1
+    assert await lease(scene) == Lease(epoch=1, checkpoint=begin)
+    await ack(scene, 1, 20)
+    assert await lease(scene) == Lease(epoch=2, checkpoint=20)
 
 
-async def test_each_lease_has_a_higher_epoch_and_the_same_checkpoint(groups: ConsumerGroups) -> None:
-    await groups.ensure("totals", ARN, 0)
-    await groups.lease("totals", shard(), 9)
-    await groups.checkpoint("totals", "shard", 1, 20, is_finished=False)
-    assert await groups.lease("totals", shard(), 9) == ShardState(checkpoint=20, epoch=2)
-    assert await groups.lease("totals", shard("other"), 9) == ShardState(checkpoint=9, epoch=1)
-    assert groups.get("totals").shards == {
-        "shard": ShardState(checkpoint=20, epoch=2),
-        "other": ShardState(checkpoint=9, epoch=1),
-    }
-
-
-async def test_a_checkpoint_moves_forward_only(groups: ConsumerGroups) -> None:
-    await groups.ensure("totals", ARN, 0)
-    await groups.lease("totals", shard(), 9)
+async def test_a_checkpoint_moves_forward_only(scene: Scene) -> None:
+    await scene.groups.ensure(GROUP, scene.arn, OLDEST)
+    await lease(scene)
     for number in (15, 15, 16):
-        await groups.checkpoint("totals", "shard", 1, number, is_finished=False)
+        await ack(scene, 1, number)
     with pytest.raises(ValidationError, match="below the checkpoint") as refused:
-        await groups.checkpoint("totals", "shard", 1, 15, is_finished=False)
+        await ack(scene, 1, 15)
     assert refused.value.metadata == {"field": "sequence_number", "limit": format_sequence_number(16)}
-    assert groups.get("totals").shards["shard"].checkpoint == 16
-    await groups.checkpoint("totals", "shard", 1, 17, is_finished=True)
-    assert groups.get("totals").shards["shard"] == ShardState(checkpoint=17, epoch=1, is_finished=True)
+    await ack(scene, 1, 17, is_end=True)
+    assert scene.state() == ShardState(checkpoint=17, epoch=1, is_finished=True)
+    with pytest.raises(LeaseFencedError):
+        await lease(scene)
 
 
-async def test_only_the_newest_lease_moves_the_checkpoint(groups: ConsumerGroups) -> None:
-    await groups.ensure("totals", ARN, 0)
+async def test_only_the_newest_lease_changes_anything(scene: Scene) -> None:
+    await scene.groups.ensure(GROUP, scene.arn, OLDEST)
     for _ in range(2):
-        await groups.lease("totals", shard(), 9)
-    for shard_id, epoch in (("shard", 1), ("shard", 3), ("unknown", 1)):
-        with pytest.raises(LeaseFencedError) as fenced:
-            await groups.checkpoint("totals", shard_id, epoch, 20, is_finished=False)
-        assert fenced.value.metadata == {"shard_id": shard_id, "lease_epoch": str(epoch)}
-    assert groups.get("totals").shards["shard"] == ShardState(checkpoint=9, epoch=2)
+        await lease(scene)
+    failure, groups = Failure(number=20, reason=NackReason.FATAL), scene.groups
+    before = scene.state()
+    for source_id, epoch in ((scene.shards[0].shard_id, 1), (scene.shards[0].shard_id, 3), ("unknown", 1)):
+        plans: list[Callable[[Any], Any]] = [
+            lambda group, id_=source_id, e=epoch: groups.plan_acknowledge(group, GROUP, id_, e, 20, is_end=False),
+            lambda group, id_=source_id, e=epoch: groups.plan_skip(group, GROUP, id_, e, 20),
+            lambda group, id_=source_id, e=epoch: groups.plan_fail(group, GROUP, id_, e, failure, record=None),
+        ]
+        for plan in plans:
+            with pytest.raises(LeaseFencedError) as fenced:
+                await scene.plan(plan)
+            assert fenced.value.metadata == {"shard_id": source_id, "lease_epoch": str(epoch)}
+    assert scene.state() == before
 
 
-async def test_what_is_not_there_is_named(groups: ConsumerGroups) -> None:
-    with pytest.raises(ResourceNotFoundError, match="totals"):
-        groups.get("totals")
-    for change in (
-        groups.lease("totals", shard(), 9),
-        groups.checkpoint("totals", "shard", 1, 20, is_finished=False),
-        groups.delete("totals"),
-    ):
+async def test_what_is_not_there_is_named(scene: Scene) -> None:
+    with pytest.raises(ResourceNotFoundError, match=GROUP):
+        scene.groups.get(GROUP)
+    for change in (lease(scene), ack(scene, 1, 20), scene.groups.delete(GROUP), scene.groups.redrive(GROUP, "")):
         with pytest.raises(ResourceNotFoundError) as missing:
             await change
-        assert missing.value.metadata == {"group_name": "totals"}
+        assert missing.value.metadata == {"group_name": GROUP}
 
 
-async def test_a_deleted_group_begins_anew(engine: Engine, groups: ConsumerGroups) -> None:
-    await groups.ensure("totals", ARN, 0)
-    await groups.lease("totals", shard(), 9)
-    await groups.delete("totals")
-    again = await groups.ensure("totals", ARN + "1", 7)
-    assert (again.start_after, again.shards) == (7, {})
+async def test_a_deleted_group_begins_anew_and_forgets_what_it_had_parked(scene: Scene) -> None:
+    numbers = await scene.write("a", "b")
     for _ in range(2):
-        await engine.committer.change(lambda group: groups.plan_forget(group, "totals"))
-    assert groups.documents.all() == []
+        await scene.groups.ensure(GROUP, scene.arn, OLDEST)
+        assert scene.state().epoch == 0
+        assert scene.groups.parking.keys(GROUP) == []
+        taken = await lease(scene)
+        record = scene.engine.log.read(scene.shards[0], numbers[0] - 1, 1).records()[0]
+        failure = Failure(number=numbers[0], reason=NackReason.FATAL)
+        outcome = await scene.plan(
+            lambda group, epoch=taken.epoch, record=record, failure=failure: scene.groups.plan_fail(
+                group, GROUP, scene.shards[0].shard_id, epoch, failure, record=record
+            )
+        )
+        assert outcome.is_parked
+        assert len(scene.groups.parking.keys(GROUP)) == 1
+        await scene.groups.delete(GROUP)
+    for _ in range(2):
+        await scene.plan(lambda group: scene.groups.plan_forget(group, GROUP))
+    assert scene.groups.documents.all() == []
+    assert (
+        ConsumerGroups(scene.engine.store, scene.engine.committer, scene.engine.catalog, {}).parking.keys(GROUP) == []
+    )
 
 
 # Else a host that has not heard of the end yet would make the group anew, for the next trigger of that name.
-async def test_a_group_of_a_trigger_lives_no_longer_than_the_trigger(engine: Engine) -> None:
-    triggers = {"totals"}
-    groups = ConsumerGroups(engine.store, engine.committer, {"trigger": triggers.__contains__})
-    await groups.ensure("trigger:totals", ARN, 0)
-    await groups.ensure("other:totals", ARN, 0)
-    await groups.ensure("trigger", ARN, 0)
+async def test_a_group_of_a_trigger_lives_no_longer_than_the_trigger(scene: Scene) -> None:
+    triggers, engine = {"totals"}, scene.engine
+    groups = ConsumerGroups(engine.store, engine.committer, engine.catalog, {"trigger": triggers.__contains__})
+    for name in ("trigger:totals", "other:totals", "trigger"):
+        await groups.ensure(name, scene.arn, OLDEST)
     triggers.clear()
     for name in ("trigger:totals", "trigger:never", "trigger:"):
         with pytest.raises(ResourceNotFoundError, match="trigger that does not exist") as missing:
-            await groups.ensure(name, ARN, 0)
+            await groups.ensure(name, scene.arn, OLDEST)
         assert missing.value.metadata == {"group_name": name}
+    assert (await groups.ensure("trigger", scene.arn, OLDEST))[0].name == "trigger"
 
 
-async def test_a_group_is_not_made_if_its_trigger_goes_in_the_same_group_commit(engine: Engine) -> None:
-    triggers = {"totals"}
-    groups = ConsumerGroups(engine.store, engine.committer, {"trigger": triggers.__contains__})
+async def test_a_group_is_not_made_if_its_trigger_goes_in_the_same_group_commit(scene: Scene) -> None:
+    triggers, engine = {"totals"}, scene.engine
+    groups = ConsumerGroups(engine.store, engine.committer, engine.catalog, {"trigger": triggers.__contains__})
     going = engine.committer.submit((Do(does=lambda _: triggers.clear()),))
     with pytest.raises(ResourceNotFoundError):
-        await groups.ensure("trigger:totals", ARN, 0)
+        await groups.ensure("trigger:totals", scene.arn, OLDEST)
     await going
     assert groups.documents.all() == []
 
@@ -173,83 +213,204 @@ async def test_a_group_is_not_made_if_its_trigger_goes_in_the_same_group_commit(
 async def test_groups_are_there_after_a_restart(tmp_path: Path) -> None:
     store = Store(tmp_path)
     async with running(store, FakeClock()) as engine:
-        groups = ConsumerGroups(store, engine.committer, {})
-        await groups.ensure("totals", ARN, FROM_TRIM_HORIZON)
-        await groups.lease("totals", shard(), 9)
-        await groups.checkpoint("totals", "shard", 1, 20, is_finished=True)
-        kept = groups.get("totals")
+        scene = await Scene(engine).open(None)
+        await scene.groups.ensure(GROUP, scene.arn, Start(after=-1, snapshot_ranges=2))
+        await lease(scene)
+        await ack(scene, 1, 20)
+        kept = scene.groups.get(GROUP)
     store.close()
-    del store, engine, groups
+    del store, engine, scene
     again = Store(tmp_path)
     async with running(again, FakeClock()) as engine:
-        groups = ConsumerGroups(again, engine.committer, {})
-        assert groups.get("totals") == kept
+        scene = Scene(engine)
+        scene.arn = kept.stream_arn
+        assert scene.groups.get(GROUP) == kept
         # Nobody who held it before the restart may move the checkpoint after it.
-        assert (await groups.lease("totals", shard(), 9)).epoch == 2
+        assert (await lease(scene)).epoch == 2
     again.close()
 
 
-class Someone:
-    """What Members knows of a member."""
-
-    def __init__(self, name: str, group_name: str = "totals") -> None:
-        self.name = name
-        self.group_name = group_name
-        self.is_holder = False
-
-    def become_holder(self) -> None:
-        self.is_holder = True
+async def test_a_group_of_an_older_store_goes_on(scene: Scene) -> None:
+    (shard,) = scene.shards
+    old = ConsumerGroup(name=GROUP, stream_arn=scene.arn, create_time_ms=1, start_after=7)
+    await scene.plan(lambda group: scene.groups.documents.put(group, GROUP, old))
+    assert ready_sources(scene.groups.get(GROUP), scene.engine.catalog.stream(scene.arn), []) == [shard.shard_id]
+    assert await lease(scene) == Lease(epoch=1, checkpoint=7)
 
 
-def joined(members: Members, *names: str, group_name: str = "totals") -> list[Someone]:
-    people = [Someone(name, group_name) for name in names]
-    for someone in people:
-        members.join(cast("Member", someone))
-    return people
-
-
-async def test_the_first_member_holds_the_others_stand_by_in_order(groups: ConsumerGroups) -> None:
-    members = Members(groups)
-    first, second, third = joined(members, "1", "2", "3")
-    assert members.of("totals") == ["1", "2", "3"]
-    assert [each.is_holder for each in (first, second, third)] == [True, False, False]
-    members.leave(cast("Member", second))
-    assert [each.is_holder for each in (first, third)] == [True, False]
-    members.leave(cast("Member", first))
-    assert third.is_holder
-    members.leave(cast("Member", third))
-    assert members.of("totals") == []
-    (again,) = joined(members, "4")
-    assert again.is_holder
-
-
-async def test_groups_do_not_share_members(groups: ConsumerGroups) -> None:
-    members = Members(groups)
-    (one,) = joined(members, "1", group_name="one")
-    (other,) = joined(members, "1", group_name="other")
-    assert one.is_holder
-    assert other.is_holder
-
-
-async def test_a_group_is_not_deleted_while_it_has_members(groups: ConsumerGroups) -> None:
-    members = Members(groups)
-    await groups.ensure("totals", ARN, 0)
-    (one,) = joined(members, "1")
-    with pytest.raises(ResourceInUseError, match="1 members"):
-        await members.delete_group("totals")
-    members.leave(cast("Member", one))
-    await members.delete_group("totals")
+async def test_a_group_is_not_deleted_while_it_has_members(scene: Scene) -> None:
+    async with scene.joined() as member:
+        await member.begin()
+        with pytest.raises(ResourceInUseError, match="1 members"):
+            await scene.members.delete_group(GROUP)
+    await scene.members.delete_group(GROUP)
     with pytest.raises(ResourceNotFoundError):
-        await members.delete_group("totals")
+        await scene.members.delete_group(GROUP)
 
 
-# A session that comes a moment after DeleteTrigger must not bring the trigger's group back.
-async def test_a_group_that_belongs_to_something_is_refused_when_that_is_gone(engine: Engine) -> None:
-    triggers = {"totals"}
-    groups = ConsumerGroups(engine.store, engine.committer, {"trigger": triggers.__contains__})
-    assert (await groups.ensure("trigger:totals", ARN, -1)).name == "trigger:totals"
-    assert (await groups.ensure("other:totals", ARN, -1)).name == "other:totals"
-    triggers.clear()
-    with pytest.raises(ResourceNotFoundError):
-        await groups.ensure("trigger:totals", ARN, -1)
-    assert (await groups.ensure("trigger", ARN, -1)).name == "trigger"
+# Lineage, on streams that are split, merged and trimmed at random.
+
+
+class Lineage:
+    """A stream and its group, both as plain values."""
+
+    def __init__(self, start: Start = OLDEST) -> None:
+        table = Table(name="pets", id=1, uuid="u", create_time_ms=1, partition_key=ID, sort_key=None)
+        self.number = 10
+        self.id = 1
+        self.stream: Stream = new_stream(table, StreamViewType.KEYS_ONLY, NOON_MS, self.next_id, 11, "")
+        self.group = new_group(GROUP, "arn", self.stream, start, NOON_MS)
+
+    def next_id(self) -> int:
+        self.id += 1
+        return self.id
+
+    def reshard(self, random: Random) -> None:
+        self.number += random.randint(1, 5)
+        shards = self.stream.open_shards
+        if len(shards) == 1 or random.random() < 0.6:
+            shard = random.choice(shards)
+            self.stream = split_shard(self.stream, shard.shard_id, None, self.number, NOON_MS, self.next_id)
+        else:
+            index = random.randrange(len(shards) - 1)
+            left, right = shards[index].shard_id, shards[index + 1].shard_id
+            self.stream = merge_shards(self.stream, left, right, self.number, NOON_MS, self.next_id)
+
+    def ready(self) -> list[str]:
+        return ready_sources(self.group, self.stream, [])
+
+    def finish(self, shard_id: str) -> None:
+        shard = self.stream.shard(shard_id)
+        assert shard is not None
+        assert shard.ending_sequence_number is not None
+        state = ShardState(checkpoint=shard.ending_sequence_number, epoch=1, is_finished=True)
+        self.group = replace(self.group, shards=self.group.shards | {shard_id: state})
+        self.group = without_vanished(self.group, self.stream)
+
+    def vanish(self, trimmed_to: int) -> None:
+        """Drops all closed shards, whose last record was this one."""
+        trims = [(shard.id, trimmed_to, NOON_MS) for shard in self.stream.shards if not shard.is_open]
+        self.stream = trimmed_stream(self.stream, trims, NOON_MS + 1)
+
+
+@given(st.randoms(use_true_random=True))
+def test_each_shard_becomes_ready_once_after_all_its_parents(random: Random) -> None:
+    lineage, finished = Lineage(), set[str]()
+    for _ in range(30):
+        if random.random() < 0.5:
+            lineage.reshard(random)
+        ready = lineage.ready()
+        assert len(set(ready)) == len(ready)
+        assert finished.isdisjoint(ready)
+        for shard_id in ready:
+            shard = lineage.stream.shard(shard_id)
+            assert shard is not None
+            assert {shard.parent_shard_id, shard.adjacent_parent_shard_id} - {""} <= finished
+        closed = [id_ for id_ in ready if not lineage.stream.shard(id_).is_open]  # type: ignore[union-attr]
+        for shard_id in closed:
+            if random.random() < 0.5:
+                lineage.finish(shard_id)
+                finished.add(shard_id)
+    # Everything can be finished, and then exactly the open shards are left.
+    while closed := [id_ for id_ in lineage.ready() if not lineage.stream.shard(id_).is_open]:  # type: ignore[union-attr]
+        lineage.finish(closed[0])
+    assert set(lineage.ready()) == {shard.shard_id for shard in lineage.stream.open_shards}
+
+
+def test_a_shard_that_ended_before_the_group_begins_is_finished_from_the_beginning() -> None:
+    lineage = Lineage()
+    lineage.reshard(Random(1))
+    group = new_group(GROUP, "arn", lineage.stream, Start(after=lineage.number), NOON_MS)
+    assert ready_sources(group, lineage.stream, []) == [shard.shard_id for shard in lineage.stream.open_shards]
+    assert {state.checkpoint for state in group.shards.values()} == {lineage.number}
+
+
+def test_what_is_no_longer_held_is_lost_only_to_a_group_that_names_it_exactly() -> None:
+    lineage = Lineage()
+    trimmed = trimmed_stream(lineage.stream, [(lineage.stream.shards[0].id, 20, NOON_MS)], 0)
+    (shard,) = trimmed.shards
+    for start, checkpoint in ((OLDEST, 20), (Start(after=15), 20), (Start(after=15, is_exact=True), 15)):
+        group = new_group(GROUP, "arn", trimmed, start, NOON_MS)
+        assert group.shards == {shard.shard_id: ShardState(checkpoint=checkpoint)}
+
+
+def test_ranges_come_before_shards_and_redriven_keys_whenever() -> None:
+    lineage = Lineage(Start(after=15, snapshot_ranges=2))
+    first, second = lineage.group.range_ids
+    assert first == f"snapshotId-{NOON_MS:020d}-00000000"
+    parked = [
+        ParkedKey(
+            id=id_,
+            group_name=GROUP,
+            key=b"k",
+            key_hash=1,
+            shard_id="s",
+            sequence_number=1,
+            attempts=1,
+            last_error="",
+            park_time_ms=NOON_MS,
+            is_redriving=id_ != 8,
+        )
+        for id_ in range(8, 10)
+    ]
+    assert ready_sources(lineage.group, lineage.stream, parked) == [parked[1].parked_id, first, second]
+    done = ShardState(checkpoint=3, is_finished=True)
+    half = replace(lineage.group, shards=lineage.group.shards | {first: done})
+    assert ready_sources(half, lineage.stream, []) == [second]
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "trimmed_to", "lost"),
+    [(12, 15, (13, 15)), (15, 15, None), (12, 0, None), (12, 99, (13, 20))],
+)
+def test_a_vanished_parent_is_a_gap_exactly_if_it_had_unprocessed_records(
+    checkpoint: int, trimmed_to: int, lost: tuple[int, int] | None
+) -> None:
+    lineage = Lineage()
+    (root,) = lineage.stream.shards
+    lineage.group = replace(lineage.group, shards={root.shard_id: ShardState(checkpoint=checkpoint, epoch=1)})
+    lineage.number = 20
+    lineage.stream = split_shard(lineage.stream, root.shard_id, None, 20, NOON_MS, lineage.next_id)
+    child = lineage.stream.shards[1]
+    assert lost_before(lineage.group, lineage.stream, child) is None
+    lineage.vanish(trimmed_to)
+    gap = lost_before(lineage.group, lineage.stream, child)
+    expected = None if lost is None else Gap("", *lost, NOON_MS, NOON_MS)
+    assert gap == expected
+    # The state of the parent is kept until both children know.
+    for shard, kept in ((child, True), (lineage.stream.shards[-1], False)):
+        state = ShardState(checkpoint=20, epoch=1)
+        lineage.group = replace(lineage.group, shards=lineage.group.shards | {shard.shard_id: state})
+        lineage.group = without_vanished(lineage.group, lineage.stream)
+        assert (root.shard_id in lineage.group.shards) is kept
+
+
+def test_a_parent_that_came_and_went_unread_is_a_gap_from_where_the_group_had_stopped() -> None:
+    lineage = Lineage()
+    (root,) = lineage.stream.shards
+    lineage.group = replace(lineage.group, shards={root.shard_id: ShardState(checkpoint=12, epoch=1)})
+    lineage.number = 20
+    lineage.stream = split_shard(lineage.stream, root.shard_id, None, 20, NOON_MS, lineage.next_id)
+    _, left, right = lineage.stream.shards
+    lineage.stream = merge_shards(lineage.stream, left.shard_id, right.shard_id, 30, NOON_MS, lineage.next_id)
+    lineage.vanish(28)
+    (merged,) = lineage.stream.shards
+    assert lineage.ready() == [merged.shard_id]
+    gap = lost_before(lineage.group, lineage.stream, merged)
+    assert gap is not None
+    assert (gap.first_lost, gap.last_lost) == (13, 28)
+
+
+def test_finished_parents_that_vanished_are_no_gap_and_are_forgotten() -> None:
+    lineage = Lineage()
+    (root,) = lineage.stream.shards
+    lineage.number = 20
+    lineage.stream = split_shard(lineage.stream, root.shard_id, None, 20, NOON_MS, lineage.next_id)
+    lineage.finish(root.shard_id)
+    lineage.vanish(19)
+    for shard in lineage.stream.shards:
+        assert lost_before(lineage.group, lineage.stream, shard) is None
+        state = ShardState(checkpoint=20, epoch=1)
+        lineage.group = replace(lineage.group, shards=lineage.group.shards | {shard.shard_id: state})
+    lineage.group = without_vanished(lineage.group, lineage.stream)
+    assert lineage.group.shards.keys() == {shard.shard_id for shard in lineage.stream.shards}
