@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from benchmarks.echo_server import SERVICE
-from benchmarks.items import fill
+from benchmarks.items import create_table, fill
 from benchmarks.measure import Effort, Server, alternate, broker, echo_server, medians
 from benchmarks.subscribers import Parsing, Specification, reading
 from headrace.v1.stream_service_pb2 import GetRecordsRequest
-from tests.rpc import NEW_IMAGE, Client
+from tests.rpc import Client
 
 ITEM_BYTES: Final = 500
 RECORDS: Final = 100_000
@@ -27,7 +27,7 @@ def run(folder: Path, effort: Effort) -> dict[str, Any]:
     with ExitStack() as stack:
         server = stack.enter_context(broker(folder / "get_records"))
         with Client(server.endpoint) as client:
-            table = client.create_table(view_type=NEW_IMAGE)
+            table = create_table(client)
             fill(client, table.name, range(RECORDS), ITEM_BYTES)
             shard_iterator = client.iterator(table.stream_arn)
             responses = list(client.read(shard_iterator))

@@ -12,12 +12,12 @@ from typing import Any, Final, TypeAlias
 
 import grpc
 
-from benchmarks.items import item_of_about
+from benchmarks.items import create_table, item_of_about
 from benchmarks.measure import Effort, broker, medians, progress
 from headrace.v1 import item_service_pb2_grpc, stream_service_pb2_grpc
 from headrace.v1.item_service_pb2 import PutItemRequest
 from headrace.v1.stream_service_pb2 import GetRecordsRequest
-from tests.rpc import LATEST, Client
+from tests.rpc import LATEST, NEW_AND_OLD_IMAGES, Client
 
 ITEM_BYTES: Final = 500
 WARM_UP_PUTS: Final = 50
@@ -34,7 +34,7 @@ def run(folder: Path, effort: Effort) -> dict[str, Any]:
     """Measures both with the same puts."""
     with broker(folder / "latency") as server:
         with Client(server.endpoint) as client:
-            table = client.create_table()
+            table = create_table(client, view_type=NEW_AND_OLD_IMAGES)
             shard_iterator = client.iterator(table.stream_arn, LATEST)
         results = asyncio.run(_measure(server.endpoint, table.name, shard_iterator, effort))
     put, delivery = medians([each["put"] for each in results]), medians([each["delivery"] for each in results])

@@ -9,7 +9,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -53,9 +53,9 @@ class Server:
 
 
 @contextmanager
-def broker(folder: Path) -> Iterator[Server]:
+def broker(folder: Path, environment: Mapping[str, str] | None = None) -> Iterator[Server]:
     """A broker on an empty folder."""
-    with BrokerProcess(folder) as process:
+    with BrokerProcess(folder, environment=environment) as process:
         yield Server(endpoint=process.grpc, pid=process.pid)
 
 

@@ -13,10 +13,10 @@ from typing import Any, Final
 
 from benchmarks.echo_server import SERVICE
 from benchmarks.http2_load import NUMBER_MARK, Specification
-from benchmarks.items import item_of_about
+from benchmarks.items import create_table, item_of_about
 from benchmarks.measure import ROOT, Effort, Server, Stopwatch, alternate, broker, echo_server, medians
 from headrace.v1.item_service_pb2 import PutItemRequest
-from tests.rpc import Client
+from tests.rpc import NEW_AND_OLD_IMAGES, Client
 
 IN_FLIGHT: Final = 32
 ITEM_BYTES: Final = 500
@@ -30,7 +30,7 @@ def run(folder: Path, effort: Effort) -> dict[str, Any]:
     """Runs both sides alternately."""
     with broker(folder / "put_item") as target, echo_server() as echo:
         with Client(target.endpoint) as client:
-            table = client.create_table()
+            table = create_table(client, view_type=NEW_AND_OLD_IMAGES)
         request = PutItemRequest(table_name=table.name, item=item_of_about(ITEM_BYTES, NUMBER_MARK.decode()))
         results = alternate(
             effort.runs,

@@ -9,13 +9,13 @@ from typing import Any, Final
 
 from benchmarks.get_records import GET_RECORDS, ITEM_BYTES
 from benchmarks.http2_load import NUMBER_MARK
-from benchmarks.items import fill, item_of_about
+from benchmarks.items import create_table, fill, item_of_about
 from benchmarks.measure import Effort, alternate, broker, medians
 from benchmarks.put_item import PUT_ITEM, load
 from benchmarks.subscribers import Specification, stalled
 from headrace.v1.item_service_pb2 import PutItemRequest
 from headrace.v1.stream_service_pb2 import GetRecordsRequest
-from tests.rpc import LATEST, NEW_IMAGE, TRIM_HORIZON, Client
+from tests.rpc import LATEST, TRIM_HORIZON, Client
 
 SUBSCRIBERS: Final = 1000
 RECORDS_BEFORE: Final = 20_000
@@ -57,7 +57,7 @@ def _run(folder: Path, seconds: float, subscribers: int, start: Any) -> dict[str
     with ExitStack() as stack:
         server = stack.enter_context(broker(folder))
         client = stack.enter_context(Client(server.endpoint))
-        table = client.create_table(view_type=NEW_IMAGE)
+        table = create_table(client)
         fill(client, table.name, range(RECORDS_BEFORE), ITEM_BYTES)
         before = server.memory_mb()
         if subscribers:

@@ -19,7 +19,7 @@ from typing import Any, Final
 
 from benchmarks.get_records import GET_RECORDS, read_log
 from benchmarks.http2_load import NUMBER_MARK
-from benchmarks.items import fill, item_of_about
+from benchmarks.items import create_table, fill, item_of_about
 from benchmarks.latency import PUTS_PER_SECOND, WARM_UP_PUTS, one_at_a_time, subscribed
 from benchmarks.measure import Effort, Server, alternate, broker, facts, medians, progress, report
 from benchmarks.peers import nats_jetstream, redis_streams
@@ -28,7 +28,7 @@ from benchmarks.subscribers import Parsing, Specification
 from benchmarks.write_items import write
 from headrace.v1.item_service_pb2 import PutItemRequest
 from headrace.v1.stream_service_pb2 import GetRecordsRequest
-from tests.rpc import LATEST, NEW_IMAGE, Client
+from tests.rpc import LATEST, Client
 
 ITEM_BYTES: Final = 500
 RECORDS: Final = 100_000
@@ -46,8 +46,8 @@ class Headrace:
 
     def __init__(self, server: Server, client: Client, effort: Effort) -> None:
         self._server, self._client, self._effort = server, client, effort
-        self._target = client.create_table(view_type=NEW_IMAGE)
-        self._log = client.create_table(view_type=NEW_IMAGE)
+        self._target = create_table(client)
+        self._log = create_table(client)
         fill(client, self._log.name, range(RECORDS), ITEM_BYTES)
         responses = client.read(client.iterator(self._log.stream_arn))
         self._records_per_byte = RECORDS / sum(response.ByteSize() for response in responses)
@@ -78,7 +78,7 @@ class Headrace:
 
     def live(self) -> Any:
         """A put and a subscriber at the tip of a table of its own."""
-        table = self._client.create_table(view_type=NEW_IMAGE)
+        table = create_table(self._client)
         return subscribed(self._server.endpoint, table.name, self._client.iterator(table.stream_arn, LATEST))
 
 
