@@ -39,7 +39,7 @@ from broker.consumers.sources import LogShard
 from broker.model.errors import HeadraceError, LeaseFencedError, ResourceNotFoundError, ValidationError
 from broker.model.gaps import TrimmedDataAccessError
 from broker.model.sequence import format_sequence_number
-from broker.streams.tail import PAGE_BYTES_MAX, PAGE_RECORDS_MAX
+from broker.streams.tail import PAGE_RECORDS_MAX
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -71,13 +71,15 @@ FINISHED_SOURCES_MAX: Final = 1_024
 BACKOFF_SECONDS_FIRST: Final = 0.1
 BACKOFF_SECONDS_MAX: Final = 30.0
 _BACKOFF_DOUBLINGS_MAX: Final = 10
-# The first batch of a member, which may never read it, is no larger, and each may be twice as large as the last.
-_FIRST_BATCH_BYTES: Final = 16 * 1024
 _CHANGE_BYTES: Final = 1024
 
 
 class Outlet(Protocol):
     """Where a session's events go."""
+
+    @property
+    def batch_bytes_max(self) -> int:
+        """How large the next batch may be; one record may be larger."""
 
     async def send(self, event: Event) -> None:
         """Returns when the event is handed to the connection."""
@@ -217,7 +219,6 @@ class Session:
         self._outlet = outlet
         self._loop = asyncio.get_running_loop()
         self._sent_at = self._loop.time()
-        self._batch_bytes_max = _FIRST_BATCH_BYTES
         self._answers: deque[_Answer] = deque()
         self._answered = asyncio.Event()
         # The epoch and the end of sources that were finished.
@@ -498,7 +499,7 @@ class Session:
         try:
             if not held.source.has_more(held.position):
                 return False
-            batch = held.source.read(held.position, records_max, min(self._batch_bytes_max, bytes_left))
+            batch = held.source.read(held.position, records_max, min(self._outlet.batch_bytes_max, bytes_left))
         except TrimmedDataAccessError as error:
             return await self._skip(held, error)
         except ResourceNotFoundError:
@@ -544,7 +545,6 @@ class Session:
             # The others have their turn first.
             self.held[held.source.id] = self.held.pop(held.source.id)
             await self._send(Records(**_of(held), batch=batch))
-            self._batch_bytes_max = min(2 * self._batch_bytes_max, PAGE_BYTES_MAX)
             has_moved = True
         if batch.is_end and self._may_send(held):
             held.end = held.sent_to = batch.last_sequence_number

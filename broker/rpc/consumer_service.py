@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from broker.consumers.members import Members
     from broker.consumers.parking import ParkedKey
     from broker.model.tables import Stream
+    from broker.rpc.response_budget import ResponseBudget
     from broker.rpc.status import Context
     from broker.streams.tail import LogReader
     from broker.tables.catalog import Catalog
@@ -70,11 +71,19 @@ _PROGRESS: Final = {progress: pb.ShardProgress.Value(f"SHARD_PROGRESS_{progress}
 class ConsumerService:
     """Implements headrace.v1.ConsumerService."""
 
-    def __init__(self, catalog: Catalog, groups: ConsumerGroups, members: Members, reader: LogReader) -> None:
+    def __init__(
+        self,
+        catalog: Catalog,
+        groups: ConsumerGroups,
+        members: Members,
+        reader: LogReader,
+        budget: ResponseBudget,
+    ) -> None:
         self._catalog = catalog
         self._groups = groups
         self._members = members
         self._reader = reader
+        self._budget = budget
 
     async def Consume(self, iterator: AsyncIterator[pb.ConsumeRequest], context: Context) -> None:
         """Serves one member until it leaves."""
@@ -85,7 +94,7 @@ class ConsumerService:
         settings = _settings(first.start)
         stream = self._stream(first.start)
         arn = self._catalog.stream_arn(stream)
-        outlet = _Outlet(context, arn, self._catalog.region)
+        outlet = _Outlet(context, arn, self._catalog.region, self._budget)
         session = await self._members.session(settings, arn, self._start(first.start, stream), outlet)
         serving = asyncio.ensure_future(session.run())
         listening = asyncio.ensure_future(_listen(incoming, session))
@@ -376,10 +385,16 @@ def _explanation(explanation: Explanation) -> pb.ShardExplanation:
 class _Outlet:
     """Writes a session's events to the call."""
 
-    def __init__(self, context: Context, stream_arn: str, region: str) -> None:
+    def __init__(self, context: Context, stream_arn: str, region: str, budget: ResponseBudget) -> None:
         self._context = context
+        self._budget = budget
         self._stream_arn = stream_arn
         self._region = region
+
+    @property
+    def batch_bytes_max(self) -> int:
+        """How large the next batch may be; one record may be larger."""
+        return self._budget.page_bytes_max
 
     async def send(self, event: events.Event) -> None:
         """Writes an event."""
@@ -389,7 +404,7 @@ class _Outlet:
             rest.millis_behind_latest = batch.millis_behind_latest
             # The stored records are the response's field 1 already.
             response = b"".join((*batch.take(), rest.SerializeToString()))
-            await self._context.write(response)
+            await self._budget.write(self._context, response)
         elif isinstance(event, events.Started):
             started = pb.ConsumeStarted(stream_arn=self._stream_arn, region=self._region, standby=event.is_standby)
             await self._context.write(pb.ConsumeResponse(started=started))

@@ -90,9 +90,7 @@ def service_handler(
     handlers = {}
     for method in descriptor.methods:
         deserialize = _deserializer(method)
-        function = getattr(service, method.name, None)
-        if function is None:
-            continue
+        function = getattr(service, method.name)
         counter = telemetry.rpc_counter(f"{descriptor.name}/{method.name}")
         if not method.client_streaming and not method.server_streaming:
             handlers[method.name] = grpc.unary_unary_rpc_method_handler(

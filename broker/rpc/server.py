@@ -105,7 +105,7 @@ class RpcServer:
                 _service(stream_service_pb2),
                 StreamService(e.catalog, e.log, e.watermarks, e.iterators, e.metering, budget),
             ),
-            (_service(consumer_service_pb2), ConsumerService(e.catalog, e.groups, e.members, e.log)),
+            (_service(consumer_service_pb2), ConsumerService(e.catalog, e.groups, e.members, e.log, budget)),
             (_service(trigger_service_pb2), TriggerService(e.catalog, e.triggers, e.groups)),
             (
                 _service(replication_service_pb2),

@@ -1,4 +1,4 @@
-"""Reading a shard's log: pages of stored bytes, up to the watermark, and waiting there.
+"""Reading a shard's log: pages of stored bytes up to the watermark, how far behind a place is, and what to trim.
 
 Nothing is queued for a reader: each pulls from its own position, so a slow one costs nothing and loses nothing.
 """
@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from broker.model.gaps import TrimmedDataAccessError
 from broker.storage import layout
 from broker.storage.rocks import Family
-from broker.storage.watermark import Wakeup
 from broker.streams.shards import gap_after, horizon
 
 if TYPE_CHECKING:
@@ -140,15 +139,6 @@ class LogReader:
             time_ms=time_ms,
             slices=slices,
         )
-
-    async def wait(self, shard: Shard, after: int, timeout_seconds: float) -> bool:
-        """Waits."""
-        wakeup = Wakeup(self._watermarks)
-        wakeup.watch((shard.id,))
-        try:
-            return self._watermarks.of(shard.id).value > after or await wakeup.wait(timeout_seconds)
-        finally:
-            wakeup.close()
 
     def lag(self, shard: Shard, after: int) -> Lag:
         """How many readable records follow a position, and how old the first of them is."""

@@ -80,18 +80,17 @@ def test_a_failed_record_comes_again_with_all_that_follows_and_counts_its_attemp
 
 def test_attempts_outlive_the_member_and_its_broker(tmp_path_factory: pytest.TempPathFactory) -> None:
     with BrokerProcess(tmp_path_factory.mktemp("attempts")) as broker:
+        with Client(broker.grpc) as client:
+            table = client.create_table()
+            write(client, table, "a", "b", "a")
+        start = pb.ConsumeStart(
+            table_name=table.name, group_name="group", starting_position=TRIM_HORIZON, max_attempts=3
+        )
         for attempts in (1, 2, 3):
-            with Client(broker.grpc) as client:
-                if attempts == 1:
-                    table = client.create_table()
-                    write(client, table, "a", "b", "a")
-                start = pb.ConsumeStart(
-                    table_name=table.name, group_name="group", starting_position=TRIM_HORIZON, max_attempts=3
-                )
-                with Member(client, start) as member:
-                    member.started()
-                    nacked = member.nack(member.batch(), 0, message="boom")
-                    assert (nacked.attempts, nacked.parked) == (attempts, attempts == 3)
+            with Client(broker.grpc) as client, Member(client, start) as member:
+                member.started()
+                nacked = member.nack(member.batch(), 0, message="boom")
+                assert (nacked.attempts, nacked.parked) == (attempts, attempts == 3)
             broker.kill()
             broker.start()
         with Client(broker.grpc) as client:

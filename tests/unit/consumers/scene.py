@@ -15,7 +15,8 @@ from broker.consumers.groups import ConsumerGroups, Failure, NackReason, ShardSt
 from broker.consumers.members import Members
 from broker.encoding.items import canonicalize
 from broker.model.tables import Shard
-from broker.tables.operations import Delete, Put
+from broker.streams.tail import PAGE_BYTES_MAX
+from broker.tables.operations import Put
 from broker.tables.read import ItemReader
 from headrace.v1.stream_service_pb2 import GetRecordsResponse
 from tests.unit.engine import TIMEOUT_S, Engine
@@ -54,6 +55,7 @@ class Outlet:
         # Events are handed over only while this is set, as by a connection whose other end reads.
         self.is_open = asyncio.Event()
         self.is_open.set()
+        self.batch_bytes_max = PAGE_BYTES_MAX
 
     async def send(self, event: Event) -> None:
         await self.is_open.wait()
@@ -180,15 +182,19 @@ class Scene:
         await self.engine.committer.submit(puts)
         return list(range(first, first + count * len(keys)))
 
-    async def remove(self, key: str) -> int:
-        """Deletes an item; returns the record's sequence number."""
-        table = self.engine.catalog.open_table("pets")
-        await self.engine.committer.submit((Delete(table, table.keys.of_key(item(id=key)), None),))
-        return self.engine.committer.last_sequence_number
-
     @property
     def shards(self) -> tuple[Shard, ...]:
         return self.engine.catalog.stream(self.arn).shards
+
+    @property
+    def open_shards(self) -> list[Shard]:
+        return self.engine.catalog.stream(self.arn).open_shards
+
+    def key_of(self, shard: Shard) -> str:
+        """A key whose changes a shard records."""
+        keys = self.engine.catalog.open_table("pets").keys
+        names = (f"k{number}" for number in range(1_000))
+        return next(n for n in names if shard.first_hash <= keys.of_key(item(id=n)).hash <= shard.last_hash)
 
     async def split(self, shard: Shard | None = None) -> list[Shard]:
         """Splits a shard, the first if none is named, and returns the two that follow it."""
@@ -199,7 +205,7 @@ class Scene:
         stream = self.engine.catalog.stream(self.arn)
         return await self.engine.catalog.merge_shards(stream, left.shard_id, right.shard_id)
 
-    async def trim(self, shard: Shard, vanish: bool = False) -> None:
+    async def trim(self, shard: Shard, *, vanish: bool = False) -> None:
         """Drops all blocks of a shard, and the shard itself if it is closed and to vanish."""
         self.engine.clock.ms += 1000
         trim = self.engine.log.trim_by_time(shard, self.engine.clock.ms)

@@ -129,7 +129,7 @@ async def test_records_wait_in_the_log_while_the_connection_is_full(scene: Scene
 
 async def test_several_shards_take_turns_within_one_credit(scene: Scene) -> None:
     await _finish_root(scene)
-    left, right = await _numbers_of_two_shards(scene, 4)
+    await _numbers_of_two_shards(scene, 4)
     async with scene.joined(batch_records_max=1, in_flight_records_max=4) as member:
         await member.take(events.Started)
         assert {(await member.take(events.Assigned)).source_id for _ in range(2)} == {
@@ -140,9 +140,7 @@ async def test_several_shards_take_turns_within_one_credit(scene: Scene) -> None
         await member.nothing()
         # What is freed goes to whoever's turn it is, also if the other one is never acknowledged.
         await member.ack(batches[3])
-        assert [(await member.batch()).source_id for _ in range(2)] == [batches[0].source_id, batches[1].source_id]
-    assert left
-    assert right
+        assert (await member.batch()).source_id == batches[0].source_id
 
 
 async def _finish_root(scene: Scene) -> None:
@@ -155,15 +153,8 @@ async def _finish_root(scene: Scene) -> None:
 
 async def _numbers_of_two_shards(scene: Scene, count: int) -> tuple[list[int], list[int]]:
     """Writes so many records into each of the two open shards."""
-    keys: dict[str, str] = {}
-    table = scene.engine.catalog.open_table("pets")
-    from tests.values import item
-
-    for number in range(100):
-        key = f"k{number}"
-        keys.setdefault(table.shard_of(table.keys.of_key(item(id=key)).hash).shard_id, key)
-    ids = [shard.shard_id for shard in table.stream.open_shards]  # type: ignore[union-attr]
-    return await scene.write(keys[ids[0]], count=count), await scene.write(keys[ids[1]], count=count)
+    left, right = (scene.key_of(shard) for shard in scene.open_shards)
+    return await scene.write(left, count=count), await scene.write(right, count=count)
 
 
 # Parents and children.
@@ -961,79 +952,93 @@ async def _answered(member: Someone, waiting: list[Got]) -> None:
         waiting.append(event)
 
 
+class Trouble:
+    """A table that is written to and resharded, and members that crash and fail records, all at random."""
+
+    def __init__(self, scene: Scene, start: Start, random: Random) -> None:
+        self.scene = scene
+        self.start = start
+        self.random = random
+        self.written: dict[str, list[int]] = {f"k{number}": [] for number in range(4)}
+        # Values, which are the same in the snapshot and in the log.
+        self.processed: dict[str, list[int]] = {key: [] for key in self.written}
+
+    async def write(self) -> None:
+        for key in self.random.choices(list(self.written), k=self.random.randint(1, 6)):
+            self.written[key] += await self.scene.write(key)
+
+    async def reshard(self) -> None:
+        shards = self.scene.open_shards
+        if len(shards) == 1 or self.random.random() < 0.6:
+            await self.scene.split(self.random.choice(shards))
+        else:
+            index = self.random.randrange(len(shards) - 1)
+            await self.scene.merge(shards[index], shards[index + 1])
+
+    async def work(self, turns: int, failures: float) -> None:
+        """Lets a member process so many events, of which such a part fails, and then crash."""
+        member = await self.scene.join(
+            start=self.start, attempts_max=2, batch_records_max=self.random.randint(1, 5), in_flight_records_max=8
+        )
+        for _ in range(turns):
+            if not await _has_event(member):
+                break
+            event = await member.next()
+            if isinstance(event, events.Ended) and event.source_id in member.epochs:
+                await member.say_ack(event)
+            if isinstance(event, Got) and member.epochs.get(event.source_id) == event.epoch:
+                await self.process(member, event, failures)
+            if self.random.random() < 0.1:
+                await self.redrive()
+        await member.leave()
+
+    async def process(self, member: Someone, got: Got, failures: float) -> None:
+        if not got.records or self.random.random() >= failures:
+            self.note(got, got.number)
+            await member.say_ack(got)
+            return
+        failed = self.random.choice(got.numbers)
+        self.note(got, failed - 1)
+        await member.say_nack(got, failed, self.random.choice(list(NackReason)))
+        # What was sent after it is void.
+        member.epochs[got.source_id] = 0
+
+    def note(self, got: Got, up_to: int) -> None:
+        for number, key, value in got.records:
+            if number <= up_to:
+                self.processed[key].append(value)
+
+    async def redrive(self) -> None:
+        await self.scene.groups.redrive(GROUP, "")
+        self.scene.members.rebalance(GROUP)
+
+    async def finish(self) -> None:
+        """Processes everything that is left; nothing fails any more."""
+        await self.redrive()
+        while self.scene.groups.parking.keys(GROUP) or _is_behind(self.scene):
+            await self.work(1000, 0.0)
+            await self.redrive()
+
+
 @pytest.mark.parametrize("start", [OLDEST, Start(after=-1, snapshot_ranges=2)])
 @settings(max_examples=25)
 @given(st.randoms(use_true_random=True))
 def test_whatever_fails_each_key_is_processed_in_order_and_nothing_is_lost(start: Start, random: Random) -> None:
-    """Members come, crash and fail records at random while shards are split and merged and keys are redriven."""
-
     async def scenario(engine: Engine) -> None:
-        scene = await Scene(engine).open(None)
-        keys = [f"k{number}" for number in range(4)]
-        written: dict[str, list[int]] = {key: [] for key in keys}
-        # Values, which are the same in the snapshot and in the log.
-        processed: dict[str, list[int]] = {key: [] for key in keys}
-
-        async def write() -> None:
-            for key in random.choices(keys, k=random.randint(1, 6)):
-                written[key] += await scene.write(key)
-
-        async def reshard() -> None:
-            shards = engine.catalog.open_table("pets").stream.open_shards  # type: ignore[union-attr]
-            if len(shards) == 1 or random.random() < 0.6:
-                await scene.split(random.choice(shards))
-            else:
-                index = random.randrange(len(shards) - 1)
-                await scene.merge(shards[index], shards[index + 1])
-
-        def note(got: Got, up_to: int) -> None:
-            for number, key, value in got.records:
-                if number <= up_to:
-                    processed[key].append(value)
-
-        async def work(turns: int, trouble: float) -> None:
-            member = await scene.join(
-                start=start, attempts_max=2, batch_records_max=random.randint(1, 5), in_flight_records_max=8
-            )
-            for _ in range(turns):
-                if not await _has_event(member):
-                    break
-                event = await member.next()
-                if isinstance(event, events.Ended) and event.source_id in member.epochs:
-                    await member.say_ack(event)
-                if not isinstance(event, Got) or member.epochs.get(event.source_id) != event.epoch:
-                    continue
-                failed = random.choice(event.numbers) if event.records and random.random() < trouble else None
-                if failed is None:
-                    note(event, event.number)
-                    await member.say_ack(event)
-                else:
-                    note(event, failed - 1)
-                    await member.say_nack(event, failed, random.choice(list(NackReason)))
-                    # What was sent after it is void.
-                    member.epochs[event.source_id] = 0
-                if random.random() < 0.1:
-                    await scene.groups.redrive(GROUP, "")
-                    scene.members.rebalance(GROUP)
-            await member.leave()
-
-        await write()
+        trouble = Trouble(await Scene(engine).open(None), start, random)
+        await trouble.write()
         for _ in range(6):
-            await write()
+            await trouble.write()
             if random.random() < 0.5:
-                await reshard()
-            await work(random.randint(1, 25), 0.3)
-        # At last nothing fails any more.
-        await scene.groups.redrive(GROUP, "")
-        while scene.groups.parking.keys(GROUP) or _is_behind(scene):
-            await work(1000, 0.0)
-            await scene.groups.redrive(GROUP, "")
-        for key in keys:
-            # First deliveries are in order and complete; what was processed and not durable yet comes again.
-            firsts = list(dict.fromkeys(processed[key]))
-            expected = written[key] if start is OLDEST else [value for value in written[key] if value in firsts]
-            assert firsts == expected
-            assert firsts[-1:] == written[key][-1:]
+                await trouble.reshard()
+            await trouble.work(random.randint(1, 25), 0.3)
+        await trouble.finish()
+        for key, written in trouble.written.items():
+            # What was processed, and was not durable when a member crashed, comes again; the first deliveries count.
+            firsts = list(dict.fromkeys(trouble.processed[key]))
+            # A snapshot holds the newest of the values before it, and leaves out the older ones.
+            assert firsts == (written if start is OLDEST else [value for value in written if value in firsts])
+            assert firsts[-1:] == written[-1:]
 
     run_on_new_store(scenario)
 

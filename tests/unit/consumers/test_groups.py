@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -140,12 +140,12 @@ async def test_only_the_newest_lease_changes_anything(scene: Scene) -> None:
     failure, groups = Failure(number=20, reason=NackReason.FATAL), scene.groups
     before = scene.state()
     for source_id, epoch in ((scene.shards[0].shard_id, 1), (scene.shards[0].shard_id, 3), ("unknown", 1)):
-        plans: list[Callable[[Any], Any]] = [
-            lambda group, id_=source_id, e=epoch: groups.plan_acknowledge(group, GROUP, id_, e, 20, is_end=False),
-            lambda group, id_=source_id, e=epoch: groups.plan_skip(group, GROUP, id_, e, 20),
-            lambda group, id_=source_id, e=epoch: groups.plan_fail(group, GROUP, id_, e, failure, record=None),
-        ]
-        for plan in plans:
+        lease_of: dict[str, Any] = {"name": GROUP, "source_id": source_id, "epoch": epoch}
+        for plan in (
+            partial(groups.plan_acknowledge, **lease_of, number=20, is_end=False),
+            partial(groups.plan_skip, **lease_of, number=20),
+            partial(groups.plan_fail, **lease_of, failure=failure, record=None),
+        ):
             with pytest.raises(LeaseFencedError) as fenced:
                 await scene.plan(plan)
             assert fenced.value.metadata == {"shard_id": source_id, "lease_epoch": str(epoch)}
@@ -170,9 +170,15 @@ async def test_a_deleted_group_begins_anew_and_forgets_what_it_had_parked(scene:
         taken = await lease(scene)
         record = scene.engine.log.read(scene.shards[0], numbers[0] - 1, 1).records()[0]
         failure = Failure(number=numbers[0], reason=NackReason.FATAL)
+        source_id = scene.shards[0].shard_id
         outcome = await scene.plan(
-            lambda group, epoch=taken.epoch, record=record, failure=failure: scene.groups.plan_fail(
-                group, GROUP, scene.shards[0].shard_id, epoch, failure, record=record
+            partial(
+                scene.groups.plan_fail,
+                name=GROUP,
+                source_id=source_id,
+                epoch=taken.epoch,
+                failure=failure,
+                record=record,
             )
         )
         assert outcome.is_parked

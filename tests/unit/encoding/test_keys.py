@@ -16,6 +16,7 @@ from broker.encoding.keys import (
     TABLE_ID_BYTES,
     ItemKey,
     KeyCodec,
+    key_hash,
     ordered_bytes,
     ordered_number,
     partition_hash,
@@ -252,6 +253,12 @@ def test_a_key_may_have_so_many_bytes_and_no_more(role: str, most: int) -> None:
 def test_a_bad_number_is_refused_as_a_key() -> None:
     with pytest.raises(ValidationError, match="numeric value"):
         KeyCodec(table("N")).of_key(pb.Item(attributes={"p": pb.AttributeValue(n="seven")}))
+
+
+@pytest.mark.parametrize(("letter", "key"), [("S", item(p="a\x00b")), ("N", item(p=1000)), ("B", item(p=b"\xff"))])
+def test_the_hash_of_a_key_is_found_in_what_records_carry(letter: str, key: pb.Item) -> None:
+    made = KeyCodec(table(letter)).of_key(key)
+    assert key_hash(made.encoded, table(letter).partition_key) == made.hash
 
 
 def test_tables_do_not_share_keys() -> None:

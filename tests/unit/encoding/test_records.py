@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from broker.encoding.items import EncodedItem, canonicalize, parse_item
 from broker.encoding.keys import KeyCodec
-from broker.encoding.records import encode_record, encode_time, encode_version
+from broker.encoding.records import encode_record, encode_time, encode_version, record_key
 from broker.model.clock import Version
+from broker.model.errors import CorruptionError
 from broker.model.tables import KeyAttribute, KeyAttributeType, StreamViewType, Table
 from headrace.v1 import record_pb2
 from headrace.v1.stream_service_pb2 import GetRecordsResponse
@@ -125,3 +126,19 @@ def test_joined_records_are_a_response() -> None:
     response = GetRecordsResponse.FromString(insert + remove + rest.SerializeToString())
     assert [from_item(each.keys) for each in response.records] == [{"id": value("a")}, {"id": value("b")}]
     assert response.next_shard_iterator == "next"
+
+
+@pytest.mark.parametrize("length", [1, 100, 128, 2048])
+@pytest.mark.parametrize("view_type", StreamViewType)
+@pytest.mark.parametrize("now_ms", [0, 1, NOON_MS, NOON_MS + 1])
+def test_the_key_of_a_record_is_found_by_its_bytes(length: int, view_type: StreamViewType, now_ms: int) -> None:
+    whole = canonicalize(item(id="k" * length, text="x" * 1000))
+    encoded, parsed = record(whole, None, codec(), view_type, now_ms)
+    assert record_key(encoded) == parsed.keys.SerializeToString(deterministic=True)
+
+
+def test_bytes_that_are_no_record_have_no_key() -> None:
+    encoded, _ = record(None, canonicalize(item(id="a")), codec())
+    for wrong in (b"", b"\x0a", encoded[:30], encoded[:5] + b"\x00" + encoded[5:], bytes(100)):
+        with pytest.raises(CorruptionError):
+            record_key(wrong)

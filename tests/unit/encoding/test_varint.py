@@ -5,7 +5,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker.encoding.varint import field_bytes, varint
+from broker.encoding.varint import field_bytes, read_varint, varint
 from headrace.v1 import attribute_value_pb2
 
 
@@ -14,6 +14,7 @@ def test_a_varint_is_protobufs_own(number: int) -> None:
     assert Timestamp.FromString(b"\x08" + varint(number)).seconds == number
     if number:
         assert b"\x08" + varint(number) == Timestamp(seconds=number).SerializeToString()
+    assert read_varint(b"\xff" + varint(number) + b"\x01", 1) == (number, 1 + len(varint(number)))
 
 
 @pytest.mark.parametrize("size", [0, 1, 127, 128, 20_000])

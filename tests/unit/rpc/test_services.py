@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from google.protobuf.message_factory import GetMessageClass
 
-from broker.consumers.groups import ConsumerGroups
+from broker.consumers.groups import ConsumerGroups, Start
 from broker.model.errors import ResourceNotFoundError, ValidationError
 from broker.replication.registry import Replicas
 from broker.rpc.item_service import ItemService
@@ -61,7 +61,7 @@ async def triggers(engine: Engine) -> Triggers:
 
 @pytest.fixture
 def trigger_service(engine: Engine, triggers: Triggers) -> TriggerService:
-    return TriggerService(engine.catalog, triggers, ConsumerGroups(engine.store, engine.committer, {}))
+    return TriggerService(engine.catalog, triggers, ConsumerGroups(engine.store, engine.committer, engine.catalog, {}))
 
 
 def report(**counts: Any) -> trigger_pb2.ReportInvocationsRequest:
@@ -130,7 +130,7 @@ def replication_service(engine: Engine) -> ReplicationService:
         engine.committer,
         ItemReader(engine.store, engine.committer),
         Replicas(engine.store, engine.committer),
-        ConsumerGroups(engine.store, engine.committer, {}),
+        ConsumerGroups(engine.store, engine.committer, engine.catalog, {}),
     )
 
 
@@ -263,9 +263,11 @@ async def test_a_batch_has_1_to_1000_operations(item_service: ItemService, count
 
 
 async def test_a_deleted_trigger_takes_its_group_along(engine: Engine, trigger_service: TriggerService) -> None:
-    groups = ConsumerGroups(engine.store, engine.committer, {})
+    groups = ConsumerGroups(engine.store, engine.committer, engine.catalog, {})
     service = TriggerService(engine.catalog, trigger_service._triggers, groups)
-    await groups.ensure("trigger:totals", "arn", 0)
+    table = await engine.table("watched")
+    assert table.stream is not None
+    await groups.ensure("trigger:totals", engine.catalog.stream_arn(table.stream), Start(after=0))
     await service.DeleteTrigger(trigger_pb2.DeleteTriggerRequest(trigger_name="totals"))
     assert groups.documents.all() == []
     with pytest.raises(ResourceNotFoundError):

@@ -66,6 +66,8 @@ EXAMPLES: Final[dict[str, Callable[[], bytes]]] = {
     "tombstone": lambda: layout.encode_tombstone(VERSION),
     "log key": lambda: layout.log_key(258, 1007),
     "log block": _block,
+    "parked record key": lambda: layout.parked_record_key(258, 1007),
+    "parked record": lambda: layout.encode_parked_record(b"\x0a\x01x"),
 }
 
 
@@ -87,6 +89,9 @@ def test_bytes_of_the_first_version_are_still_read() -> None:
     assert layout.decode_counters(golden["counters"]) == (7, VERSION.hybrid_time, 3, NOON_MS)
     assert layout.decode_item(golden["item"]) == (WHOLE, VERSION)
     assert layout.decode_tombstone(golden["tombstone"]) == VERSION
+    assert layout.parked_record_number(golden["parked record key"]) == 1007
+    assert layout.decode_parked_record(golden["parked record"]) == b"\x0a\x01x"
+    assert layout.parked_record_bytes(golden["parked record"]) == 3
     block = layout.Block(golden["log block"])
     assert [block.sequence_number(index) for index in range(block.count)] == [1000, 1001, 1007]
     assert block.time_ms == NOON_MS
@@ -142,6 +147,15 @@ def test_no_flipped_bit_of_a_block_is_believed() -> None:
             broken[position] ^= 1 << bit
             with pytest.raises(CorruptionError):
                 layout.Block(bytes(broken))
+
+
+def test_no_flipped_bit_of_a_parked_record_is_believed() -> None:
+    value = layout.encode_parked_record(b"\x0a\x01x")
+    for bit in range(8 * len(value)):
+        wrong = bytearray(value)
+        wrong[bit // 8] ^= 1 << bit % 8
+        with pytest.raises(CorruptionError):
+            layout.decode_parked_record(bytes(wrong))
 
 
 def test_no_cut_or_longer_block_is_believed() -> None:

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker.consumers.groups import ConsumerGroups
+from broker.consumers.groups import ConsumerGroups, Start
 from broker.model.errors import ResourceInUseError, ResourceNotFoundError, ValidationError
 from broker.storage.commit import Group
 from broker.storage.rocks import Family, Store
@@ -310,9 +310,11 @@ async def test_a_report_and_the_end_wake_all_who_wait(triggers: Triggers, what: 
 
 # A crash between two commits would let the next trigger of that name go on at the old checkpoint.
 async def test_a_trigger_and_its_consumer_group_end_in_one_commit(engine: Engine, triggers: Triggers) -> None:
-    groups = ConsumerGroups(engine.store, engine.committer, {"trigger": triggers.exists})
+    groups = ConsumerGroups(engine.store, engine.committer, engine.catalog, {"trigger": triggers.exists})
     await triggers.create(trigger(), ARCHIVE)
-    await groups.ensure("trigger:totals", "arn", 7)
+    table = await engine.table("watched")
+    assert table.stream is not None
+    await groups.ensure("trigger:totals", engine.catalog.stream_arn(table.stream), Start(after=7))
     entries = len(engine.journal.entries)
     await triggers.delete("totals", groups.plan_forget)
     assert groups.documents.all() == []
