@@ -23,7 +23,7 @@ BATCH: Final = 100
 KEYS: Final = 10_000
 RUNS: Final = 1
 # A run must be long enough for RocksDB's log and buffers to fill, be flushed and be dropped several times.
-SECONDS_FACTOR: Final = 15
+SECONDS_FACTOR: Final = 20
 SAMPLE_SECONDS: Final = 0.25
 ENVIRONMENT: Final = {"HEADRACE_UPKEEP_INTERVAL_SECONDS": "1"}
 RETENTION_SECONDS: Final = 2
@@ -59,26 +59,33 @@ def _run(folder: Path, settings: StreamSettings, seconds: float) -> dict[str, An
         with _sampled(folder / "data") as sizes:
             figures = asyncio.run(write(server, table.name, numbers, BATCH, seconds))
         stream = client.streams.DescribeStream(DescribeStreamRequest(stream_arn=table.stream_arn)).stream_description
-    quarter = max(1, len(sizes) // 4)
-    peaks = [max(sizes[place : place + quarter]) for place in range(0, 4 * quarter, quarter) if place < len(sizes)]
+    data = [each["data"] for each in sizes]
+    quarter = max(1, len(data) // 4)
+    peaks = [max(data[place : place + quarter]) for place in range(0, 4 * quarter, quarter)]
     return {
         "items_per_second": figures["items_per_second"],
         "retained_mb": round(stream.retained_bytes / 1e6, 1),
-        **{f"peak_mb_quarter_{number}": round(peak / 1e6, 1) for number, peak in enumerate(peaks, 1)},
+        **{f"data_peak_mb_quarter_{number}": round(peak / 1e6, 1) for number, peak in enumerate(peaks, 1)},
         # 1 is flat.
-        "last_over_second_quarter": round(peaks[-1] / peaks[min(1, len(peaks) - 1)], 3),
+        "data_last_over_second_quarter": round(peaks[3] / peaks[1], 3),
+        # Written first of all, and dropped when all that is in it was flushed: it rises and falls between two bounds.
+        "write_ahead_log_peak_mb": round(max(each["log"] for each in sizes) / 1e6, 1),
+        "all_peak_mb": round(max(each["data"] + each["log"] for each in sizes) / 1e6, 1),
     }
 
 
 @contextmanager
-def _sampled(folder: Path) -> Iterator[list[int]]:
-    """Fills the list with the folder's size, several times a second, until it is left."""
-    sizes: list[int] = []
+def _sampled(folder: Path) -> Iterator[list[dict[str, int]]]:
+    """Fills the list with what the folder takes, several times a second, until it is left."""
+    sizes: list[dict[str, int]] = []
     stop = threading.Event()
 
     def sample() -> None:
         while not stop.wait(SAMPLE_SECONDS):
-            sizes.append(sum(_blocks(file) for file in folder.rglob("*")))
+            each = {"data": 0, "log": 0}
+            for file in folder.rglob("*"):
+                each["log" if file.suffix == ".log" else "data"] += _blocks(file)
+            sizes.append(each)
 
     thread = threading.Thread(target=sample)
     thread.start()
