@@ -19,10 +19,8 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Final, Literal
 
 import grpc
-from google.protobuf.descriptor_pb2 import FieldDescriptorProto, FileDescriptorProto
-from google.protobuf.descriptor_pool import DescriptorPool
-from google.protobuf.message_factory import GetMessageClass
 
+from benchmarks.lazy import RecordsLeftAsBytes
 from benchmarks.measure import ROOT
 from headrace.v1.stream_service_pb2 import GetRecordsResponse
 
@@ -166,7 +164,7 @@ def _deserializer(parsing: Parsing, received: list[int], index: int) -> Callable
     """Counts the bytes of a response and parses as much of it as is wanted."""
     parse: Callable[[bytes], object] = {
         "bytes": lambda data: data,
-        "lazy": _RecordsLeftAsBytes.FromString,
+        "lazy": RecordsLeftAsBytes.FromString,
         "records": GetRecordsResponse.FromString,
     }[parsing]
 
@@ -175,20 +173,6 @@ def _deserializer(parsing: Parsing, received: list[int], index: int) -> Callable
         return parse(data)
 
     return deserialize
-
-
-def _lazy_message() -> Any:
-    """GetRecordsResponse to a client that parses a record when it is looked at: `repeated bytes records = 1`."""
-    file = FileDescriptorProto(name="headrace/benchmarks.proto", package="headrace.benchmarks", syntax="proto3")
-    file.message_type.add(name="Response").field.add(
-        name="records", number=1, type=FieldDescriptorProto.TYPE_BYTES, label=FieldDescriptorProto.LABEL_REPEATED
-    )
-    return GetMessageClass(
-        DescriptorPool().AddSerializedFile(file.SerializeToString()).message_types_by_name["Response"]
-    )
-
-
-_RecordsLeftAsBytes: Final = _lazy_message()
 
 
 async def _line(say: str) -> str:
