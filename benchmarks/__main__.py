@@ -10,20 +10,17 @@ Figures of different machines or hours cannot be compared; the ratios of one run
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import sys
 import tempfile
 import time
 from pathlib import Path
 
-from benchmarks import get_records, latency, put_item, write_items
-from benchmarks.measure import ROOT, Effort, facts, progress
+from benchmarks import consume, get_records, latency, put_item, retention, stalled, write_items
+from benchmarks.measure import Effort, facts, progress, report
 
-BENCHMARKS = {module.__name__.rpartition(".")[2]: module for module in (put_item, write_items, get_records, latency)}
+MODULES = (put_item, write_items, get_records, consume, latency, stalled, retention)
+BENCHMARKS = {module.__name__.rpartition(".")[2]: module for module in MODULES}
 QUICK = Effort(seconds=1.0, runs=3)
 FULL = Effort(seconds=3.0, runs=5)
-RESULTS = ROOT / "bench-results"
 
 
 def main() -> None:
@@ -41,12 +38,7 @@ def main() -> None:
             begin = time.monotonic()
             document["results"][benchmark] = BENCHMARKS[benchmark].run(folder, effort)
             progress(f"{benchmark}: {time.monotonic() - begin:.0f} s")
-        document["machine"]["load_after"] = os.getloadavg()[0]
-    text = json.dumps(document, indent=2)
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"{document['time'].replace(':', '')}.json").write_text(text + "\n")
-    print(text)
-    sys.stdout.flush()
+        report(document)
 
 
 if __name__ == "__main__":

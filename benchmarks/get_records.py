@@ -1,114 +1,99 @@
-"""One subscriber reading the log by GetRecords, against raw gRPC streaming of the same bytes in the same chunks."""
+"""1, 10 and 100 subscribers of one shard reading its log, against raw gRPC streaming of the same bytes to as many."""
 
 from __future__ import annotations
 
-import asyncio
 import struct
-from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Final
 
-import grpc
-
 from benchmarks.echo_server import SERVICE
-from benchmarks.items import item_of_about
-from benchmarks.measure import Effort, Server, Stopwatch, alternate, broker, echo_server, medians
-from headrace.v1.stream_service_pb2 import GetRecordsRequest, GetRecordsResponse
-from tests.rpc import NEW_IMAGE, Client, batch, put
+from benchmarks.items import create_table, fill
+from benchmarks.measure import Effort, Server, alternate, broker, echo_server, medians
+from benchmarks.subscribers import Parsing, Specification, reading
+from headrace.v1.stream_service_pb2 import GetRecordsRequest
+from tests.rpc import Client
 
-# An item of 780 bytes by DynamoDB's count makes a record of about 900 on the wire, with its new image.
-ITEM_BYTES: Final = 780
-RECORDS: Final = 60_000
-BATCH: Final = 500
-TARGET_RECORDS_PER_SECOND: Final = 1_000_000
-TARGET_RATIO: Final = 0.6
-
-Deserializer = Callable[[bytes], object]
+ITEM_BYTES: Final = 500
+RECORDS: Final = 100_000
+FAN_OUT: Final = (1, 10, 100)
+GET_RECORDS: Final = "/headrace.v1.StreamService/GetRecords"
+TARGET_RECORDS_PER_SECOND: Final = 1_500_000
+TARGET_FAN_OUT: Final = 0.8
 
 
 def run(folder: Path, effort: Effort) -> dict[str, Any]:
     """Fills a stream, then reads it from its beginning again and again."""
-    with broker(folder / "get_records") as server:
+    with ExitStack() as stack:
+        server = stack.enter_context(broker(folder / "get_records"))
         with Client(server.endpoint) as client:
-            table = client.create_table(view_type=NEW_IMAGE)
-            for first in range(0, RECORDS, BATCH):
-                numbers = range(first, first + BATCH)
-                client.write_items(batch(table.name, *(put(item_of_about(ITEM_BYTES, f"{n:012d}")) for n in numbers)))
+            table = create_table(client)
+            fill(client, table.name, range(RECORDS), ITEM_BYTES)
             shard_iterator = client.iterator(table.stream_arn)
-        request = GetRecordsRequest(shard_iterator=shard_iterator).SerializeToString()
-        chunks = asyncio.run(_receive(server, request))
-        counts = [len(GetRecordsResponse.FromString(chunk).records) for chunk in chunks]
-        assert sum(counts) == RECORDS
-        size = sum(map(len, chunks))
+            responses = list(client.read(shard_iterator))
+        assert sum(len(response.records) for response in responses) == RECORDS
+        chunks = [response.SerializeToString() for response in responses]
         chunk_file = folder / "chunks"
         chunk_file.write_bytes(b"".join(struct.pack(">I", len(chunk)) + chunk for chunk in chunks))
-        with echo_server(str(chunk_file)) as echo:
-            results = alternate(
-                effort.runs,
-                raw=lambda: asyncio.run(_stream_raw(echo, size, effort.seconds, None)),
-                records=lambda: asyncio.run(_get_records(server, request, size, effort.seconds, None)),
-                raw_parsed=lambda: asyncio.run(_stream_raw(echo, size, effort.seconds, GetRecordsResponse.FromString)),
-                records_parsed=lambda: asyncio.run(
-                    _get_records(server, request, size, effort.seconds, GetRecordsResponse.FromString)
-                ),
+        size = sum(map(len, chunks))
+        echo = stack.enter_context(echo_server(str(chunk_file)))
+        request = GetRecordsRequest(shard_iterator=shard_iterator).SerializeToString()
+
+        def side(name: str, subscribers: int, parsing: Parsing) -> dict[str, Any]:
+            specification = Specification(
+                endpoint=server.endpoint if name == "records" else echo.endpoint,
+                path=GET_RECORDS if name == "records" else f"/{SERVICE}/Stream",
+                request=(request if name == "records" else struct.pack(">Q", size)).hex(),
+                subscribers=subscribers,
+                parsing=parsing,
             )
+            return read_log(server if name == "records" else echo, specification, effort.seconds, RECORDS / size)
+
+        variants: list[tuple[int, Parsing]] = [(count, "bytes") for count in FAN_OUT] + [(1, "lazy"), (1, "records")]
+        results = alternate(
+            effort.runs,
+            **{
+                f"{name}_{count}_{parsing}": lambda name=name, count=count, parsing=parsing: side(name, count, parsing)
+                for count, parsing in variants
+                for name in ("raw", "records")
+            },
+        )
     figures = {name: medians(each) for name, each in results.items()}
+
+    def ratio(one: str, other: str) -> float:
+        return round(figures[one]["mb_per_second"] / figures[other]["mb_per_second"], 3)
+
     return {
-        "what": "GetRecords from the trim horizon to the tip, one subscriber",
+        "what": f"GetRecords from the trim horizon to the tip again and again, NEW_IMAGE of {ITEM_BYTES} B items",
         "record_bytes": round(size / RECORDS),
         "chunk_bytes_mean": round(size / len(chunks)),
         "chunk_records_mean": round(RECORDS / len(chunks)),
         **figures,
-        "ratio": round(figures["records"]["records_per_second"] / figures["raw"]["records_per_second"], 3),
-        "ratio_parsed": round(
-            figures["records_parsed"]["records_per_second"] / figures["raw_parsed"]["records_per_second"], 3
-        ),
+        "ratio": {
+            f"{count}_{parsing}": ratio(f"records_{count}_{parsing}", f"raw_{count}_{parsing}")
+            for count, parsing in variants
+        },
+        "fan_out": {str(count): ratio(f"records_{count}_bytes", "records_1_bytes") for count in FAN_OUT},
+        "fan_out_raw": {str(count): ratio(f"raw_{count}_bytes", "raw_1_bytes") for count in FAN_OUT},
         "target_records_per_second": TARGET_RECORDS_PER_SECOND,
-        "target_ratio": TARGET_RATIO,
+        "target_fan_out": TARGET_FAN_OUT,
     }
 
 
-async def _receive(server: Server, request: bytes) -> list[bytes]:
-    async with grpc.aio.insecure_channel(server.endpoint) as channel:
-        method: Any = channel.unary_stream("/headrace.v1.StreamService/GetRecords")
-        return [chunk async for chunk in method(request, timeout=60)]
-
-
-async def _get_records(
-    server: Server, request: bytes, size: int, seconds: float, deserializer: Deserializer | None
-) -> dict[str, Any]:
-    """Reads the whole stream again and again until the time is up."""
-    async with grpc.aio.insecure_channel(server.endpoint) as channel:
-        method: Any = channel.unary_stream("/headrace.v1.StreamService/GetRecords", response_deserializer=deserializer)
-        clock = asyncio.get_running_loop().time
-        watch = Stopwatch(server)
-        deadline, reads = clock() + seconds, 0
-        while clock() < deadline:
-            async for _ in method(request, timeout=60):
-                pass
-            reads += 1
-        return _figures(watch, reads, size)
-
-
-async def _stream_raw(server: Server, size: int, seconds: float, deserializer: Deserializer | None) -> dict[str, Any]:
-    """The same from a server that has the responses ready."""
-    async with grpc.aio.insecure_channel(server.endpoint) as channel:
-        method: Any = channel.unary_stream(f"/{SERVICE}/Stream", response_deserializer=deserializer)
-        clock = asyncio.get_running_loop().time
-        watch = Stopwatch(server)
-        deadline, reads = clock() + seconds, 0
-        while clock() < deadline:
-            async for _ in method(struct.pack(">Q", size), timeout=60):
-                pass
-            reads += 1
-        return _figures(watch, reads, size)
-
-
-def _figures(watch: Stopwatch, reads: int, size: int) -> dict[str, Any]:
-    elapsed, server_cpu, own_cpu = watch.stop()
+def read_log(server: Server, specification: Specification, seconds: float, records_per_byte: float) -> dict[str, Any]:
+    """Lets the subscribers read."""
+    with reading(specification) as read:
+        cpu = server.cpu_seconds()
+        parts = read(seconds)
+        server_cpu = server.cpu_seconds() - cpu
+    elapsed = max(part.seconds for part in parts)
+    received = sum(part.received_bytes for part in parts)
     return {
-        "records_per_second": round(reads * RECORDS / elapsed),
-        "mb_per_second": round(reads * size / elapsed / 1e6, 1),
+        "records_per_second": round(received * records_per_byte / elapsed),
+        "mb_per_second": round(received / elapsed / 1e6, 1),
         "server_cpu_share": round(server_cpu / elapsed, 2),
-        "client_cpu_share": round(own_cpu / elapsed, 2),
+        "client_cpu_share": round(sum(part.cpu_seconds for part in parts) / elapsed, 2),
+        "server_cpu_ms_per_mb": round(server_cpu * 1e9 / received, 3),
+        # How even it is: what the subscriber with the fewest bytes got of that with the most.
+        "least_over_most": round(min(part.least for part in parts) / max(1, *(part.most for part in parts)), 3),
     }

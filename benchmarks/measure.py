@@ -9,7 +9,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -20,6 +20,7 @@ from typing import Any, Final
 from tests.broker_process import BrokerProcess
 
 ROOT: Final = Path(__file__).resolve().parent.parent
+RESULTS: Final = ROOT / "bench-results"
 READY_TIMEOUT_S: Final = 20.0
 PACKAGES: Final = ("headrace-broker", "grpcio", "protobuf", "rocksdict", "uvloop")
 _TICKS_PER_SECOND: Final = os.sysconf("SC_CLK_TCK")
@@ -45,11 +46,16 @@ class Server:
         fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / _TICKS_PER_SECOND
 
+    def memory_mb(self) -> float:
+        """What it holds in memory now, in MB of a million bytes."""
+        lines = Path(f"/proc/{self.pid}/status").read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS:")) * 1024 / 1e6
+
 
 @contextmanager
-def broker(folder: Path) -> Iterator[Server]:
+def broker(folder: Path, environment: Mapping[str, str] | None = None) -> Iterator[Server]:
     """A broker on an empty folder."""
-    with BrokerProcess(folder) as process:
+    with BrokerProcess(folder, environment=environment) as process:
         yield Server(endpoint=process.grpc, pid=process.pid)
 
 
@@ -86,7 +92,16 @@ def progress(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def facts(folder: Path) -> dict[str, Any]:
+def report(document: dict[str, Any], prefix: str = "") -> None:
+    """Writes a document to stdout and into the folder of results."""
+    document["machine"]["load_after"] = os.getloadavg()[0]
+    text = json.dumps(document, indent=2)
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / f"{prefix}{document['time'].replace(':', '')}.json").write_text(text + "\n")
+    print(text, flush=True)
+
+
+def facts(folder: Path, packages: Iterable[str] = ()) -> dict[str, Any]:
     """The machine, the versions and the commit that the figures belong to."""
     cpu = next(
         (line.partition(":")[2].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")), "unknown"
@@ -102,7 +117,7 @@ def facts(folder: Path) -> dict[str, Any]:
             "file_system": max(under, key=lambda mount: len(mount[0]))[1] if under else "unknown",
             "load_before": os.getloadavg()[0],
         },
-        "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
+        "versions": {"python": platform.python_version(), **{name: _version(name) for name in (*PACKAGES, *packages)}},
         "commit": _git("rev-parse", "HEAD"),
         "has_local_changes": bool(_git("status", "--porcelain", "--", "broker", "clients/python/headrace/v1")),
     }

@@ -13,13 +13,14 @@ from typing import Any, Final
 
 from benchmarks.echo_server import SERVICE
 from benchmarks.http2_load import NUMBER_MARK, Specification
-from benchmarks.items import item_of_about
+from benchmarks.items import create_table, item_of_about
 from benchmarks.measure import ROOT, Effort, Server, Stopwatch, alternate, broker, echo_server, medians
 from headrace.v1.item_service_pb2 import PutItemRequest
-from tests.rpc import Client
+from tests.rpc import NEW_AND_OLD_IMAGES, Client
 
 IN_FLIGHT: Final = 32
 ITEM_BYTES: Final = 500
+PUT_ITEM: Final = "/headrace.v1.ItemService/PutItem"
 TARGET_RATIO: Final = 0.6
 # Call numbers are never used twice, so that every put is an insert.
 _numbers: Final = itertools.count(step=10_000_000)
@@ -29,12 +30,12 @@ def run(folder: Path, effort: Effort) -> dict[str, Any]:
     """Runs both sides alternately."""
     with broker(folder / "put_item") as target, echo_server() as echo:
         with Client(target.endpoint) as client:
-            table = client.create_table()
+            table = create_table(client, view_type=NEW_AND_OLD_IMAGES)
         request = PutItemRequest(table_name=table.name, item=item_of_about(ITEM_BYTES, NUMBER_MARK.decode()))
         results = alternate(
             effort.runs,
-            echo=lambda: _load(echo, f"/{SERVICE}/Echo", request, effort.seconds),
-            put=lambda: _load(target, "/headrace.v1.ItemService/PutItem", request, effort.seconds),
+            echo=lambda: load(echo, f"/{SERVICE}/Echo", request, effort.seconds),
+            put=lambda: load(target, PUT_ITEM, request, effort.seconds),
         )
         with Client(target.endpoint) as client:
             _check(client, table.stream_arn, sum(int(each["completed"]) for each in results["put"]))
@@ -48,7 +49,8 @@ def run(folder: Path, effort: Effort) -> dict[str, Any]:
     }
 
 
-def _load(server: Server, path: str, request: PutItemRequest, seconds: float) -> dict[str, Any]:
+def load(server: Server, path: str, request: PutItemRequest, seconds: float) -> dict[str, Any]:
+    """Keeps so many calls in flight; each request carries a number of its own in place of NUMBER_MARK."""
     specification = Specification(
         endpoint=server.endpoint,
         path=path,

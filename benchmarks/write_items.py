@@ -6,35 +6,36 @@ import asyncio
 import itertools
 import os
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any, Final
 
 import grpc
 
-from benchmarks.items import item_of_about
+from benchmarks.items import create_table, item_of_about
 from benchmarks.measure import Effort, Server, Stopwatch, alternate, broker, medians
 from headrace.v1.item_service_pb2 import PutItemRequest, WriteItemsRequest, WriteItemsResponse, WriteOperation
-from tests.rpc import Client
+from tests.rpc import NEW_AND_OLD_IMAGES, Client
 
 BATCHES: Final = (100, 400)
 ITEM_BYTES: Final = 500
 CALLS: Final = 2
 BATCHES_IN_FLIGHT_PER_CALL: Final = 8
 TARGET_PER_SECOND: Final = 40_000
-_KEY_DIGITS: Final = 12
-_KEY_MARK: Final = "#" * _KEY_DIGITS
+# Where a put's key and version stand, as so many digits each.
+_KEY_MARK: Final = "#" * 12
+_VERSION_MARK: Final = "$" * 12
 
 
 def run(folder: Path, effort: Effort) -> dict[str, Any]:
     """Runs each batch size and the bare disk alternately."""
     with broker(folder / "write_items") as server:
         with Client(server.endpoint) as client:
-            table = client.create_table()
+            table = create_table(client, view_type=NEW_AND_OLD_IMAGES)
         numbers = itertools.count()
         sides = {
             f"batches_of_{size}": lambda size=size: asyncio.run(
-                _write(server, table.name, numbers, size, effort.seconds)
+                write(server, table.name, numbers, size, effort.seconds)
             )
             for size in BATCHES
         }
@@ -60,25 +61,28 @@ def run(folder: Path, effort: Effort) -> dict[str, Any]:
 
 
 class _Batches:
-    """Serialized batches in which only the keys differ."""
+    """Serialized batches in which only the keys differ, and a part of the content: the same put again is no change."""
 
-    def __init__(self, table_name: str, size: int, numbers: itertools.count[int]) -> None:
-        put = PutItemRequest(item=item_of_about(ITEM_BYTES, _KEY_MARK))
-        operation = WriteItemsRequest(operations=[WriteOperation(put=put)]).SerializeToString()
+    def __init__(self, table_name: str, size: int, numbers: Iterator[int]) -> None:
+        put = PutItemRequest(item=item_of_about(ITEM_BYTES, _KEY_MARK, _VERSION_MARK))
+        self._operation = WriteItemsRequest(operations=[WriteOperation(put=put)]).SerializeToString()
         self._head = WriteItemsRequest(table_name=table_name).SerializeToString()
-        self._parts = operation.split(_KEY_MARK.encode())
         self._size = size
         self._numbers = numbers
+        self._versions = itertools.count()
 
     def next(self) -> bytes:
-        before, after = self._parts
-        keys = (b"%0*d" % (_KEY_DIGITS, next(self._numbers)) for _ in range(self._size))
-        return self._head + b"".join(before + key + after for key in keys)
+        return self._head + b"".join(self._put() for _ in range(self._size))
+
+    def _put(self) -> bytes:
+        put = self._operation
+        for mark, numbers in ((_KEY_MARK, self._numbers), (_VERSION_MARK, self._versions)):
+            put = put.replace(mark.encode(), b"%0*d" % (len(mark), next(numbers)))
+        return put
 
 
-async def _write(
-    server: Server, table_name: str, numbers: itertools.count[int], size: int, seconds: float
-) -> dict[str, Any]:
+async def write(server: Server, table_name: str, numbers: Iterator[int], size: int, seconds: float) -> dict[str, Any]:
+    """Keeps batches of so many items in flight."""
     batches = _Batches(table_name, size, numbers)
     async with grpc.aio.insecure_channel(server.endpoint) as channel:
         method: Any = channel.stream_stream("/headrace.v1.ItemService/WriteItems")
