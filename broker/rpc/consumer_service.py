@@ -28,6 +28,7 @@ from broker.model.errors import ValidationError
 from broker.model.sequence import format_sequence_number, parse_sequence_number
 from broker.rpc.convert import millis, timestamp
 from broker.rpc.handlers import requests
+from broker.rpc.response_budget import ReaderBudget, ResponseBudget
 from broker.rpc.status import to_message
 from broker.streams.shards import horizon
 from broker.streams.tail import PAGE_RECORDS_MAX
@@ -46,7 +47,6 @@ if TYPE_CHECKING:
     from broker.consumers.members import Members
     from broker.consumers.parking import ParkedKey
     from broker.model.tables import Stream
-    from broker.rpc.response_budget import ResponseBudget
     from broker.rpc.status import Context
     from broker.streams.tail import LogReader
     from broker.tables.catalog import Catalog
@@ -94,7 +94,7 @@ class ConsumerService:
         settings = _settings(first.start)
         stream = self._stream(first.start)
         arn = self._catalog.stream_arn(stream)
-        outlet = _Outlet(context, arn, self._catalog.region, self._budget)
+        outlet = _Outlet(context, arn, self._catalog.region, ReaderBudget(self._budget))
         session = await self._members.session(settings, arn, self._start(first.start, stream), outlet)
         serving = asyncio.ensure_future(session.run())
         listening = asyncio.ensure_future(_listen(incoming, session))
@@ -388,7 +388,7 @@ def _explanation(explanation: Explanation) -> pb.ShardExplanation:
 class _Outlet:
     """Writes a session's events to the call."""
 
-    def __init__(self, context: Context, stream_arn: str, region: str, budget: ResponseBudget) -> None:
+    def __init__(self, context: Context, stream_arn: str, region: str, budget: ReaderBudget) -> None:
         self._context = context
         self._budget = budget
         self._stream_arn = stream_arn

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 from broker.model.errors import ResourceNotFoundError, ValidationError
 from broker.model.sequence import parse_sequence_number
 from broker.rpc import convert
+from broker.rpc.response_budget import ReaderBudget, ResponseBudget
 from broker.storage.watermark import Wakeup
 from broker.streams.tail import PAGE_RECORDS_MAX
 from broker.streams.walk import OLDEST, Walk, begin
@@ -15,7 +16,6 @@ from headrace.v1 import stream_service_pb2 as pb
 
 if TYPE_CHECKING:
     from broker.model.tables import Shard, Stream
-    from broker.rpc.response_budget import ResponseBudget
     from broker.rpc.status import Context
     from broker.storage.watermark import Watermarks
     from broker.streams.iterators import Iterators, Position
@@ -116,15 +116,16 @@ class StreamService:
 
     async def _follow(self, walk: Walk, wakeup: Wakeup, limit: int, context: Context, *, follow: bool) -> None:
         is_first = True
+        budget = ReaderBudget(self._budget)
         while True:
             wakeup.clear()
-            step = walk.next(limit, self._budget.page_bytes_max)
+            step = walk.next(limit, budget.page_bytes_max)
             is_at_tip = step is None
             if not is_at_tip or is_first:
                 response = self._response(walk, step, is_first=is_first)
                 # Whoever waits here for a subscriber that stalls must not hold the blocks its page was cut from.
                 step, is_first = None, False
-                await self._budget.write(context, response)
+                await budget.write(context, response)
             if walk.is_finished or (is_at_tip and not follow):
                 return
             if is_at_tip:

@@ -49,7 +49,8 @@ Mutations = dict[Family, dict[bytes, bytes | None]]
 
 _BLOCK_CACHE_BYTES: Final = 128 * 1024 * 1024
 _WRITE_BUFFER_BYTES: Final = 64 * 1024 * 1024
-_WAL_BYTES_MAX: Final = 512 * 1024 * 1024
+# Beyond this the oldest part is flushed: so much the data folder may grow and shrink under steady writes.
+_WAL_BYTES_MAX: Final = 256 * 1024 * 1024
 _BLOOM_BITS: Final = 10
 _MEMTABLE_FILTER_RATIO: Final = 0.05
 _OPEN_FILES_MAX: Final = 512
