@@ -20,14 +20,14 @@ Value = TypeVar("Value")
 
 
 class Lazy(Sequence[Value]):
-    """Values that are decoded together when the first of them is asked for."""
+    """Values that are each decoded, once, when they are first asked for."""
 
     __slots__ = ("_decode", "_values", "encoded")
 
     def __init__(self, encoded: Iterable[bytes], decode: Callable[[bytes], Value]) -> None:
         self.encoded = list(encoded)
         self._decode = decode
-        self._values: tuple[Value, ...] | None = None
+        self._values: list[Value | None] = [None] * len(self.encoded)
 
     def __len__(self) -> int:
         return len(self.encoded)
@@ -37,24 +37,25 @@ class Lazy(Sequence[Value]):
     @overload
     def __getitem__(self, index: slice) -> Sequence[Value]: ...
     def __getitem__(self, index: int | slice) -> Value | Sequence[Value]:
-        return self._all()[index]
+        if isinstance(index, slice):
+            return [self[place] for place in range(*index.indices(len(self)))]
+        value = self._values[index]
+        if value is None:
+            value = self._values[index] = self._decode(self.encoded[index])
+        return value
 
     def __iter__(self) -> Iterator[Value]:
-        return iter(self._all())
+        for place, value in enumerate(self._values):
+            yield self[place] if value is None else value
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Sequence) and self._all() == tuple(other)
+        return isinstance(other, Sequence) and tuple(self) == tuple(other)
 
     def __hash__(self) -> int:
-        return hash(self._all())
+        return hash(tuple(self))
 
     def __repr__(self) -> str:
         return f"<{len(self)} records>"
-
-    def _all(self) -> tuple[Value, ...]:
-        if self._values is None:
-            self._values = tuple(map(self._decode, self.encoded))
-        return self._values
 
 
 @cache
