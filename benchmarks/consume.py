@@ -12,8 +12,8 @@ import grpc
 
 from benchmarks.get_records import GET_RECORDS, ITEM_BYTES
 from benchmarks.items import create_table, fill
-from benchmarks.lazy import DeliveryLeftAsBytes, RecordsLeftAsBytes
 from benchmarks.measure import Effort, Server, Stopwatch, alternate, broker, medians
+from headrace import _lazy
 from headrace.v1.consumer_service_pb2 import (
     STARTING_POSITION_TRIM_HORIZON,
     ConsumeAck,
@@ -74,7 +74,7 @@ async def _repeat(server: Server, seconds: float, read: Any, argument: Any) -> d
 
 
 async def _get_records(channel: grpc.aio.Channel, request: bytes) -> None:
-    method: Any = channel.unary_stream(GET_RECORDS, response_deserializer=RecordsLeftAsBytes.FromString)
+    method: Any = channel.unary_stream(GET_RECORDS, response_deserializer=_lazy.get_records_response())
     count = 0
     async for response in method(request):
         count += len(response.records)
@@ -97,7 +97,7 @@ async def _consume(channel: grpc.aio.Channel, stream_arn: str) -> None:
             yield ConsumeRequest(ack=await acks.get()).SerializeToString()
 
     method: Any = channel.stream_stream(
-        "/headrace.v1.ConsumerService/Consume", response_deserializer=DeliveryLeftAsBytes.FromString
+        "/headrace.v1.ConsumerService/Consume", response_deserializer=_lazy.consume_response()
     )
     call = method(requests())
     count, last = 0, ""

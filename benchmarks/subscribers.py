@@ -20,8 +20,8 @@ from typing import Any, Final, Literal
 
 import grpc
 
-from benchmarks.lazy import RecordsLeftAsBytes
 from benchmarks.measure import ROOT
+from headrace import _lazy
 from headrace.v1.stream_service_pb2 import GetRecordsResponse
 
 READY_TIMEOUT_S: Final = 60.0
@@ -164,7 +164,7 @@ def _deserializer(parsing: Parsing, received: list[int], index: int) -> Callable
     """Counts the bytes of a response and parses as much of it as is wanted."""
     parse: Callable[[bytes], object] = {
         "bytes": lambda data: data,
-        "lazy": RecordsLeftAsBytes.FromString,
+        "lazy": _lazy.get_records_response(),
         "records": GetRecordsResponse.FromString,
     }[parsing]
 
