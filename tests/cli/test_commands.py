@@ -11,28 +11,13 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 from uuid import uuid4
 
 import pytest
-from click.testing import CliRunner, Result
 
-from headrace.cli import main
 from tests.broker_process import BrokerProcess
-
-
-class Headrace(Protocol):
-    """Runs a command against the broker under test."""
-
-    def __call__(self, *arguments: str, input: str | None = None) -> Result: ...  # noqa: A002 - the word of click
-
-
-@pytest.fixture
-def headrace(endpoint: str) -> Headrace:
-    def run(*arguments: str, input: str | None = None) -> Result:  # noqa: A002
-        return CliRunner().invoke(main, arguments, input=input, env={"HEADRACE_ENDPOINT": endpoint})
-
-    return run
+from tests.cli.running import Headrace, done, parsed
 
 
 @pytest.fixture
@@ -47,15 +32,6 @@ def orders(headrace: Headrace, name: str) -> str:
     options = ["--partition-key", "id", "--sort-key", "n:N", "--stream", "NEW_AND_OLD_IMAGES"]
     done(headrace("table", "create", name, *options))
     return name
-
-
-def done(result: Result) -> str:
-    assert result.exit_code == 0, result.output
-    return result.stdout
-
-
-def parsed(result: Result) -> Any:
-    return json.loads(done(result))
 
 
 def test_a_broker_is_healthy(headrace: Headrace) -> None:

@@ -4,28 +4,12 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime, timedelta
-from typing import Any, Protocol
 from uuid import uuid4
 
 import pytest
-from click.testing import CliRunner, Result
 
 import headrace as sdk
-from headrace.cli import main
-
-
-class Headrace(Protocol):
-    """Runs a command against the broker under test."""
-
-    def __call__(self, *arguments: str, input: str | None = None) -> Result: ...  # noqa: A002 - the word of click
-
-
-@pytest.fixture
-def headrace(endpoint: str) -> Headrace:
-    def run(*arguments: str, input: str | None = None) -> Result:  # noqa: A002
-        return CliRunner().invoke(main, arguments, input=input, env={"HEADRACE_ENDPOINT": endpoint})
-
-    return run
+from tests.cli.running import Headrace, done, parsed
 
 
 @pytest.fixture
@@ -34,15 +18,6 @@ def orders(headrace: Headrace) -> str:
     name = f"cli-{uuid4()}"
     done(headrace("table", "create", name, "--partition-key", "id", "--stream", "NEW_AND_OLD_IMAGES"))
     return name
-
-
-def done(result: Result) -> str:
-    assert result.exit_code == 0, result.output
-    return result.stdout
-
-
-def parsed(result: Result) -> Any:
-    return json.loads(done(result))
 
 
 def put(headrace: Headrace, table: str, *ids: str) -> None:

@@ -17,7 +17,6 @@ import random
 import threading
 from collections.abc import Callable, Iterator
 from itertools import count
-from pathlib import Path
 
 import grpc
 import pytest
@@ -44,25 +43,6 @@ pytestmark = [pytest.mark.crash, pytest.mark.timeout(900)]
 
 JOIN_TIMEOUT_S = 20.0
 ROUNDS_PER_TABLE = 8
-
-
-@pytest.fixture
-def rounds(request: pytest.FixtureRequest) -> int:
-    chosen: int = request.config.option.crash_rounds
-    return chosen
-
-
-@pytest.fixture
-def crashing(tmp_path: Path) -> Iterator[BrokerProcess]:
-    """A broker of the test's own, for killing."""
-    with BrokerProcess(tmp_path) as process:
-        yield process
-
-
-@pytest.fixture
-def table(crashing: BrokerProcess) -> TestTable:
-    with Client(crashing.grpc) as client:
-        return client.create_table()
 
 
 class Background(threading.Thread):

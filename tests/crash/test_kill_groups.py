@@ -36,19 +36,6 @@ CATCH_UP_TIMEOUT_S = 90.0
 STOP_TIMEOUT_S = 20.0
 
 
-@pytest.fixture
-def rounds(request: pytest.FixtureRequest) -> int:
-    chosen: int = request.config.option.crash_rounds
-    return chosen
-
-
-@pytest.fixture
-def crashing(tmp_path: Path) -> Iterator[BrokerProcess]:
-    """A broker of the test's own, for killing."""
-    with BrokerProcess(tmp_path) as process:
-        yield process
-
-
 class Members:
     """The processes of a group."""
 
@@ -91,12 +78,6 @@ class Members:
     def _reap(process: subprocess.Popen[bytes]) -> int:
         with process:
             return process.wait(STOP_TIMEOUT_S)
-
-
-@pytest.fixture
-def table(crashing: BrokerProcess) -> TestTable:
-    with Client(crashing.grpc) as client:
-        return client.create_table()
 
 
 @pytest.fixture

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Iterator
 from itertools import pairwise
-from pathlib import Path
 
 import pytest
 
@@ -25,19 +23,6 @@ pytestmark = [pytest.mark.crash, pytest.mark.timeout(900)]
 
 SHARDS_MAX = 12
 HASHES = 2**64
-
-
-@pytest.fixture
-def rounds(request: pytest.FixtureRequest) -> int:
-    chosen: int = request.config.option.crash_rounds
-    return chosen
-
-
-@pytest.fixture
-def crashing(tmp_path: Path) -> Iterator[BrokerProcess]:
-    """A broker of the test's own, for killing."""
-    with BrokerProcess(tmp_path) as process:
-        yield process
 
 
 class Resharder(Background):
@@ -102,10 +87,8 @@ def read_whole(client: Client, stream_arn: str, shards: list[Shard]) -> list[Log
 
 
 async def test_splits_and_merges_survive_with_every_write_in_its_shard(
-    crashing: BrokerProcess, rng: random.Random, rounds: int
+    crashing: BrokerProcess, table: TestTable, rng: random.Random, rounds: int
 ) -> None:
-    with Client(crashing.grpc) as client:
-        table = client.create_table()
     load, seen = Load(table.name, rng), list[Logged]()
     for _ in range(max(2, rounds // 2)):
         with Client(crashing.grpc) as client:
