@@ -93,7 +93,9 @@ def _checked(values: dict[str, object], source: str) -> dict[str, object]:
     for key, value in values.items():
         if key not in known:
             raise ConfigError(f"{source}: unknown key {key!r}; known keys: {', '.join(sorted(known))}")
-        if type(value) is not known[key]:
+        if known[key] is float and type(value) is int:
+            values[key] = float(value)
+        elif type(value) is not known[key]:
             raise ConfigError(f"{source}: {key} must be a {known[key].__name__}, is {value!r}")
     return values
 

@@ -19,7 +19,7 @@ from broker.model.errors import LeaseFencedError, ResourceNotFoundError, Validat
 from broker.model.gaps import Gap, TrimmedDataAccessError
 from broker.model.sequence import format_sequence_number
 from broker.storage.documents import Documents
-from broker.streams.shards import horizon
+from broker.streams.shards import gap_after, gap_of_forgotten_shards, horizon
 from broker.tables.validate import check_name
 
 if TYPE_CHECKING:
@@ -422,20 +422,16 @@ def lost_before(consumer: ConsumerGroup, stream: Stream, shard: Shard) -> Gap | 
     vanished = {id_: state for id_, state in consumer.shards.items() if stream.shard(id_) is None}
     # A parent without a state came and went while nobody read; the group had stopped somewhere before it.
     stopped_at = min((s.checkpoint for s in vanished.values() if not s.is_finished), default=consumer.start_after)
-    last_lost = min(shard.starting_sequence_number - 1, stream.trimmed_to)
+    remembered = {gone.shard_id: gone for gone in stream.vanished}
     for parent_id in _parent_ids(shard):
         state = vanished.get(parent_id)
         if stream.shard(parent_id) is not None or (state is not None and state.is_finished):
             continue
         checkpoint = stopped_at if state is None else state.checkpoint
-        if checkpoint < last_lost:
-            return Gap(
-                shard_id="",
-                first_lost=max(checkpoint, 0) + 1,
-                last_lost=last_lost,
-                lost_from_ms=min(stream.create_time_ms, stream.trimmed_time_ms),
-                lost_to_ms=stream.trimmed_time_ms,
-            )
+        parent = remembered.get(parent_id)
+        gap = gap_of_forgotten_shards(stream, checkpoint) if parent is None else gap_after(parent, checkpoint)
+        if gap is not None:
+            return gap
     return None
 
 

@@ -15,9 +15,9 @@ from broker.consumers.groups import FailureOutcome, Lease, NackReason
 from broker.encoding.items import parse_item
 from broker.encoding.records import encode_record, encode_time
 from broker.model.errors import ResourceNotFoundError
-from broker.model.gaps import Gap, TrimmedDataAccessError
+from broker.model.gaps import TrimmedDataAccessError
 from broker.model.tables import StreamViewType
-from broker.streams.shards import horizon
+from broker.streams.shards import gap_after, gap_of_forgotten_shards, horizon
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -153,17 +153,11 @@ class LogShard:
         return self._groups.plan_fail(group, self._group_name, self.id, epoch, failure, record=record)
 
     def _read_vanished(self, stream: Stream, after: int) -> Batch:
-        """The end of a shard that is no longer held. Raises TrimmedDataAccessError if it may have had more records."""
-        if after < stream.trimmed_to:
-            raise TrimmedDataAccessError(
-                Gap(
-                    shard_id=self.id,
-                    first_lost=after + 1,
-                    last_lost=stream.trimmed_to,
-                    lost_from_ms=min(stream.create_time_ms, stream.trimmed_time_ms),
-                    lost_to_ms=stream.trimmed_time_ms,
-                )
-            )
+        """The end of a shard that is no longer held. Raises TrimmedDataAccessError if it had more records."""
+        known = next((shard for shard in stream.vanished if shard.id == self._shard.id), None)
+        gap = gap_of_forgotten_shards(stream, after) if known is None else gap_after(known, after)
+        if gap is not None:
+            raise TrimmedDataAccessError(gap)
         return _end(after)
 
 

@@ -15,6 +15,10 @@ HASH_MAX: Final = 2**64 - 1
 
 # A stream's open shards; a reader of a whole stream has a position in each.
 OPEN_SHARDS_MAX: Final = 64
+# Open and closed ones: what a client that splits and merges in a loop can make of a stream.
+HELD_SHARDS_MAX: Final = 1_024
+# So many shards that have vanished are remembered, so that a reader that comes late learns exactly what it has lost.
+VANISHED_SHARDS_MAX: Final = 256
 MIN_SHARDS_DEFAULT: Final = 1
 # Shards follow the write rate, not the number of cores or nodes, and every shard costs each reader something.
 MAX_SHARDS_DEFAULT: Final = 4
@@ -138,7 +142,9 @@ class Stream:
     settings: StreamSettings
     # Those that hold records or may get some, in the order they were opened: parents before children.
     shards: tuple[Shard, ...]
-    # The last record of all shards that have vanished: its number, 0 if none has, and when it was written.
+    # Closed shards that hold nothing any more, the newest of them: no longer to be seen, but part of the lineage.
+    vanished: tuple[Shard, ...] = ()
+    # The last record of all shards that have ever vanished: its number, 0 if none has, and when it was written.
     trimmed_to: int = 0
     trimmed_time_ms: int = 0
 
@@ -161,9 +167,14 @@ class Stream:
         """Whether changes of the table are recorded."""
         return any(shard.is_open for shard in self.shards)
 
+    @property
+    def lineage(self) -> tuple[Shard, ...]:
+        """All shards that are known, parents before children."""
+        return (*self.vanished, *self.shards)
+
     def children(self, shard_id: str) -> list[Shard]:
-        """The shards that follow a closed one."""
-        return [s for s in self.shards if shard_id in (s.parent_shard_id, s.adjacent_parent_shard_id)]
+        """The shards that follow a closed one, those that have vanished too."""
+        return [s for s in self.lineage if shard_id in (s.parent_shard_id, s.adjacent_parent_shard_id)]
 
 
 def stream_name(table_name: str, label: str) -> str:

@@ -211,7 +211,7 @@ class ConsumerService:
             case pb.STARTING_POSITION_TRIM_HORIZON:
                 return Start(after=-1)
             case pb.STARTING_POSITION_LATEST:
-                return Start(after=max(self._reader.tip(shard) for shard in stream.shards))
+                return Start(after=self._reader.tip_of_stream(stream))
             case pb.STARTING_POSITION_AFTER_SEQUENCE_NUMBER:
                 number = parse_sequence_number(start.starting_sequence_number, "starting_sequence_number")
                 return Start(after=number, is_exact=True)

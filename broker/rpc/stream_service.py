@@ -119,6 +119,8 @@ class StreamService:
         budget = ReaderBudget(self._budget)
         while True:
             wakeup.clear()
+            # Before it reads, so that what comes while a response is being written is not missed.
+            wakeup.watch(walk.shards)
             step = walk.next(limit, budget.page_bytes_max)
             is_at_tip = step is None
             if not is_at_tip or is_first:
@@ -126,12 +128,11 @@ class StreamService:
                 # Whoever waits here for a subscriber that stalls must not hold the blocks its page was cut from.
                 step, is_first = None, False
                 await budget.write(context, response)
+                del response
             if walk.is_finished or (is_at_tip and not follow):
                 return
-            if is_at_tip:
-                wakeup.watch(walk.shards)
-                if not await wakeup.wait(HEARTBEAT_SECONDS):
-                    await context.write(pb.GetRecordsResponse(next_shard_iterator=self._iterators.mint(walk.position)))
+            if is_at_tip and not await wakeup.wait(HEARTBEAT_SECONDS):
+                await context.write(pb.GetRecordsResponse(next_shard_iterator=self._iterators.mint(walk.position)))
 
     def _response(self, walk: Walk, step: Step | None, *, is_first: bool) -> bytes:
         stream = walk.stream
@@ -198,9 +199,7 @@ class StreamService:
                 return begin(stream, shard, OLDEST, tip)
 
     def _tip(self, stream: Stream, shard: Shard | None) -> int:
-        if shard is not None:
-            return self._reader.tip(shard)
-        return max(self._reader.tip(held) for held in stream.shards)
+        return self._reader.tip_of_stream(stream) if shard is None else self._reader.tip(shard)
 
 
 def _check_starting_point(request: pb.GetShardIteratorRequest | pb.GetRecordsRequest) -> None:
@@ -235,7 +234,7 @@ def _filtered(stream: Stream, shard_filter: pb.ShardFilter) -> list[Shard]:
             f"Invalid shard_filter.shard_id: {shard_filter.shard_id[:100]!r} is no shard of the stream",
             field="shard_filter.shard_id",
         )
-    return stream.children(shard_filter.shard_id)
+    return [child for child in stream.children(shard_filter.shard_id) if child in stream.shards]
 
 
 def _find_shard(stream: Stream, shard_id: str) -> Shard:

@@ -320,6 +320,14 @@ class Committer:
         result: Result = await self.commit(_Change(plan, size_bytes))
         return result
 
+    async def change_when_room(self, plan: Callable[[Group], Result], size_bytes: int = _CHANGE_BYTES) -> Result:
+        """As `change`, but waits for room among the writes, for what must be done also when they are too many."""
+        (result,) = await (await self.submit_when_room((_Change(plan, size_bytes),)))
+        if isinstance(result, HeadraceError):
+            raise result
+        changed: Result = result
+        return changed
+
     def submit(self, operations: Sequence[Operation]) -> asyncio.Future[list[Any]]:
         """Queues operations, to be carried out in order.
 

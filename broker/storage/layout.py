@@ -18,6 +18,7 @@ from broker.model.errors import CorruptionError
 
 _FORMAT: Final = 1
 _BLOCK_FORMAT: Final = 2
+_COUNTERS_FORMAT: Final = 2
 
 # Counters: format, last sequence number, last hybrid time, last id given to a table or shard, time of the last group.
 COUNTERS_KEY: Final = b"counters"
@@ -54,14 +55,14 @@ class Counters(NamedTuple):
 
 def encode_counters(counters: Counters) -> bytes:
     """The value of the counters."""
-    return _COUNTERS.pack(_FORMAT, *counters)
+    return _COUNTERS.pack(_COUNTERS_FORMAT, *counters)
 
 
 def decode_counters(value: bytes | None) -> Counters:
     """The counters; all zero in a new store."""
     if value is None:
         return Counters(0, 0, 0, 0)
-    _check(len(value) == _COUNTERS.size and value[0] == _FORMAT, "counters")
+    _check(len(value) == _COUNTERS.size and value[0] == _COUNTERS_FORMAT, "counters")
     return Counters(*_COUNTERS.unpack(value)[1:])
 
 

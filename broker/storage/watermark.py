@@ -49,7 +49,7 @@ class Watermarks:
 class Wakeup:
     """Wakes one reader when any of the shards it watches has more.
 
-    The reader clears it, reads all there is, and then waits: what comes between is not missed.
+    The reader clears it, watches, reads all there is, and then waits: what comes in between is not missed.
     """
 
     __slots__ = ("_event", "_marks", "_watermarks")

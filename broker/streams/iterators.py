@@ -26,7 +26,7 @@ _HEAD: Final = struct.Struct(">BQ?H")
 # Number of the shard, sequence number, time.
 _PLACE: Final = struct.Struct(">IQQ")
 # DynamoDB's bound for an iterator of one shard is 2,048; a reader of a whole stream has a place in each shard.
-_LENGTH_MAX: Final = 8192
+_LENGTH_MAX: Final = 32_768
 
 
 class Place(NamedTuple):
@@ -73,7 +73,7 @@ class Iterators:
         if base64.urlsafe_b64encode(raw).decode() != iterator:
             raw = b""
         signature, body = raw[:_SIGNATURE_BYTES], raw[_SIGNATURE_BYTES:]
-        if len(body) < _HEAD.size or not hmac.compare_digest(signature, self._sign(body)):
+        if len(body) < _HEAD.size or body[0] != _FORMAT or not hmac.compare_digest(signature, self._sign(body)):
             raise ValidationError("Invalid ShardIterator: it was not made by this broker", field="shard_iterator")
         _, minted_ms, is_whole_stream, count = _HEAD.unpack_from(body)
         if self._clock.now_ms() - minted_ms > LIFETIME_MS:

@@ -1,7 +1,8 @@
 """How many shards a stream has: it follows the write rate, within the table's bounds and with hysteresis. Pure.
 
-A shard is split when it alone was busy for half a minute, and two neighbours are merged when both together were quiet
-for ten minutes; what is quiet lies far below what is busy, so a stream does not go back and forth.
+A shard is split when it alone was busy for half a minute. Two neighbours are merged when both together were quiet for
+ten minutes, and no other shard is busy: or a hot key, whose shard splitting does not relieve, would have the stream
+split and merged for ever. What is quiet lies far below what is busy, so a stream does not go back and forth.
 """
 
 from __future__ import annotations
@@ -58,6 +59,9 @@ class Resharding:
         """
         shards = stream.open_shards
         rates = {shard.id: self._rate(shard.id, sizes, seconds) for shard in shards}
+        if stream.settings.min_shards == stream.settings.shards_max:
+            # Its owner splits and merges.
+            return []
         splits_left = stream.settings.shards_max - len(shards)
         merges_left = len(shards) - stream.settings.min_shards
         actions: list[Split | Merge] = []
@@ -71,7 +75,7 @@ class Resharding:
         taken = {action.shard_id for action in actions}
         for left, right in pairwise(shards):
             pair = (left.id, right.id)
-            is_quiet = rates[left.id] + rates[right.id] < QUIET_SHARE
+            is_quiet = rates[left.id] + rates[right.id] < QUIET_SHARE and max(rates.values()) < 1
             # How long they were there before they are seen for the first time is not known.
             quiet_seconds = self._quiet_seconds.get(pair, -seconds) + seconds if is_quiet else 0.0
             self._quiet_seconds[pair] = quiet_seconds

@@ -8,10 +8,19 @@ from typing import TYPE_CHECKING, Final
 from broker.model.clock import iso_label, label_ms
 from broker.model.errors import LimitExceededError, ResourceInUseError, ResourceNotFoundError, ValidationError
 from broker.model.gaps import Gap
-from broker.model.tables import HASH_MAX, OPEN_SHARDS_MAX, Shard, Stream, StreamViewType, Table
+from broker.model.tables import (
+    HASH_MAX,
+    HELD_SHARDS_MAX,
+    OPEN_SHARDS_MAX,
+    VANISHED_SHARDS_MAX,
+    Shard,
+    Stream,
+    StreamViewType,
+    Table,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Collection, Iterable
 
 _SHARD_ID_PREFIX: Final = "shardId-"
 _TIME_DIGITS: Final = 20
@@ -112,27 +121,27 @@ def merge_shards(
     return _succeeded(stream, (parent, adjacent), [child], number, now_ms)
 
 
-def trimmed_stream(stream: Stream, trims: Iterable[tuple[int, int, int]], closed_before_ms: int) -> Stream:
+def trimmed_stream(stream: Stream, trims: Iterable[tuple[int, int, int]], vanishing: Collection[int]) -> Stream:
     """A stream after trimming: for each (shard, number, time) the records up to the number are gone.
 
-    Closed shards without records vanish once they were closed before a time.
+    Closed shards of which nothing is left vanish; the caller knows which.
     """
     by_shard = {shard: (number, time_ms) for shard, number, time_ms in trims}
-    kept = []
-    lost_to, lost_time_ms = stream.trimmed_to, stream.trimmed_time_ms
+    kept: list[Shard] = []
+    gone: list[Shard] = []
     for shard in stream.shards:
         number, time_ms = by_shard.get(shard.id, (0, 0))
         after = replace(shard, trimmed_to=number, trimmed_time_ms=time_ms) if number > shard.trimmed_to else shard
-        if is_empty_until(after, closed_before_ms):
-            lost_to, lost_time_ms = max((lost_to, lost_time_ms), (after.trimmed_to, after.trimmed_time_ms))
-        else:
-            kept.append(after)
-    return replace(stream, shards=tuple(kept), trimmed_to=lost_to, trimmed_time_ms=lost_time_ms)
-
-
-def is_empty_until(shard: Shard, closed_before_ms: int) -> bool:
-    """Whether a closed shard was closed before a time; all its records, which are older, are past retention then."""
-    return shard.closed_time_ms is not None and shard.closed_time_ms < closed_before_ms
+        (gone if shard.id in vanishing and not shard.is_open else kept).append(after)
+    lost = [(shard.trimmed_to, shard.trimmed_time_ms) for shard in gone]
+    lost_to, lost_time_ms = max([(stream.trimmed_to, stream.trimmed_time_ms), *lost])
+    return replace(
+        stream,
+        shards=tuple(kept),
+        vanished=(*stream.vanished, *gone)[-VANISHED_SHARDS_MAX:],
+        trimmed_to=lost_to,
+        trimmed_time_ms=lost_time_ms,
+    )
 
 
 def horizon(shard: Shard) -> int:
@@ -147,7 +156,7 @@ def frontier(stream: Stream, after: int) -> list[tuple[Shard, int]]:
     oldest record held.
     """
     # Trimming cuts all shards at one number, so one that ended before it holds nothing.
-    read_to = max(stream.trimmed_to, *(shard.trimmed_to for shard in stream.shards), 0) if after < 0 else after
+    read_to = _last_trimmed(stream)[0] if after < 0 else after
     unread = [shard for shard in stream.shards if _reaches_beyond(shard, read_to)]
     unread_ids = {shard.shard_id for shard in unread}
     return [
@@ -170,6 +179,37 @@ def gap_after(shard: Shard, after: int, time_ms: int = 0) -> Gap | None:
     )
 
 
+def gap_in_stream(stream: Stream, places: Iterable[tuple[Shard, int, int]]) -> Gap | None:
+    """What a reader of a whole stream has lost, by its places: each a shard, a position in it, and the time of that.
+
+    Trimming cuts all shards at one number: so what is beyond the last trimmed record is held, in every shard.
+    """
+    gaps = [gap for shard, after, time_ms in places if (gap := gap_after(shard, after, time_ms)) is not None]
+    if not gaps:
+        return None
+    last_lost, lost_to_ms = _last_trimmed(stream)
+    return Gap(
+        shard_id=gaps[0].shard_id if len(gaps) == 1 and gaps[0].last_lost == last_lost else "",
+        first_lost=min(gap.first_lost for gap in gaps),
+        last_lost=last_lost,
+        lost_from_ms=min(gap.lost_from_ms for gap in gaps),
+        lost_to_ms=lost_to_ms,
+    )
+
+
+def gap_of_forgotten_shards(stream: Stream, after: int, time_ms: int = 0) -> Gap | None:
+    """What a reader at a position may have lost with shards that vanished too long ago to be known."""
+    if after >= stream.trimmed_to:
+        return None
+    return Gap(
+        shard_id="",
+        first_lost=after + 1,
+        last_lost=stream.trimmed_to,
+        lost_from_ms=min(max(time_ms, stream.create_time_ms), stream.trimmed_time_ms),
+        lost_to_ms=stream.trimmed_time_ms,
+    )
+
+
 def public_shard_id(now_ms: int, number: int) -> str:
     """A shard id in AWS's form: the time the shard was made, and its number on disk, which no other shard has."""
     return f"{_SHARD_ID_PREFIX}{now_ms:0{_TIME_DIGITS}d}-{number:08x}"
@@ -180,9 +220,10 @@ def create_time_ms(shard: Shard) -> int:
     return int(shard.shard_id[len(_SHARD_ID_PREFIX) : len(_SHARD_ID_PREFIX) + _TIME_DIGITS])
 
 
-def shard_number(shard_id: str) -> int:
-    """The number on disk of the shard with a public id."""
-    return int(shard_id.rpartition("-")[2], 16)
+def _last_trimmed(stream: Stream) -> tuple[int, int]:
+    """The last record of a stream that was trimmed: its number, 0 if none was, and its time."""
+    trimmed = [(shard.trimmed_to, shard.trimmed_time_ms) for shard in stream.shards]
+    return max([(stream.trimmed_to, stream.trimmed_time_ms), *trimmed])
 
 
 def _reaches_beyond(shard: Shard, after: int) -> bool:
@@ -218,6 +259,12 @@ def _succeeded(stream: Stream, parents: tuple[Shard, ...], children: list[Shard]
 
 
 def _open_shard(stream: Stream, shard_id: str, field: str = "shard_id") -> Shard:
+    if len(stream.shards) >= HELD_SHARDS_MAX:
+        raise LimitExceededError(
+            f"A stream has at most {HELD_SHARDS_MAX} shards, closed ones included until their records age out",
+            field=field,
+            limit=HELD_SHARDS_MAX,
+        )
     shard = stream.shard(shard_id)
     if shard is None:
         raise ResourceNotFoundError("Requested resource not found: Shard does not exist", shard_id=shard_id)

@@ -5,6 +5,7 @@ Nothing is queued for a reader: each pulls from its own position, so a slow one 
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -50,6 +51,20 @@ class Page:
     def records(self) -> list[tuple[int, bytes]]:
         """Each record's sequence number and bytes, for the rare caller that must look at them one by one."""
         return [record for block, first, stop in self.slices for record in block.records(first, stop)]
+
+
+def empty_page(after: int, *, is_end: bool) -> Page:
+    """A page without records, at a position."""
+    return Page(
+        parts=[],
+        count=0,
+        size_bytes=0,
+        last_sequence_number=after,
+        millis_behind_latest=0,
+        is_end=is_end,
+        time_ms=0,
+        slices=[],
+    )
 
 
 class Lag(NamedTuple):
@@ -102,6 +117,8 @@ class LogReader:
         if gap is not None:
             raise TrimmedDataAccessError(gap)
         watermark = self._watermarks.of(shard.id).value
+        if after >= watermark:
+            return self._nothing(shard, after, watermark)
         parts: list[memoryview] = []
         slices: list[tuple[layout.Block, int, int]] = []
         count = size = time_ms = 0
@@ -139,6 +156,26 @@ class LogReader:
             time_ms=time_ms,
             slices=slices,
         )
+
+    @staticmethod
+    def _nothing(shard: Shard, after: int, watermark: int) -> Page:
+        is_end = shard.ending_sequence_number is not None and watermark >= shard.ending_sequence_number
+        return empty_page(after, is_end=is_end)
+
+    def tip_of_stream(self, stream: Stream) -> int:
+        """The newest readable number of a whole stream, and at least the last one that was trimmed.
+
+        Not beyond what is durable, as the beginning of a shard may be that was opened a moment ago.
+        """
+        return max(
+            stream.trimmed_to,
+            *(max(self._watermarks.of(shard.id).value, shard.trimmed_to) for shard in stream.shards),
+        )
+
+    def is_readable_to_its_end(self, shard: Shard) -> bool:
+        """Whether a shard is closed, and all its records and its end are durable."""
+        ending = shard.ending_sequence_number
+        return ending is not None and self._watermarks.of(shard.id).value >= ending
 
     def lag(self, shard: Shard, after: int) -> Lag:
         """How many readable records follow a position, and how old the first of them is."""
@@ -180,27 +217,40 @@ class LogReader:
         assert last is not None, "the first block is older"
         return _trim(shard, first, last)
 
-    def trim_by_bytes(self, stream: Stream, bytes_max: int) -> list[Trim]:
-        """Places up to which to drop a stream's oldest records, so that its log holds so many bytes or just less."""
-        ends = {shard.id: self._end(shard).payload_bytes for shard in stream.shards}
+    async def trim_by_bytes(self, stream: Stream, bytes_max: int) -> list[Trim]:
+        """Places up to which to drop a stream's oldest records, so that its log holds about so many bytes.
 
-        def held(after: int) -> int:
-            firsts = ((shard.id, self._first_block(shard, max(after, shard.trimmed_to) + 1)) for shard in stream.shards)
-            return sum(ends[number] - first.before.payload_bytes for number, first in firsts if first is not None)
+        It cuts all shards at one number, and no block: what is before it goes and what is after it stays, in each.
+        """
+        firsts = [(shard, self._first_block(shard, shard.trimmed_to + 1)) for shard in stream.shards]
+        shards = {shard: first for shard, first in firsts if first is not None}
+        ends = {shard: self._end(shard).payload_bytes for shard in shards}
+        if sum(ends[shard] - first.before.payload_bytes for shard, first in shards.items()) <= bytes_max:
+            return []
+
+        def first_after(shard: Shard, after: int) -> layout.Block | None:
+            return self._first_block(shard, max(after, shard.trimmed_to) + 1)
 
         # The least position in the whole stream after which no more than that is held.
-        low, high = -1, max((self.tip(shard) for shard in stream.shards), default=-1)
-        if held(low) <= bytes_max:
-            return []
+        low, high = -1, self.tip_of_stream(stream)
         while low + 1 < high:
             middle = (low + high) // 2
-            low, high = (low, middle) if held(middle) <= bytes_max else (middle, high)
+            after = ((shard, first_after(shard, middle)) for shard in shards)
+            held = sum(ends[shard] - block.before.payload_bytes for shard, block in after if block is not None)
+            low, high = (low, middle) if held <= bytes_max else (middle, high)
+            # Each step costs a read of a block per shard; others get their turn in between.
+            await asyncio.sleep(0)
+        # Down to where it cuts through no block.
+        while cut := [
+            block.first_sequence_number
+            for shard in shards
+            if (block := first_after(shard, high)) is not None and block.first_sequence_number <= high
+        ]:
+            high = min(cut) - 1
         trims = []
-        for shard in stream.shards:
-            # A block that the position cuts through is kept.
-            first = self._first_block(shard, shard.trimmed_to + 1)
+        for shard, first in shards.items():
             last = self._last_block(shard, lambda block: block.last_sequence_number <= high)
-            if first is not None and last is not None:
+            if last is not None:
                 trims.append(_trim(shard, first, last))
         return trims
 

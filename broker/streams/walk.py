@@ -9,9 +9,10 @@ from collections import deque
 from typing import TYPE_CHECKING, NamedTuple
 
 from broker.model.errors import ResourceNotFoundError, ValidationError
-from broker.model.gaps import Gap, TrimmedDataAccessError
+from broker.model.gaps import TrimmedDataAccessError
 from broker.streams.iterators import Place, Position
-from broker.streams.shards import frontier, gap_after, horizon, shard_number
+from broker.streams.shards import frontier, gap_after, gap_in_stream, gap_of_forgotten_shards, horizon
+from broker.streams.tail import empty_page
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -50,15 +51,16 @@ def begin(stream: Stream, shard: Shard | None, after: int, tip: int) -> Position
             raise TrimmedDataAccessError(gap)
         place = Place(shard.id, horizon(shard) if after < 0 else after)
         return Position(stream_name=stream.name, places=(place,))
-    if 0 <= after < stream.trimmed_to:
-        raise TrimmedDataAccessError(_gap_of_gone_shards(stream, after, 0))
-    places = []
-    for unread, number in frontier(stream, after):
-        gap = gap_after(unread, number)
-        if gap is not None:
-            raise TrimmedDataAccessError(gap)
-        places.append(Place(unread.id, number))
-    return Position(stream_name=stream.name, places=tuple(places), is_whole_stream=True)
+    places = [(unread, number, 0) for unread, number in frontier(stream, after)]
+    gap = gap_of_forgotten_shards(stream, after) if after >= 0 else None
+    gap = gap or gap_in_stream(stream, places)
+    if gap is not None:
+        raise TrimmedDataAccessError(gap)
+    return Position(
+        stream_name=stream.name,
+        places=tuple(Place(unread.id, number) for unread, number, _ in places),
+        is_whole_stream=True,
+    )
 
 
 class Walk:
@@ -105,40 +107,56 @@ class Walk:
         is gone.
         """
         stream = self.stream
-        held = {shard.id: shard for shard in stream.shards}
+        known = {shard.id: shard for shard in stream.lineage}
+        self._check_nothing_is_lost(stream, known)
+        if self._is_whole_stream and any(_is_read(known[place.shard], place.after) for place in self._places):
+            self._succeed(stream)
+        held = {shard.id for shard in stream.shards}
         for _ in range(len(self._places)):
             place = self._places[0]
-            shard = held.get(place.shard)
-            if shard is None:
-                self._pass_gone_shard(stream, place)
-                return self.next(records_max, bytes_max)
+            shard = known[place.shard]
             if self._is_whole_stream and _is_read(shard, place.after):
                 self._places.rotate(-1)
                 continue
-            gap = gap_after(shard, place.after, place.time_ms)
-            if gap is not None:
-                raise TrimmedDataAccessError(gap)
-            page = self._reader.read(shard, place.after, records_max, bytes_max)
+            page = self._read(shard, place.after, records_max, bytes_max, is_held=shard.id in held)
             self._places[0] = Place(shard.id, page.last_sequence_number, page.time_ms or place.time_ms)
             self._places.rotate(-1)
             if page.is_end:
                 self._succeed(stream)
-                return Step(shard, page, stream.children(shard.shard_id))
+                children = [child for child in stream.children(shard.shard_id) if child.id in held]
+                return Step(shard, page, children)
             if page.count:
                 return Step(shard, page, [])
         return None
+
+    def _check_nothing_is_lost(self, stream: Stream, known: dict[int, Shard]) -> None:
+        for place in self._places:
+            if place.shard not in known:
+                gap = gap_of_forgotten_shards(stream, place.after, place.time_ms)
+                if gap is not None:
+                    raise TrimmedDataAccessError(gap)
+                raise ResourceNotFoundError("Requested resource not found: the shard of the iterator is gone")
+        places = [(known[place.shard], place.after, place.time_ms) for place in self._places]
+        gap = gap_in_stream(stream, places) if self._is_whole_stream else gap_after(*places[0]) if places else None
+        if gap is not None:
+            raise TrimmedDataAccessError(gap)
+
+    def _read(self, shard: Shard, after: int, records_max: int, bytes_max: int, *, is_held: bool) -> Page:
+        if is_held:
+            return self._reader.read(shard, after, records_max, bytes_max)
+        # It has vanished, and nothing of it was lost: what is left is its end.
+        assert shard.ending_sequence_number is not None, "only closed shards vanish"
+        return empty_page(max(after, shard.ending_sequence_number), is_end=True)
 
     def _succeed(self, stream: Stream) -> None:
         """Begins the shards all of whose parents are read, and leaves those parents."""
         if not self._is_whole_stream:
             self._places.clear()
             return
-        held = {shard.id: shard for shard in stream.shards}
+        known = {shard.id: shard for shard in stream.lineage}
         begun = set(self.shards)
         read = {
-            held[place.shard].shard_id: place
-            for place in self._places
-            if place.shard in held and _is_read(held[place.shard], place.after)
+            known[place.shard].shard_id: place for place in self._places if _is_read(known[place.shard], place.after)
         }
         for shard_id, place in read.items():
             children = stream.children(shard_id)
@@ -151,24 +169,6 @@ class Walk:
             if len(ready) == len(children):
                 self._places.remove(place)
 
-    def _pass_gone_shard(self, stream: Stream, place: Place) -> None:
-        """Goes on behind a shard that has vanished, if nothing was lost with it."""
-        children = [
-            shard for shard in stream.shards if place.shard in {shard_number(parent) for parent in _parent_ids(shard)}
-        ]
-        if not self._is_whole_stream or not children or place.after < children[0].starting_sequence_number - 1:
-            if place.after < stream.trimmed_to:
-                raise TrimmedDataAccessError(_gap_of_gone_shards(stream, place.after, place.time_ms))
-            if not self._is_whole_stream or not children:
-                raise ResourceNotFoundError("Requested resource not found: the shard of the iterator is gone")
-        self._places.remove(place)
-        at = {other.shard for other in self._places}
-        for child in children:
-            # The other parent of a merged shard is read first, and brings the child.
-            is_brought = any(shard_number(parent) in at for parent in _parent_ids(child))
-            if child.id not in at and not is_brought:
-                self._places.append(Place(child.id, child.starting_sequence_number - 1, place.time_ms))
-
 
 def _parent_ids(shard: Shard) -> list[str]:
     return [parent for parent in (shard.parent_shard_id, shard.adjacent_parent_shard_id) if parent]
@@ -176,13 +176,3 @@ def _parent_ids(shard: Shard) -> list[str]:
 
 def _is_read(shard: Shard, after: int) -> bool:
     return shard.ending_sequence_number is not None and after >= shard.ending_sequence_number
-
-
-def _gap_of_gone_shards(stream: Stream, after: int, time_ms: int) -> Gap:
-    return Gap(
-        shard_id="",
-        first_lost=after + 1,
-        last_lost=stream.trimmed_to,
-        lost_from_ms=min(max(time_ms, stream.create_time_ms), stream.trimmed_time_ms),
-        lost_to_ms=stream.trimmed_time_ms,
-    )

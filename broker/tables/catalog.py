@@ -27,7 +27,7 @@ from broker.streams.shards import closed_stream, merge_shards, new_stream, split
 from broker.tables.validate import check_stream_settings, check_table_name
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Collection, Iterable
 
     from broker.storage.commit import Committer, Group
     from broker.storage.rocks import Store
@@ -205,10 +205,10 @@ class Catalog:
 
         return await self._committer.change(plan)
 
-    async def trim(self, stream: Stream, trims: Iterable[Trim], closed_before_ms: int) -> list[Shard]:
+    async def trim(self, stream: Stream, trims: Iterable[Trim], vanishing: Collection[int]) -> list[Shard]:
         """Drops the oldest records of a stream, whole blocks by one range each, and closed shards that hold none.
 
-        Returns the shards that vanished; the stream vanishes when it has none left.
+        Waits for room among the writes. Returns the shards that vanished; a stream vanishes when it has none left.
         """
         trims = list(trims)
 
@@ -217,20 +217,22 @@ class Catalog:
             if before is None:
                 return []
             after = trimmed_stream(
-                before, [(trim.shard, trim.last_sequence_number, trim.time_ms) for trim in trims], closed_before_ms
+                before, [(trim.shard, trim.last_sequence_number, trim.time_ms) for trim in trims], vanishing
             )
             kept = {shard.id for shard in after.shards}
             gone = [shard for shard in before.shards if shard.id not in kept]
+            trimmed_to = {shard.id: shard.trimmed_to for shard in before.shards}
             for trim in trims:
-                begin, end = layout.log_prefix(trim.shard), layout.log_key(trim.shard, trim.last_sequence_number + 1)
-                group.delete_range(Family.LOG, begin, end)
+                # From where the last range ended: ranges that overlap make every scan after them slower.
+                begin = layout.log_key(trim.shard, trimmed_to[trim.shard])
+                group.delete_range(Family.LOG, begin, layout.log_key(trim.shard, trim.last_sequence_number + 1))
             if after.shards:
                 self._put_stream(group, after)
             else:
                 self.streams.delete(group, stream.name)
             return gone
 
-        return await self._committer.change(plan)
+        return await self._committer.change_when_room(plan)
 
     async def delete_table(self, name: str) -> Table:
         """Removes a table and its items, and disables its stream. Raises ResourceNotFoundError."""

@@ -49,8 +49,10 @@ class Upkeep:
         self._clock = clock
         self._forget_stream = forget_stream
         self._resharding = Resharding()
-        self._last_round_ms = clock.now_ms()
+        # When each stream's write rate was looked at last.
+        self._observed_ms: dict[str, int] = {}
         self._compacting: asyncio.Task[None] | None = None
+        self._is_stopping = False
         # Trimmed and not given back yet: bytes, and up to where in each shard.
         self._loose_bytes = 0
         self._loose: dict[int, int] = {}
@@ -61,51 +63,70 @@ class Upkeep:
         try:
             while True:
                 await asyncio.sleep(interval_seconds)
-                try:
-                    await self.round()
-                except HeadraceError as error:
-                    # The node stops, or someone deleted what this was about; the next round sees what is.
-                    _log.warning("a round of upkeep was not finished error=%s", error)
+                await self.round()
         finally:
+            self._is_stopping = True
             if self._compacting is not None:
                 # RocksDB must not be closed under it.
                 await asyncio.wait((self._compacting,))
 
     async def round(self) -> None:
         """Trims all streams once and looks at their shards once."""
-        now_ms = self._clock.now_ms()
-        seconds = max(now_ms - self._last_round_ms, 1) / _MILLIS_PER_SECOND
-        self._last_round_ms = now_ms
         for stream in self._catalog.streams.all():
-            await self._trim(stream, now_ms)
+            try:
+                await self._trim(stream.name)
+                await self._reshard(stream.name)
+            except HeadraceError as error:
+                # The node stops, is too busy, or someone deleted what this was about; the next round sees what is.
+                _log.warning("upkeep of a stream was not finished stream=%s error=%s", stream.name, error)
             # Each stream costs a few reads; others get their turn in between.
             await asyncio.sleep(0)
-        for stream in self._catalog.streams.all():
-            for action in self._resharding.observe(stream, self._committer.log_sizes, seconds):
-                await self._reshard(stream, action)
-        open_shards = {shard.id for stream in self._catalog.streams.all() for shard in stream.open_shards}
+        streams = self._catalog.streams.all()
+        names = {stream.name for stream in streams}
+        self._observed_ms = {name: time_ms for name, time_ms in self._observed_ms.items() if name in names}
+        open_shards = {shard.id for stream in streams for shard in stream.open_shards}
         self._resharding.forget_all_but(open_shards)
         self._committer.forget_log_sizes(open_shards)
         if self._loose_bytes >= COMPACT_BYTES and (self._compacting is None or self._compacting.done()):
             self._compacting = asyncio.create_task(self._compact(), name="compact the log")
 
-    async def _trim(self, stream: Stream, now_ms: int) -> None:
-        cutoff_ms = now_ms - stream.settings.retention_seconds * _MILLIS_PER_SECOND
+    async def _trim(self, name: str) -> None:
+        stream = self._catalog.streams.get(name)
+        if stream is None:
+            return
+        cutoff_ms = self._clock.now_ms() - stream.settings.retention_seconds * _MILLIS_PER_SECOND
         trims = {trim.shard: trim for shard in stream.shards if (trim := self._reader.trim_by_time(shard, cutoff_ms))}
         bytes_max = stream.settings.retention_bytes
         if bytes_max:
-            for trim in self._reader.trim_by_bytes(stream, bytes_max):
+            for trim in await self._reader.trim_by_bytes(stream, bytes_max):
                 if trim.shard not in trims or trims[trim.shard].last_sequence_number < trim.last_sequence_number:
                     trims[trim.shard] = trim
-        is_aged = any(shard.closed_time_ms is not None and shard.closed_time_ms < cutoff_ms for shard in stream.shards)
-        if not trims and not is_aged:
+        # All records of a shard are older than its end; but only what is durable could be trimmed.
+        vanishing = {
+            shard.id
+            for shard in stream.shards
+            if shard.closed_time_ms is not None
+            and shard.closed_time_ms < cutoff_ms
+            and self._reader.is_readable_to_its_end(shard)
+        }
+        if not trims and not vanishing:
             return
-        gone = await self._catalog.trim(stream, trims.values(), cutoff_ms)
-        for shard in gone:
+        for shard in await self._catalog.trim(stream, trims.values(), vanishing):
             self._reader.forget(shard)
-        if self._catalog.streams.get(stream.name) is None:
+        if self._catalog.streams.get(name) is None:
             self._forget_stream(stream)
         self._note(stream, list(trims.values()))
+
+    async def _reshard(self, name: str) -> None:
+        stream, now_ms = self._catalog.streams.get(name), self._clock.now_ms()
+        if stream is None:
+            return
+        since_ms = now_ms - self._observed_ms.get(name, now_ms)
+        self._observed_ms[name] = now_ms
+        # A clock that went back, or the first look: a rate takes two.
+        seconds = max(since_ms, 1) / _MILLIS_PER_SECOND
+        for action in self._resharding.observe(stream, self._committer.log_sizes, seconds):
+            await self._carry_out(stream, action)
 
     def _note(self, stream: Stream, trims: list[Trim]) -> None:
         size = sum(trim.payload_bytes for trim in trims)
@@ -115,7 +136,7 @@ class Upkeep:
         if trims:
             _log.debug("trimmed stream=%s shards=%d bytes=%d", stream.name, len(trims), size)
 
-    async def _reshard(self, stream: Stream, action: Split | Merge) -> None:
+    async def _carry_out(self, stream: Stream, action: Split | Merge) -> None:
         match action:
             case Split(shard_id):
                 children = await self._catalog.split_shard(stream, shard_id, None)
@@ -128,5 +149,12 @@ class Upkeep:
         """Gives back the disk space of what was trimmed: files that hold nothing else are dropped, not rewritten."""
         loose, self._loose, self._loose_bytes = self._loose, {}, 0
         for shard, number in loose.items():
+            if self._is_stopping:
+                return
             begin, end = layout.log_prefix(shard), layout.log_key(shard, number + 1)
-            await asyncio.to_thread(self._store.compact, Family.LOG, begin, end)
+            try:
+                await asyncio.to_thread(self._store.compact, Family.LOG, begin, end)
+            except Exception:  # noqa: BLE001 - rocksdict has no class of its own for what RocksDB says
+                # The disk may be full, just when its space is wanted. The next compaction tries again.
+                _log.exception("the log could not be compacted shard=%d", shard)
+                self._loose = {shard: number, **self._loose}

@@ -11,7 +11,7 @@ from random import Random
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from broker.model.tables import KeyAttribute, KeyAttributeType, StreamViewType, Table
+from broker.model.tables import KeyAttribute, KeyAttributeType, StreamSettings, StreamViewType, Table
 from broker.storage.commit import Committer, Group
 from broker.storage.journal import Entry
 from broker.storage.rocks import Store
@@ -123,9 +123,10 @@ class Engine:
         name: str = "pets",
         view_type: StreamViewType | None = StreamViewType.NEW_AND_OLD_IMAGES,
         sort_key: KeyAttribute | None = None,
+        **settings: int,
     ) -> OpenTable:
         """A new table with the partition key `id`."""
-        await self.catalog.create_table(name, ID, sort_key, view_type)
+        await self.catalog.create_table(name, ID, sort_key, view_type, StreamSettings(**settings))
         return self.catalog.open_table(name)
 
 

@@ -137,3 +137,11 @@ def test_a_bad_setting_ends_a_command_with_one_line_and_code_2(command: object, 
     assert result.stderr.startswith("headrace: ")
     assert result.stderr.count("\n") == 1
     assert "'colour'" in result.stderr
+
+
+def test_a_whole_number_of_seconds_is_a_number_of_seconds(tmp_path: Path) -> None:
+    assert load(write(tmp_path, "upkeep_interval_seconds = 5\n"), {}, {}).upkeep_interval_seconds == 5.0
+    assert load(None, {"HEADRACE_UPKEEP_INTERVAL_SECONDS": "0.5"}, {}).upkeep_interval_seconds == 0.5
+    for text in ("0", "soon", "1e9", "nan"):
+        with pytest.raises(ConfigError, match=r"(?i)upkeep_interval_seconds"):
+            load(None, {"HEADRACE_UPKEEP_INTERVAL_SECONDS": text}, {})

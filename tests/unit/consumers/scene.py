@@ -210,7 +210,7 @@ class Scene:
         self.engine.clock.ms += 1000
         trim = self.engine.log.trim_by_time(shard, self.engine.clock.ms)
         stream = self.engine.catalog.stream(self.arn)
-        await self.engine.catalog.trim(stream, [trim] if trim else [], self.engine.clock.ms if vanish else 0)
+        await self.engine.catalog.trim(stream, [trim] if trim else [], {shard.id} if vanish else ())
 
     async def join(self, name: str = "one", start: Start = OLDEST, **settings: Any) -> Someone:
         outlet = Outlet()

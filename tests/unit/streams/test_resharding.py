@@ -46,12 +46,16 @@ class Simulation:
     def open(self) -> int:
         return len(self.stream.open_shards)
 
-    def run(self, seconds: float, records_per_second: float, bytes_per_second: float = 0.0) -> int:
-        """Writes evenly for so long; returns how many splits and merges that made."""
+    def run(
+        self, seconds: float, records_per_second: float, bytes_per_second: float = 0.0, *, only: int | None = None
+    ) -> int:
+        """Writes evenly for so long, or to one hash; returns how many splits and merges that made."""
         actions = 0
         for _ in range(round(seconds / SECONDS)):
             for shard in self.stream.open_shards:
                 share = (shard.last_hash - shard.first_hash + 1) / 2**64 * SECONDS
+                if only is not None:
+                    share = SECONDS if shard.first_hash <= only <= shard.last_hash else 0.0
                 size = self._sizes.get(shard.id, LogSize(0, 0))
                 self._sizes[shard.id] = LogSize(
                     size.records + round(records_per_second * share),
@@ -132,6 +136,23 @@ def test_equal_bounds_leave_it_to_the_user() -> None:
     simulation = Simulation(2, 2)
     assert simulation.run(QUIET_SECONDS * 2, BUSY_RECORDS_PER_SECOND * 10) == 0
     assert simulation.run(QUIET_SECONDS * 2, 0) == 0
+
+
+def test_equal_bounds_leave_what_the_user_has_made() -> None:
+    simulation = Simulation(1, 4)
+    simulation.run(300, BUSY_RECORDS_PER_SECOND * 8)
+    assert simulation.open == 4
+    simulation.stream = replace(simulation.stream, settings=StreamSettings(min_shards=1, max_shards=1))
+    assert simulation.run(QUIET_SECONDS * 4, 0) == 0
+
+
+# Splitting does not relieve the shard of a hot key, and its empty neighbours are quiet.
+def test_a_hot_key_does_not_have_a_stream_split_and_merged_for_ever() -> None:
+    simulation = Simulation(1, 4)
+    hot = 2**63 + 12_345
+    actions = [simulation.run(SECONDS, BUSY_RECORDS_PER_SECOND * 2, only=hot) for _ in range(int(24 * 3600 / SECONDS))]
+    assert sum(actions) == 3
+    assert simulation.open == 4
 
 
 def test_a_stream_beyond_its_bounds_is_not_split_further() -> None:

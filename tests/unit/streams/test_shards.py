@@ -28,7 +28,6 @@ from broker.streams.shards import (
     merge_shards,
     new_stream,
     public_shard_id,
-    shard_number,
     split_shard,
     trimmed_stream,
 )
@@ -87,7 +86,7 @@ def test_shard_ids_have_the_form_of_dynamodb(now_ms: int, number: int) -> None:
     shard_id = public_shard_id(now_ms, number)
     assert re.fullmatch(r"shardId-[0-9]{20}-[0-9a-f]{8}", shard_id)
     assert 28 <= len(shard_id) <= 65
-    assert (int(shard_id[8:28]), shard_number(shard_id)) == (now_ms, number)
+    assert (int(shard_id[8:28]), int(shard_id[-8:], 16)) == (now_ms, number)
 
 
 def test_a_closed_stream_has_no_open_shard_and_keeps_the_rest() -> None:
@@ -232,26 +231,27 @@ def test_trimming_moves_the_horizon_and_never_back() -> None:
     before = stream()
     number = before.shards[0].id
     assert horizon(before.shards[0]) == 9
-    after = trimmed_stream(before, [(number, 15, NOON_MS)], NOON_MS)
+    after = trimmed_stream(before, [(number, 15, NOON_MS)], ())
     assert (horizon(after.shards[0]), after.shards[0].trimmed_time_ms) == (15, NOON_MS)
-    again = trimmed_stream(after, [(number, 12, NOON_MS - 5)], NOON_MS)
+    again = trimmed_stream(after, [(number, 12, NOON_MS - 5)], ())
     assert again == after
 
 
-def test_a_closed_shard_vanishes_when_it_was_closed_before_the_horizon() -> None:
+def test_a_closed_shard_vanishes_and_is_remembered_and_an_open_one_never_does() -> None:
     before = stream()
     after = split_shard(before, before.shards[0].shard_id, None, 20, NOON_MS, iter([7, 8]).__next__)
-    kept = trimmed_stream(after, [(2, 15, NOON_MS - 10)], NOON_MS)
+    kept = trimmed_stream(after, [(2, 15, NOON_MS - 10)], ())
     assert len(kept.shards) == 3
-    gone = trimmed_stream(kept, [(2, 18, NOON_MS - 5)], NOON_MS + 1)
+    gone = trimmed_stream(kept, [(2, 18, NOON_MS - 5)], {2, 7})
     assert [shard.id for shard in gone.shards] == [7, 8]
     assert (gone.trimmed_to, gone.trimmed_time_ms) == (18, NOON_MS - 5)
-    # Its children, which are open, stay whatever their age.
-    assert trimmed_stream(gone, [], NOON_MS + 10**9).shards == gone.shards
+    (vanished,) = gone.vanished
+    assert (vanished.id, vanished.trimmed_to, vanished.ending_sequence_number) == (2, 18, 20)
+    assert [child.id for child in gone.children(vanished.shard_id)] == [7, 8]
 
 
 def test_a_gap_tells_what_is_lost_and_when_it_was_written() -> None:
-    shard = trimmed_stream(stream(), [(2, 15, NOON_MS + 500)], 0).shards[0]
+    shard = trimmed_stream(stream(), [(2, 15, NOON_MS + 500)], ()).shards[0]
     assert gap_after(shard, 15) is None
     assert gap_after(shard, 14) == Gap(shard.shard_id, 15, 15, NOON_MS, NOON_MS + 500)
     assert gap_after(shard, 9, NOON_MS + 100) == Gap(shard.shard_id, 10, 15, NOON_MS + 100, NOON_MS + 500)

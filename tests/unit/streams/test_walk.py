@@ -36,7 +36,7 @@ def stream_of(engine: Engine) -> Stream:
 
 
 def tip_of(engine: Engine) -> int:
-    return max(engine.log.tip(shard) for shard in stream_of(engine).shards)
+    return engine.log.tip_of_stream(stream_of(engine))
 
 
 async def write(engine: Engine, *keys: str, value: int = 0) -> None:
@@ -235,7 +235,7 @@ async def trim_to(engine: Engine, shard: Shard, number: int) -> None:
     block_trim = engine.log.trim_by_time(shard, NOON_MS + 1)
     assert block_trim is not None
     assert block_trim.last_sequence_number == number
-    await engine.catalog.trim(stream, [block_trim], closed_before_ms=0)
+    await engine.catalog.trim(stream, [block_trim], ())
 
 
 async def test_a_reader_that_lost_records_is_told_which(engine: Engine, clock: FakeClock) -> None:
@@ -282,7 +282,7 @@ async def test_a_walk_passes_a_shard_that_vanished_behind_it(engine: Engine, clo
     await write(engine, *KEYS)
     trim = engine.log.trim_by_time(parent, clock.ms)
     assert trim is not None
-    assert await engine.catalog.trim(stream_of(engine), [trim], clock.ms) == [parent]
+    assert [shard.id for shard in await engine.catalog.trim(stream_of(engine), [trim], {parent.id})] == [parent.id]
     reader = Reader(walk.position)
     reader.read(engine)
     assert len(reader.numbers) == 12
@@ -308,11 +308,11 @@ async def test_a_walk_does_not_pass_a_shard_that_vanished_before_it_was_read(eng
     clock.ms += 1000
     trim = engine.log.trim_by_time(parent, clock.ms)
     assert trim is not None
-    await engine.catalog.trim(stream_of(engine), [trim], clock.ms)
+    await engine.catalog.trim(stream_of(engine), [trim], {parent.id})
     walk = Walk(lambda: stream_of(engine), start, engine.log)
     with pytest.raises(TrimmedDataAccessError) as lost:
         walk.next(10, PAGE_BYTES_MAX)
-    assert (lost.value.gap.shard_id, lost.value.gap.last_lost) == ("", trim.last_sequence_number)
+    assert (lost.value.gap.shard_id, lost.value.gap.last_lost) == (parent.shard_id, trim.last_sequence_number)
     with pytest.raises(TrimmedDataAccessError):
         begin(stream_of(engine), None, 1, tip_of(engine))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ import pytest
 from broker.encoding.items import canonicalize
 from broker.model.errors import ValidationError
 from broker.model.tables import RETENTION_SECONDS_DEFAULT, Shard, Stream, StreamSettings, StreamViewType
-from broker.storage import layout
+from broker.storage import commit, layout
 from broker.storage.rocks import Family, Store
 from broker.streams import resharding
 from broker.streams.shards import horizon
@@ -19,7 +20,7 @@ from broker.streams.walk import OLDEST, Walk, begin
 from broker.tables import upkeep
 from broker.tables.operations import Put
 from broker.tables.upkeep import Upkeep
-from tests.unit.engine import NOON_MS, TIMEOUT_S, Engine, FakeClock
+from tests.unit.engine import NOON_MS, TIMEOUT_S, Do, Engine, FakeClock
 from tests.values import item
 
 HOUR_MS = 60 * 60 * 1000
@@ -56,7 +57,7 @@ class Keeper:
 
     def held(self) -> int:
         """How many records a reader from the trim horizon gets."""
-        tip = max(self.engine.log.tip(shard) for shard in self.stream.shards)
+        tip = self.engine.log.tip_of_stream(self.stream)
         walk = Walk(lambda: self.stream, begin(self.stream, None, OLDEST, tip), self.engine.log)
         records = 0
         while (step := walk.next(1000, 1_000_000)) is not None:
@@ -250,3 +251,53 @@ async def test_settings_out_of_bounds_are_refused(keeper: Keeper) -> None:
             await keeper.settings(**changes)
         assert refused.value.metadata["field"] == f"stream_settings.{field}"
     assert keeper.engine.catalog.open_table("pets").definition.stream_settings == StreamSettings()
+
+
+async def test_a_compaction_that_fails_is_logged_and_tried_again(
+    keeper: Keeper, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(upkeep, "COMPACT_BYTES", 1)
+    monkeypatch.setattr(keeper.engine.store, "compact", fail)
+    await keeper.write("a")
+    keeper.clock.ms += DAY_MS + 1
+    await keeper.round()
+    assert keeper.upkeep._compacting is not None
+    await asyncio.wait_for(keeper.upkeep._compacting, TIMEOUT_S)
+    assert "could not be compacted" in caplog.text
+    assert list(keeper.upkeep._loose) == [keeper.shard().id]
+
+
+# When too much is written retention matters most.
+async def test_records_are_trimmed_also_when_the_queue_of_writes_is_full(
+    keeper: Keeper, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await keeper.write("a")
+    keeper.clock.ms += DAY_MS + 1
+    monkeypatch.setattr(commit, "QUEUE_OPERATIONS_MAX", 1)
+    keeper.engine.journal.hold()
+    waiting = [keeper.engine.committer.submit([Do(does=lambda _: None)]) for _ in range(1)]
+    keeping_up = asyncio.create_task(keeper.round())
+    await keeper.engine.journal.sync_begun(3)
+    keeper.engine.journal.release()
+    await asyncio.wait_for(asyncio.gather(keeping_up, *waiting), TIMEOUT_S)
+    assert keeper.held() == 0
+
+
+async def test_ranges_that_are_dropped_do_not_overlap(keeper: Keeper) -> None:
+    for turn in range(3):
+        await keeper.write(str(turn))
+        keeper.clock.ms += DAY_MS + 1
+        await keeper.round()
+    ranges = [
+        (begin_, end)
+        for entry in keeper.engine.journal.entries
+        for family, begin_, end in entry.range_deletes
+        if family is Family.LOG
+    ]
+    assert len(ranges) == 3
+    # The last block of one may be dropped by the next once more.
+    for (_, end), (following, _) in pairwise(ranges):
+        assert int.from_bytes(end[8:], "big") - 1 == int.from_bytes(following[8:], "big")

@@ -1,0 +1,111 @@
+"""GetRecords at the tip: what comes while a response is being written, and what is held while nothing comes."""
+
+from __future__ import annotations
+
+import asyncio
+from types import CoroutineType
+from typing import Any, cast
+
+import pytest
+
+from broker.encoding.items import canonicalize
+from broker.rpc.response_budget import PAGE_BYTES_MIN, ReaderBudget, ResponseBudget
+from broker.rpc.stream_service import StreamService
+from broker.streams.iterators import Iterators
+from broker.streams.metering import Metering
+from broker.streams.tail import PAGE_BYTES_MAX
+from broker.tables.operations import Put
+from headrace.v1 import stream_service_pb2 as pb
+from tests.unit.engine import TIMEOUT_S, Engine
+from tests.values import item
+
+
+async def put(engine: Engine, key: str, size: int = 10) -> None:
+    table = engine.catalog.open_table("pets")
+    whole = item(id=key, text="x" * size)
+    await engine.committer.commit(Put(table, table.keys.of_item(whole), canonicalize(whole), None))
+
+
+@pytest.fixture
+async def service(engine: Engine) -> StreamService:
+    await engine.table()
+    iterators = Iterators(b"s" * 32, engine.clock)
+    return StreamService(engine.catalog, engine.log, engine.watermarks, iterators, Metering(), ResponseBudget())
+
+
+class Context:
+    """Takes responses; does something while the first is being written."""
+
+    def __init__(self, meanwhile: Any = None) -> None:
+        self._meanwhile = meanwhile
+        self.responses: list[pb.GetRecordsResponse] = []
+        self.wrote = asyncio.Condition()
+
+    async def write(self, response: bytes) -> None:
+        if not self.responses and self._meanwhile is not None:
+            await self._meanwhile()
+        async with self.wrote:
+            self.responses.append(pb.GetRecordsResponse.FromString(response))
+            self.wrote.notify_all()
+
+    async def written(self, responses: int) -> None:
+        async with asyncio.timeout(TIMEOUT_S), self.wrote:
+            await self.wrote.wait_for(lambda: len(self.responses) >= responses)
+
+
+def latest() -> pb.GetRecordsRequest:
+    return pb.GetRecordsRequest(table_name="pets", shard_iterator_type=pb.SHARD_ITERATOR_TYPE_LATEST, follow=True)
+
+
+async def test_a_record_that_comes_while_the_first_response_is_written_does_not_wait_for_the_heartbeat(
+    engine: Engine, service: StreamService
+) -> None:
+    context: Any = Context(lambda: put(engine, "a"))
+    following = asyncio.create_task(service.GetRecords(latest(), context))
+    await context.written(2)
+    following.cancel()
+    await asyncio.wait({following})
+    assert [len(response.records) for response in context.responses] == [0, 1]
+
+
+async def test_a_subscriber_that_waits_at_the_tip_holds_nothing_of_what_it_was_sent(
+    engine: Engine, service: StreamService
+) -> None:
+    context: Any = Context()
+    work = cast("CoroutineType[Any, Any, None]", service.GetRecords(latest(), context))
+    following = asyncio.create_task(work)
+    await context.written(1)
+    await put(engine, "a", size=100_000)
+    await context.written(2)
+    await asyncio.sleep(0)
+    inner = cast("CoroutineType[Any, Any, None]", work.cr_await)
+    assert inner.cr_frame is not None
+    held = [value for value in inner.cr_frame.f_locals.values() if isinstance(value, bytes | memoryview)]
+    following.cancel()
+    await asyncio.wait({following})
+    assert held == []
+
+
+async def test_a_reader_earns_the_size_of_its_pages() -> None:
+    everyone = ResponseBudget()
+    one = ReaderBudget(everyone)
+    # While nothing is outstanding the first page may be as large as any.
+    assert one.page_bytes_max == PAGE_BYTES_MAX
+    everyone.outstanding_bytes = 10**9
+    assert one.page_bytes_max == PAGE_BYTES_MIN
+    everyone.outstanding_bytes = 4 * 2**20
+
+    class Sink:
+        async def write(self, _: bytes) -> None:
+            assert everyone.outstanding_bytes > 4 * 2**20
+
+    sizes = []
+    for _ in range(60):
+        sizes.append(one.page_bytes_max)
+        await one.write(cast("Any", Sink()), b"x" * sizes[-1])
+    assert sizes == sorted(sizes)
+    assert (sizes[0], sizes[-1]) == (PAGE_BYTES_MIN, PAGE_BYTES_MAX)
+    # Who is known to read is not slowed down to the least by those who do not.
+    everyone.outstanding_bytes = 10**9
+    assert one.page_bytes_max == 64 * 1024
+    assert ReaderBudget(everyone).page_bytes_max == PAGE_BYTES_MIN
