@@ -476,7 +476,9 @@ class ConsumeResponse(google.protobuf.message.Message):
 
     @property
     def shard_ended(self) -> global___ShardEnded:
-        """The shard is closed and read to its end; ack its sequence_number to go on with its children."""
+        """The shard is closed and read to its end; ack its sequence_number to go on with its children. A parked key that is
+        redriven ends so too, without children.
+        """
 
     @property
     def revoking(self) -> global___ShardRevoking:

@@ -36,9 +36,10 @@ class ConsumerServiceStub:
     announced with revoking, moves as soon as what was sent of it is acked, and is taken away at the deadline. When a
     call ends its shards go to the other members at once. An empty response is a heartbeat, sent every 15 seconds.
 
-    Errors: VALIDATION, RESOURCE_NOT_FOUND; TRIMMED_DATA_ACCESS when records the group has not processed are no longer held
-    and on_gap is FAIL, with the metadata that GetRecords gives; UNAVAILABLE when the server drains: start again. An ack or
-    nack that is refused does not end the call: see refused.
+    Errors: VALIDATION, RESOURCE_NOT_FOUND; LIMIT_EXCEEDED if the group has 1,000 members; THROTTLING if 16 snapshots are being
+    read; TRIMMED_DATA_ACCESS when records the group has not processed are no longer held and on_gap is FAIL, with the metadata
+    that GetRecords gives; UNAVAILABLE when the server drains: start again. An ack or nack that is refused does not end the
+    call: see refused.
     """
 
     DescribeConsumerGroup: grpc.UnaryUnaryMultiCallable[
@@ -109,9 +110,10 @@ class ConsumerServiceAsyncStub:
     announced with revoking, moves as soon as what was sent of it is acked, and is taken away at the deadline. When a
     call ends its shards go to the other members at once. An empty response is a heartbeat, sent every 15 seconds.
 
-    Errors: VALIDATION, RESOURCE_NOT_FOUND; TRIMMED_DATA_ACCESS when records the group has not processed are no longer held
-    and on_gap is FAIL, with the metadata that GetRecords gives; UNAVAILABLE when the server drains: start again. An ack or
-    nack that is refused does not end the call: see refused.
+    Errors: VALIDATION, RESOURCE_NOT_FOUND; LIMIT_EXCEEDED if the group has 1,000 members; THROTTLING if 16 snapshots are being
+    read; TRIMMED_DATA_ACCESS when records the group has not processed are no longer held and on_gap is FAIL, with the metadata
+    that GetRecords gives; UNAVAILABLE when the server drains: start again. An ack or nack that is refused does not end the
+    call: see refused.
     """
 
     DescribeConsumerGroup: grpc.aio.UnaryUnaryMultiCallable[
@@ -184,9 +186,10 @@ class ConsumerServiceServicer(metaclass=abc.ABCMeta):
         announced with revoking, moves as soon as what was sent of it is acked, and is taken away at the deadline. When a
         call ends its shards go to the other members at once. An empty response is a heartbeat, sent every 15 seconds.
 
-        Errors: VALIDATION, RESOURCE_NOT_FOUND; TRIMMED_DATA_ACCESS when records the group has not processed are no longer held
-        and on_gap is FAIL, with the metadata that GetRecords gives; UNAVAILABLE when the server drains: start again. An ack or
-        nack that is refused does not end the call: see refused.
+        Errors: VALIDATION, RESOURCE_NOT_FOUND; LIMIT_EXCEEDED if the group has 1,000 members; THROTTLING if 16 snapshots are being
+        read; TRIMMED_DATA_ACCESS when records the group has not processed are no longer held and on_gap is FAIL, with the metadata
+        that GetRecords gives; UNAVAILABLE when the server drains: start again. An ack or nack that is refused does not end the
+        call: see refused.
         """
 
     @abc.abstractmethod
