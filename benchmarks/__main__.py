@@ -1,7 +1,7 @@
 """Runs the benchmarks and writes one JSON document: to stdout and into bench-results/.
 
-    make bench                       everything, about two minutes
-    make bench ARGS=--quick          shorter runs, each benchmark under 25 seconds
+    make bench                       everything, some ten minutes
+    make bench ARGS=--quick          shorter runs, under five minutes
     make bench ARGS="--only latency --only put_item"
 
 Figures of different machines or hours cannot be compared; the ratios of one run can.

@@ -81,4 +81,5 @@ def _run(folder: Path, seconds: float, subscribers: int, start: Any) -> dict[str
             "puts_per_second": puts["per_second"],
             "put_p50_ms": puts["p50_ms"],
             "put_p99_ms": puts["p99_ms"],
+            "server_cpu_us_per_put": puts["server_cpu_us_per_call"],
         }

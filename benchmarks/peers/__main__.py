@@ -1,6 +1,6 @@
 """Headrace beside Redis Streams and NATS JetStream on one machine in one run, with the same items.
 
-    make bench-peers                 under four minutes; JSON to stdout and into bench-results/
+    make bench-peers                 some four minutes; JSON to stdout and into bench-results/
     make bench-peers ARGS=--quick    shorter runs
 
 Each is driven by the leanest client at hand: prepared bytes where that is possible, else its own Python client.
