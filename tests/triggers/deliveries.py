@@ -62,6 +62,8 @@ class FakeSession:
         self.stream_arn = STREAM_ARN
         self.region = REGION
         self.acked: list[tuple[str, int, int, bool]] = []
+        # Shard, epoch and number of the record that failed.
+        self.nacked: list[tuple[str, int, int]] = []
         self.taken = 0
         # Shards that have moved to another host.
         self.moved: set[str] = set()
@@ -86,9 +88,16 @@ class FakeSession:
         return self._deliveries()
 
     def holds(self, delivery: Delivery) -> bool:
-        return delivery.shard_id not in self.moved
+        nacked = {(shard, epoch) for shard, epoch, _ in self.nacked}
+        return delivery.shard_id not in self.moved and (delivery.shard_id, delivery.lease_epoch) not in nacked
 
     async def ack(self, delivery: Delivery, *, durable: bool = False) -> None:
         if self.ack_error is not None:
             raise self.ack_error
         self.acked.append((delivery.shard_id, delivery.lease_epoch, int(delivery.sequence_number), durable))
+
+    async def nack(self, delivery: Delivery, sequence_number: str, *, message: str = "") -> None:
+        assert message
+        if self.ack_error is not None:
+            raise self.ack_error
+        self.nacked.append((delivery.shard_id, delivery.lease_epoch, int(sequence_number)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Collection
 from random import Random
 
 from headrace.consumer import Delivery
@@ -10,19 +11,30 @@ from headrace.triggers.batch import Batch, BatchQueue
 from tests.triggers.deliveries import REGION, STREAM_ARN, WRITTEN_MS, delivery, numbers
 
 
-def queue(batch_size: int = 100, waiting_bytes_max: int = 1_000_000) -> BatchQueue:
-    return BatchQueue(stream_arn=STREAM_ARN, region=REGION, batch_size=batch_size, waiting_bytes_max=waiting_bytes_max)
+def queue(batch_size: int = 100, lost: Collection[str] = ()) -> BatchQueue:
+    """A queue whose session does not hold the shards `lost`."""
+    return BatchQueue(
+        stream_arn=STREAM_ARN,
+        region=REGION,
+        batch_size=batch_size,
+        holds=lambda delivery: delivery.shard_id not in lost,
+    )
+
+
+async def all_of(waiting: BatchQueue) -> list[Batch]:
+    """All batches that can be formed now."""
+    taken = []
+    while waiting._next_shard() is not None:
+        taken.append(await waiting.take())
+    return taken
 
 
 async def batches(batch_size: int, *deliveries: Delivery) -> list[Batch]:
     """The batches of these deliveries, which are all there at once."""
     waiting = queue(batch_size)
     for each in deliveries:
-        await waiting.put(each)
-    taken = []
-    while waiting._waiting:
-        taken.append(await waiting.take())
-    return taken
+        waiting.put(each)
+    return await all_of(waiting)
 
 
 def position(batch: Batch) -> int:
@@ -50,14 +62,75 @@ async def test_the_end_of_a_delivery_is_acked_with_the_delivery() -> None:
     assert (position(first), position(second)) == (2, 9)
 
 
-async def test_a_batch_holds_records_of_one_shard_and_one_lease() -> None:
-    cut = await batches(100, delivery([1]), delivery([2], shard="shard-2"), delivery([3], shard="shard-2", epoch=2))
-    assert [numbers(batch.event) for batch in cut] == [[1], [2], [3]]
-    assert [(batch.position.shard_id, batch.position.lease_epoch) for batch in cut] == [
-        ("shard-1", 1),
-        ("shard-2", 1),
-        ("shard-2", 2),
-    ]
+async def test_shards_take_turns_and_a_batch_has_records_of_one() -> None:
+    cut = await batches(
+        2,
+        delivery([1, 2, 3, 4, 5]),
+        delivery([6], shard="shard-2"),
+        delivery([7, 8, 9], shard="shard-3"),
+        delivery([10], shard="shard-2"),
+    )
+    assert [numbers(batch.event) for batch in cut] == [[1, 2], [6, 10], [7, 8], [3, 4], [9], [5]]
+    assert [batch.position.shard_id for batch in cut] == [f"shard-{n}" for n in (1, 2, 3, 1, 3, 1)]
+
+
+# A shard that has something all the time must not keep the others from their turns.
+async def test_a_shard_that_was_served_comes_after_one_that_has_waited() -> None:
+    waiting = queue(1)
+    waiting.put(delivery([1, 2]))
+    waiting.put(delivery([3], shard="shard-2"))
+    assert numbers((await waiting.take()).event) == [1]
+    waiting.put(delivery([4]))
+    assert [numbers(batch.event) for batch in await all_of(waiting)] == [[3], [2], [4]]
+
+
+# The broker delivers them again, from the checkpoint on: with the older ones they would be there twice.
+async def test_a_newer_lease_replaces_what_waits_of_an_older_one() -> None:
+    cut = await batches(100, delivery([1, 2]), delivery([5], shard="shard-2"), delivery([1], epoch=2))
+    assert [numbers(batch.event) for batch in cut] == [[1], [5]]
+    assert cut[0].position.lease_epoch == 2
+
+
+async def test_what_waits_of_a_shard_that_is_lost_is_dropped() -> None:
+    lost = {"shard-1"}
+    waiting = queue(lost=lost)
+    waiting.put(delivery([1]))
+    waiting.put(delivery([2], shard="shard-2"))
+    assert [numbers(batch.event) for batch in await all_of(waiting)] == [[2]]
+    assert not waiting._waiting
+
+
+async def test_a_batch_that_failed_is_cut_as_before_when_it_comes_again() -> None:
+    waiting = queue()
+    waiting.put(delivery([1, 2]))
+    failed = await waiting.take()
+    waiting.keep_together(failed)
+    waiting.put(delivery([1, 2, 3], epoch=2))
+    waiting.put(delivery([7], shard="shard-2"))
+    waiting.put(delivery([4], epoch=2))
+    again, other, rest = await all_of(waiting)
+    assert again.event == failed.event
+    assert numbers(other.event) == [7]
+    assert numbers(rest.event) == [3, 4]
+
+
+async def test_a_batch_that_failed_may_come_again_in_parts_but_never_with_more() -> None:
+    waiting = queue()
+    waiting.put(delivery([1, 2, 3]))
+    waiting.keep_together(await waiting.take())
+    waiting.put(delivery([1], epoch=2))
+    assert numbers((await waiting.take()).event) == [1]
+    waiting.put(delivery([2, 3, 4], epoch=2))
+    assert [numbers(batch.event) for batch in await all_of(waiting)] == [[2, 3], [4]]
+
+
+# Another host has processed it in the meantime.
+async def test_a_shard_that_comes_back_further_on_is_cut_as_any_other() -> None:
+    waiting = queue()
+    waiting.put(delivery([1, 2]))
+    waiting.keep_together(await waiting.take())
+    waiting.put(delivery([3, 4], epoch=3))
+    assert [numbers(batch.event) for batch in await all_of(waiting)] == [[3, 4]]
 
 
 async def test_a_batch_ends_where_the_payload_limit_would_be_passed() -> None:
@@ -79,22 +152,11 @@ async def test_no_record_is_lost_doubled_or_turned(rng: Random) -> None:
         assert all(batch.record_count == batch_size for batch in cut[:-1])
 
 
-async def test_too_many_bytes_waiting_hold_the_session_back_until_a_batch_is_taken() -> None:
-    waiting = queue(batch_size=2, waiting_bytes_max=200)
-    await waiting.put(delivery([1, 2]))
-    held = asyncio.create_task(waiting.put(delivery([3])))
-    await asyncio.sleep(0)
-    assert not held.done()
-    assert numbers((await waiting.take()).event) == [1, 2]
-    await held
-    assert numbers((await waiting.take()).event) == [3]
-
-
 async def test_a_take_that_is_given_up_loses_nothing() -> None:
     waiting = queue()
     given_up = asyncio.create_task(waiting.take())
     await asyncio.sleep(0)
     given_up.cancel()
     await asyncio.wait({given_up})
-    await waiting.put(delivery([1]))
+    waiting.put(delivery([1]))
     assert numbers((await waiting.take()).event) == [1]

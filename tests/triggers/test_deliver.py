@@ -10,8 +10,7 @@ from random import Random
 import pytest
 
 from headrace import errors
-from headrace.triggers.batch import WAITING_BYTES_MAX
-from headrace.triggers.deliver import RETRY_INITIAL_S, RETRY_MAX_S, Deliverer, UnreadSessionError
+from headrace.triggers.deliver import Deliverer
 from headrace.triggers.function import InvocationResult
 from headrace.triggers.report import Reporter
 from headrace.triggers.runtime_api import FunctionError
@@ -45,21 +44,6 @@ class FakeFunction:
                 await self.calls.acquire()
 
 
-class FakeSleep:
-    """Virtual time: a sleep is noted and ends at once, or when the test lets it."""
-
-    def __init__(self) -> None:
-        self.delays_s: list[float] = []
-        self.begun = asyncio.Event()
-        self.may_end = asyncio.Event()
-        self.may_end.set()
-
-    async def __call__(self, delay_s: float) -> None:
-        self.delays_s.append(delay_s)
-        self.begun.set()
-        await self.may_end.wait()
-
-
 async def _nowhere(_: pb.ReportInvocationsRequest) -> None:
     return
 
@@ -70,15 +54,12 @@ class Delivering:
     def __init__(self, session: FakeSession, function: FakeFunction, batch_size: int = 100) -> None:
         self.session = session
         self.function = function
-        self.sleep = FakeSleep()
         self.reporter = Reporter("orders", _nowhere, random=Random(1))
         self.deliverer = Deliverer(
             function,
             self.reporter,
             batch_size=batch_size,
-            random=Random(1),
             now_us=lambda: (WRITTEN_MS + 1_000) * 1_000,
-            sleep=self.sleep,
         )
         self.task = asyncio.create_task(self.deliverer.run(session))
 
@@ -129,42 +110,55 @@ async def test_nothing_is_acked_and_nothing_else_begun_while_the_function_works(
         assert [acked[2] for acked in running.session.acked] == [2, 3]
 
 
-# As in Lambda: the shard is blocked by a batch that fails, until it succeeds.
-async def test_a_batch_that_fails_comes_again_as_it_was_and_blocks_what_follows() -> None:
-    function = FakeFunction(FAILED, FAILED, FAILED)
-    async with delivering(FakeSession(delivery([1, 2])), function) as running:
-        running.sleep.may_end.clear()
-        await running.sleep.begun.wait()
-        # More records have come meanwhile; they do not join the batch.
-        running.session.put(delivery([3]))
+# As in Lambda: the shard is blocked by a batch that fails, until it succeeds. The broker waits, and delivers it again.
+async def test_a_batch_that_fails_is_given_back_and_what_follows_is_not_begun() -> None:
+    function = FakeFunction(FAILED, FAILED)
+    async with delivering(FakeSession(delivery([1, 2]), delivery([3])), function, batch_size=2) as running:
+        await function.called()
         await running.settled()
-        assert running.session.acked == []
-        running.sleep.may_end.set()
-        await function.called(5)
+        assert running.session.nacked == [("shard-1", 1, 1)]
+        assert len(function.events) == 1
+        running.session.put(delivery([1, 2, 3], epoch=2))
+        await function.called()
         await running.settled()
-        assert [numbers(event) for event in function.events] == [[1, 2]] * 4 + [[3]]
-        assert function.events[0] == function.events[3]
-        assert [acked[2] for acked in running.session.acked] == [2, 3]
+        assert running.session.nacked[1:] == [("shard-1", 2, 1)]
+        running.session.put(delivery([1, 2, 3], epoch=3))
+        await function.called(2)
+        await running.settled()
+        assert [numbers(event) for event in function.events] == [[1, 2]] * 3 + [[3]]
+        assert running.session.acked == [("shard-1", 3, 2, False), ("shard-1", 3, 3, False)]
         counts = running.reporter._counts
-        assert (counts.invocations, counts.errors, counts.records) == (5, 3, 3)
+        assert (counts.invocations, counts.errors, counts.records) == (4, 2, 3)
 
 
-async def test_retries_wait_longer_each_time_up_to_a_bound_and_spread() -> None:
-    function = FakeFunction(*[FAILED] * 15)
-    async with delivering(FakeSession(delivery([1])), function) as running:
-        await function.called(16)
-        delays = running.sleep.delays_s
-        ceilings = [min(RETRY_INITIAL_S * 2**attempt, RETRY_MAX_S) for attempt in range(15)]
-        assert all(ceiling / 2 <= delay <= ceiling for delay, ceiling in zip(delays, ceilings, strict=True))
-        assert len(set(delays)) == 15
+async def test_a_batch_that_fails_comes_again_as_it_was_though_more_has_come() -> None:
+    function = FakeFunction(FAILED)
+    async with delivering(FakeSession(delivery([1, 2])), function) as running:
+        await function.called()
+        await running.settled()
+        running.session.put(delivery([1, 2, 3, 4], epoch=2))
+        await function.called(2)
+        assert function.events[0] == function.events[1]
+        assert numbers(function.events[2]) == [3, 4]
 
 
-async def test_the_next_batch_that_fails_begins_with_a_short_delay_again() -> None:
-    function = FakeFunction(*[FAILED] * 8, OK, FAILED)
-    async with delivering(FakeSession(delivery([1, 2])), function, batch_size=1) as running:
-        await function.called(11)
-        assert running.sleep.delays_s[7] > 8 * RETRY_INITIAL_S
-        assert running.sleep.delays_s[8] <= RETRY_INITIAL_S
+async def test_a_shard_that_fails_lets_the_others_go_on() -> None:
+    function = FakeFunction(FAILED)
+    session = FakeSession(delivery([1, 2]), *(delivery([number], shard="shard-2") for number in (11, 12, 13)))
+    async with delivering(session, function, batch_size=1) as running:
+        await function.called(4)
+        await running.settled()
+        assert [numbers(event) for event in function.events] == [[1], [11], [12], [13]]
+        assert session.nacked == [("shard-1", 1, 1)]
+
+
+async def test_a_batch_that_fails_behind_one_that_was_cut_begins_where_that_ended() -> None:
+    function = FakeFunction(OK, FAILED)
+    async with delivering(FakeSession(delivery([1, 2, 3])), function, batch_size=2) as running:
+        await function.called(2)
+        await running.settled()
+        assert running.session.acked == [("shard-1", 1, 2, False)]
+        assert running.session.nacked == [("shard-1", 1, 3)]
 
 
 async def test_a_broken_session_ends_the_wait_for_records() -> None:
@@ -174,14 +168,14 @@ async def test_a_broken_session_ends_the_wait_for_records() -> None:
 
 
 # The lease may be somebody else's by now: nothing of this session may be processed any more.
-async def test_a_broken_session_ends_the_retries() -> None:
-    function = FakeFunction(*[FAILED] * 100)
-    async with delivering(FakeSession(delivery([1])), function) as running:
-        running.sleep.may_end.clear()
-        await running.sleep.begun.wait()
-        running.session.put(errors.LeaseFencedError("taken over"))
-        assert isinstance(await running.failure(), errors.LeaseFencedError)
-        assert len(function.events) == 1
+async def test_a_session_that_breaks_when_a_batch_is_given_back_ends_it() -> None:
+    session = FakeSession(delivery([1]), delivery([7], shard="shard-2"))
+    session.ack_error = errors.UnavailableError("gone")
+    function = FakeFunction(FAILED)
+    async with delivering(session, function) as running:
+        assert isinstance(await running.failure(), errors.UnavailableError)
+        assert [numbers(event) for event in function.events] == [[1]]
+        assert running.reporter._counts.errors == 1
 
 
 async def test_records_of_a_broken_session_that_wait_are_not_delivered() -> None:
@@ -196,19 +190,21 @@ async def test_records_of_a_broken_session_that_wait_are_not_delivered() -> None
         assert [numbers(event) for event in function.events] == [[1]]
 
 
-# While nobody reads a session its end goes unnoticed, and somebody else may be past this batch already.
-async def test_a_batch_that_fails_with_too_much_waiting_behind_it_asks_for_a_new_session() -> None:
-    function = FakeFunction(*[FAILED] * 100)
+# The credit bounds what waits. If the session were not read, a lease that is lost during a call would go unnoticed.
+async def test_the_session_is_read_while_the_function_works() -> None:
+    function = FakeFunction()
     function.may_return.clear()
-    big = WAITING_BYTES_MAX // 2
-    session = FakeSession(delivery([1]), *(delivery([number], size_bytes=big) for number in (2, 3, 4)))
+    session = FakeSession(delivery([1]), *(delivery([number], size_bytes=4_000_000) for number in range(2, 20)))
     async with delivering(session, function, batch_size=1) as running:
         await function.called()
         await running.settled()
-        assert session.taken == 4, "one delivery more than there is room for is taken, and no other"
+        assert session.taken == 19
+        session.moved.add("shard-1")
+        session.put(delivery([30], shard="shard-2"))
         function.may_return.set()
-        assert isinstance(await running.failure(), UnreadSessionError)
-        assert len(function.events) == 1
+        await function.called()
+        await running.settled()
+        assert [numbers(event) for event in function.events] == [[1], [30]]
 
 
 async def test_a_call_is_counted_also_when_its_ack_is_lost() -> None:
@@ -248,10 +244,13 @@ async def test_what_waits_of_a_shard_that_has_moved_is_not_delivered() -> None:
 
 async def test_a_failed_batch_is_not_tried_again_when_its_shard_has_moved() -> None:
     session = FakeSession(delivery([1]))
+    session.ack_error = errors.LeaseFencedError("taken over")
     function = FakeFunction(FAILED)
     async with delivering(session, function) as running:
         await function.called()
+        await running.settled()
         session.moved.add("shard-1")
+        session.ack_error = None
         session.put(delivery([7], shard="shard-2"))
         await function.called()
         await running.settled()
@@ -279,14 +278,13 @@ async def test_stopping_does_not_try_a_failed_batch_again_nor_ack_it() -> None:
         running.deliverer.stop_after_call()
         function.may_return.set()
         assert await running.failure() is None
-        assert running.session.acked == []
+        assert (running.session.acked, running.session.nacked) == ([], [])
         assert running.reporter._counts.errors == 1
 
 
 @pytest.mark.parametrize("planned", [[], [FAILED]])
 async def test_between_calls_it_is_idle_and_can_be_cancelled(planned: list[InvocationResult]) -> None:
     async with delivering(FakeSession(delivery([1])), FakeFunction(*planned)) as running:
-        running.sleep.may_end.clear()
         await running.function.called()
         await running.settled()
         assert not running.deliverer.is_busy

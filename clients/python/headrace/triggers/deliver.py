@@ -1,8 +1,13 @@
 """Carries the records of one consumer session to a function, batch by batch, and checkpoints what it has processed.
 
 At least once, in order, without a gap: a batch is acked only after the function returned, and the next batch is not
-begun before. A batch that fails is tried again, the same records in the same event, until it succeeds or the trigger is
-stopped; meanwhile its shard waits, as in Lambda.
+begun before. The shards that a host holds take turns. A batch that fails is given back to the broker, which delivers
+its records again, after a wait that doubles, until it succeeds or the trigger is stopped. Meanwhile its shard waits, as
+in Lambda, and takes no part of the credit, so the other shards go on. What has come since does not join it: it is the
+same event again, unless another host gets the shard.
+
+The session is read all the time, for it is the credit that bounds what waits to be batched. So a lease that is lost is
+known before the next call, and no call begins with records that another host may be past.
 """
 
 from __future__ import annotations
@@ -10,19 +15,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
-from random import Random
 from typing import Final, Protocol, TypeVar
 
 from headrace import errors
-from headrace._backoff import Backoff
 from headrace.consumer import Delivery
 from headrace.triggers.batch import Batch, BatchQueue
 from headrace.triggers.function import InvocationResult, wall_clock_us
 from headrace.triggers.report import Reporter
-
-# Between two tries of a batch that fails.
-RETRY_INITIAL_S: Final = 0.2
-RETRY_MAX_S: Final = 30.0
 
 _LOGGER: Final = logging.getLogger(__name__)
 
@@ -41,6 +40,10 @@ class Session(Protocol):
         """As ConsumerSession.ack."""
         ...
 
+    async def nack(self, delivery: Delivery, sequence_number: str, *, message: str = "") -> object:
+        """As ConsumerSession.nack."""
+        ...
+
     def holds(self, delivery: Delivery) -> bool:
         """As ConsumerSession.holds."""
         ...
@@ -54,14 +57,6 @@ class Invoker(Protocol):
         ...
 
 
-class UnreadSessionError(Exception):
-    """A batch fails while so much waits behind it that nobody reads the session. It has to be opened anew.
-
-    Else nobody would notice that the session has ended and another host holds the lease, and a late success would put
-    old changes over newer ones.
-    """
-
-
 class Deliverer:
     """Delivers sessions to one function, one session after the other."""
 
@@ -71,19 +66,15 @@ class Deliverer:
         reporter: Reporter,
         *,
         batch_size: int,
-        random: Random,
         now_us: Callable[[], int] = wall_clock_us,
-        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._function = function
         self._reporter = reporter
         self._batch_size = batch_size
-        self._random = random
         self._now_us = now_us
-        self._sleep = sleep
         self._is_stopping = False
         self.is_busy = False
-        """True from the start of a call of the function until its batch is acked or the call has failed."""
+        """True from the start of a call of the function until its batch is acked or given back."""
         self.batches_done = 0
 
     def stop_after_call(self) -> None:
@@ -93,41 +84,37 @@ class Deliverer:
     async def run(self, session: Session) -> None:
         """Delivers until told to stop. What was not acked when it raises comes again.
 
-        Raises: what the session raises; UnreadSessionError.
+        Raises: what the session raises.
         """
-        queue = BatchQueue(stream_arn=session.stream_arn, region=session.region, batch_size=self._batch_size)
+        queue = BatchQueue(
+            stream_arn=session.stream_arn, region=session.region, batch_size=self._batch_size, holds=session.holds
+        )
         reading = asyncio.create_task(_read(session, queue), name="read deliveries")
         try:
             while not self._is_stopping:
                 batch = await _unless_ended(reading, queue.take())
-                await self._process(batch, session, queue, reading)
+                # The shard may have moved since the batch was formed.
+                if session.holds(batch.position):
+                    await self._process(batch, session, queue)
         finally:
             reading.cancel()
             await asyncio.wait({reading})
 
-    async def _process(self, batch: Batch, session: Session, queue: BatchQueue, reading: asyncio.Task[None]) -> None:
-        """Calls the function until it succeeds, then acks; returns early if told to stop, or if the shard has moved."""
-        backoff = Backoff(initial_s=RETRY_INITIAL_S, max_s=RETRY_MAX_S, random=self._random)
-        # Another host has a shard that has moved: a late success here would put old changes over newer ones.
-        while session.holds(batch.position):
-            self.is_busy = True
+    async def _process(self, batch: Batch, session: Session, queue: BatchQueue) -> None:
+        """Calls the function, then acks the batch or gives it back."""
+        self.is_busy = True
+        try:
+            result = await self._function.invoke(batch.event)
             try:
-                result = await self._function.invoke(batch.event)
                 if result.error is None:
                     await self._succeeded(batch, result, session)
-                    return
-            finally:
-                self.is_busy = False
-            self._reporter.add_failure(duration_ms=result.duration_ms)
-            if self._is_stopping:
-                return
-            if queue.is_full:
-                raise UnreadSessionError("a batch failed, and the records behind it fill the memory they may take")
-            delay_s = backoff.next_s()
-            # The message may hold data of items: it goes to the trigger's log only.
-            error_type = result.error.error_type
-            _LOGGER.info("a batch failed records=%d error=%s retry_s=%.2f", batch.record_count, error_type, delay_s)
-            await _unless_ended(reading, self._sleep(delay_s))
+                else:
+                    await self._failed(batch, result.error.error_type, result.duration_ms, session, queue)
+            except errors.LeaseFencedError:
+                # Its records are delivered again elsewhere. This host goes on with the shards it holds.
+                _LOGGER.info("a shard has moved during a call shard_id=%s", batch.position.shard_id)
+        finally:
+            self.is_busy = False
 
     async def _succeeded(self, batch: Batch, result: InvocationResult, session: Session) -> None:
         # 1. Report: the call was made, whatever becomes of the ack.
@@ -136,18 +123,27 @@ class Deliverer:
             record_count=batch.record_count, duration_ms=result.duration_ms, iterator_age_ms=age_ms
         )
         # 2. Ack. Nobody acks after the last batch, so only there it is worth the wait for the disk.
-        try:
-            await session.ack(batch.position, durable=self._is_stopping)
-        except errors.LeaseFencedError:
-            # The shard has moved: its records are delivered again elsewhere. This host goes on with those it holds.
-            _LOGGER.info("a shard has moved during a call shard_id=%s", batch.position.shard_id)
-            return
+        await session.ack(batch.position, durable=self._is_stopping)
         self.batches_done += 1
+
+    async def _failed(
+        self, batch: Batch, error_type: str, duration_ms: float, session: Session, queue: BatchQueue
+    ) -> None:
+        self._reporter.add_failure(duration_ms=duration_ms)
+        # The message may hold data of items: it goes to the trigger's log only.
+        _LOGGER.info(
+            "a batch failed shard_id=%s records=%d error=%s", batch.position.shard_id, batch.record_count, error_type
+        )
+        # Whoever leaves the group gives everything back.
+        if not self._is_stopping:
+            queue.keep_together(batch)
+            message = f"the function failed: {error_type}"
+            await session.nack(batch.position, batch.first_sequence_number, message=message)
 
 
 async def _read(session: Session, queue: BatchQueue) -> None:
     async for delivery in session:
-        await queue.put(delivery)
+        queue.put(delivery)
 
 
 async def _unless_ended(reading: asyncio.Task[None], awaitable: Awaitable[Value]) -> Value:

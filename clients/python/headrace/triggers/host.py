@@ -1,7 +1,8 @@
 """The trigger host: runs every enabled trigger of a broker, and follows what is created, changed and deleted.
 
 It keeps nothing that matters: which triggers there are, their code and how far they have come is all with the broker.
-So it may be killed at any time, and several may run: one holds a trigger's stream, the others stand by for it.
+So it may be killed at any time, and several may run: they share the shards of a trigger's stream, and whoever has none
+stands by.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ from headrace._channel import ENDPOINT_VARIABLE, UNARY_TIMEOUT_S
 from headrace.consumer import ConsumerSession
 from headrace.triggers import archive
 from headrace.triggers.archive import ArchiveError
-from headrace.triggers.deliver import Deliverer, UnreadSessionError
+from headrace.triggers.deliver import Deliverer
 from headrace.triggers.function import Function, wall_clock_us
 from headrace.triggers.function_spec import FunctionSpec
 from headrace.triggers.log_capture import log_line
@@ -37,9 +37,16 @@ RECONNECT_MAX_S: Final = 15.0
 
 # AWS: most records in one GetRecords response; the broker's own bound of a delivery.
 _DELIVERY_RECORDS_MAX: Final = 1_000
-# The credit of a session: enough to form the next batch while the function works on this one.
+# The credit of a session: enough to form the next batches while the function works on this one. It also bounds what a
+# trigger holds in memory.
 _IN_FLIGHT_BATCHES: Final = 4
 _IN_FLIGHT_RECORDS_MAX: Final = 100_000
+_IN_FLIGHT_BYTES_MAX: Final = 16 * 1024 * 1024
+# A shard that is to move to another host does so as soon as the calls for what was delivered of it are done. As long as
+# the broker allows: a call that outlives its lease would put old changes over newer ones.
+_REVOKE_TIMEOUT_S: Final = 300
+# As in Lambda, a batch that fails is tried for ever.
+_ATTEMPTS_UNBOUNDED: Final = 0
 
 _LOGGER: Final = logging.getLogger(__name__)
 
@@ -48,14 +55,13 @@ class StaleCodeError(Exception):
     """The code fetched is not the code that the trigger's description names: it was replaced in between."""
 
 
-# These heal by themselves: the broker comes back, another host goes on, the new description arrives, the next session
-# tries the batch again. They are no problem of the trigger.
+# These heal by themselves: the broker comes back, another host goes on, the new description arrives. They are no
+# problem of the trigger.
 _PASSING_ERRORS: Final = (
     errors.UnavailableError,
     errors.DeadlineExceededError,
     errors.LeaseFencedError,
     StaleCodeError,
-    UnreadSessionError,
 )
 
 
@@ -116,9 +122,7 @@ class TriggerRunner:
     async def _run_until_stopped(self, code_dir: Path) -> None:
         backoff = Backoff(initial_s=RECONNECT_INITIAL_S, max_s=RECONNECT_MAX_S, random=self._random)
         function = Function(self._function_spec(code_dir), self._reporter.add_line, random=self._random)
-        deliverer = self._deliverer = Deliverer(
-            function, self._reporter, batch_size=self._trigger.batch_size, random=self._random
-        )
+        deliverer = self._deliverer = Deliverer(function, self._reporter, batch_size=self._trigger.batch_size)
         has_code = False
         try:
             while True:
@@ -153,6 +157,10 @@ class TriggerRunner:
             starting_position=position.removeprefix("STARTING_POSITION_"),
             max_batch_records=min(batch_size, _DELIVERY_RECORDS_MAX),
             max_in_flight_records=min(batch_size * _IN_FLIGHT_BATCHES, _IN_FLIGHT_RECORDS_MAX),
+            max_in_flight_bytes=_IN_FLIGHT_BYTES_MAX,
+            assignment_mode="SHARED",
+            max_attempts=_ATTEMPTS_UNBOUNDED,
+            revoke_timeout_s=_REVOKE_TIMEOUT_S,
         )
 
     async def _exists(self) -> bool:
