@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import threading
@@ -11,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from random import Random
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 import pytest
 from click.testing import CliRunner
@@ -23,58 +22,11 @@ from headrace.v1.attribute_value_pb2 import AttributeValue, Item
 from tests.broker_process import BrokerProcess
 from tests.companion_process import CompanionProcess
 from tests.conftest import eventually
-from tests.rpc import Client, TestTable, unique_name
+from tests.rpc import Client, TestTable
+from tests.triggers.hosts import Headrace, create, headrace_at, item
 from tests.triggers.noting_function import NotingFunction
 
 KILL_ROUNDS = 6
-
-
-class Headrace(Protocol):
-    """Runs a command against the broker under test, which must succeed; gives what it printed as JSON."""
-
-    def __call__(self, *arguments: str) -> Any: ...
-
-
-def headrace_at(endpoint: str) -> Headrace:
-    def run(*arguments: str) -> Any:
-        result = CliRunner().invoke(main, [*arguments, "-o", "json"], env={"HEADRACE_ENDPOINT": endpoint})
-        assert result.exit_code == 0, result.output
-        return json.loads(result.stdout)
-
-    return run
-
-
-@pytest.fixture
-def headrace(endpoint: str) -> Headrace:
-    return headrace_at(endpoint)
-
-
-@pytest.fixture
-def function(tmp_path: Path) -> NotingFunction:
-    return NotingFunction(tmp_path)
-
-
-@pytest.fixture
-def host(endpoint: str, tmp_path: Path) -> Iterator[CompanionProcess]:
-    with CompanionProcess("trigger-host", endpoint, tmp_path) as process:
-        yield process.wait_ready()
-
-
-@pytest.fixture
-def trigger(client: Client) -> Iterator[str]:
-    """The name of a trigger to make; deleted afterwards, so that the hosts of other tests do not run it."""
-    name = unique_name("trigger")
-    yield name
-    result = CliRunner().invoke(main, ["trigger", "delete", name, "--yes", "--endpoint", client.endpoint])
-    assert result.exit_code == 0 or "not found" in result.output, result.output
-
-
-def create(headrace: Headrace, trigger: str, table: TestTable, function: NotingFunction, *options: str) -> None:
-    headrace("trigger", "create", trigger, "--table", table.name, "--handler", str(function.file), *options)
-
-
-def item(key: str, value: int) -> Item:
-    return Item(attributes={"id": AttributeValue(s=key), "value": AttributeValue(n=str(value))})
 
 
 def logged(client: Client, table: TestTable) -> list[str]:
