@@ -73,7 +73,7 @@ def test_a_life_without_trouble() -> None:
     assert (progress.bootstrap_start_key, progress.items_copied) == (b"m", 3)
     progress = progress.bootstrapped()
     assert (progress.phase, progress.status, progress.bootstrap_start_key) == (Phase.FOLLOW, Status.ACTIVE, b"")
-    progress = progress.applied(records=4, last_sequence_number="9", lag_ms=8)
+    progress = progress.applied(records=4, last_sequence_number="09", lag_ms=8)
     assert progress.applied(records=3, last_sequence_number="12", lag_ms=4) == ACTIVE
 
 
@@ -114,11 +114,17 @@ def test_an_error_is_cut_to_what_the_broker_keeps() -> None:
     assert len(ACTIVE.troubled("x" * 5_000).last_error) == LAST_ERROR_LENGTH_MAX
 
 
+# Of several shards one may be read later than another; what is shown must not seem to go back.
+def test_the_last_record_applied_is_the_newest_whichever_shard_came_last() -> None:
+    progress = ACTIVE.applied(records=1, last_sequence_number="11", lag_ms=4)
+    assert (progress.last_applied_sequence_number, progress.records_applied) == ("12", ACTIVE.records_applied + 1)
+
+
 def test_trimmed_data_means_lost_changes_and_the_gap_is_told() -> None:
-    cause = errors.TrimmedDataAccessError("records are gone", metadata={"oldest": "9", "lost_after": "4"})
-    why = lost_changes(error("source", cause))
+    metadata = {"shard_id": "shardId-1", "last_lost_sequence_number": "9", "first_lost_sequence_number": "4"}
+    why = lost_changes(error("source", errors.TrimmedDataAccessError("records are gone", metadata=metadata)))
     assert why is not None
-    assert "records are gone (lost_after 4, oldest 9)" in why
+    assert "gone (first_lost_sequence_number 4, last_lost_sequence_number 9, shard_id shardId-1)" in why
 
 
 def test_a_group_of_another_stream_means_lost_changes() -> None:
@@ -191,11 +197,14 @@ def test_the_order_of_definitions_does_not_matter() -> None:
 
 def test_the_target_is_made_with_key_and_stream_of_the_source() -> None:
     source = table(key=(("id", S), ("time", N)))
+    source.stream_settings.retention_period_in_seconds = 3_600
+    source.stream_settings.min_shards = 2
     request = target_table_request(source, "copy")
     assert request.table_name == "copy"
     assert list(request.key_schema) == list(source.key_schema)
     assert list(request.attribute_definitions) == list(source.attribute_definitions)
     assert request.stream_specification == source.stream_specification
+    assert request.stream_settings == source.stream_settings
     assert key_names(source) == ("id", "time")
 
 

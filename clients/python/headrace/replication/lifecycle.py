@@ -11,6 +11,11 @@ key: what the copy brought is the item as it was in some snapshot, or nothing, a
 record after S, which is followed. So a put is applied, and so is a delete that happened between two snapshots, of an
 item that the first had already brought. To start at the second snapshot would lose exactly that delete. Records that
 the copy contains already come once more and change nothing, because a change is applied only if its version is newer.
+
+Splits and merges of the source's shards take nothing from this. S is a position in the whole stream: a shard that ends
+at or before S holds no record after it, and of all others the broker gives each record after S, those of a closed shard
+before those of the shards that follow it. So the records of a key come in order, whichever shards they are in; and were
+they not in order, the versions would still tell.
 """
 
 from __future__ import annotations
@@ -146,7 +151,8 @@ class Progress:
         return replace(
             self,
             records_applied=self.records_applied + records,
-            last_applied_sequence_number=last_sequence_number,
+            # The shards take turns, so the records of one may be older than the last ones of another.
+            last_applied_sequence_number=max(self.last_applied_sequence_number, last_sequence_number),
             replication_lag_ms=lag_ms,
         )
 
@@ -216,12 +222,13 @@ def check_target_is_free(table_name: str, *, source_region: str, target_region: 
 
 
 def target_table_request(source: table_pb2.TableDescription, name: str) -> table_service_pb2.CreateTableRequest:
-    """What makes the replica's table: the key and the stream of the source, so that triggers work on it too."""
+    """What makes the replica's table: key, stream and its settings as the source's, so that triggers work on it too."""
     return table_service_pb2.CreateTableRequest(
         table_name=name,
         key_schema=source.key_schema,
         attribute_definitions=source.attribute_definitions,
         stream_specification=source.stream_specification,
+        stream_settings=source.stream_settings if source.HasField("stream_settings") else None,
     )
 
 
