@@ -183,6 +183,15 @@ class Requests:
             if request is grpc.aio.EOF:
                 return
             self.received.append(request)
+            if request.HasField("nack"):
+                await context.write(
+                    pb.ConsumeResponse(
+                        shard_id=SHARD,
+                        lease_epoch=epoch,
+                        sequence_number=request.nack.sequence_number,
+                        nacked=pb.Nacked(attempts=1),
+                    )
+                )
         self.is_answered.set()
         await context.read()
 

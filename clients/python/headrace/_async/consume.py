@@ -72,9 +72,11 @@ class AsyncConsumerBatch:
         TRANSIENT: it comes again, after `retry_delay_s` or a delay that doubles from 0.1 to 30 seconds; the last of
         `max_attempts` parks its key. FATAL parks the key now: the record and all later ones of the key wait in the
         broker until they are redriven, and the shard goes on. SHUTDOWN: another member gets it. `message` is for
-        people, and is kept.
+        people, and is kept. On disk when this returns.
 
         Returns False if the session or the shard has been lost: then these records are delivered again.
+
+        Raises: ValidationError if the record is not in this batch, or is acked.
         """
         try:
             await self._session.nack(

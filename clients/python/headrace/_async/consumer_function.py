@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from typing import TYPE_CHECKING, Any, Final
 
 from headrace._async.consume import AsyncConsumerBatch
+from headrace.errors import ValidationError
 
 if TYPE_CHECKING:
     from headrace._async.client import AsyncClient
@@ -54,6 +55,8 @@ class AsyncConsumerFunction:
         except Exception as error:
             _LOGGER.warning("a consumer function failed group=%s", self._options["group"], exc_info=True)
             message = f"{type(error).__name__}: {error}"
-            await batch.nack(record, message=message[:_MESSAGE_LENGTH_MAX])
+            # The function may have acked the batch by itself before it failed; then there is nothing to try again.
+            with suppress(ValidationError):
+                await batch.nack(record, message=message[:_MESSAGE_LENGTH_MAX])
         else:
             await batch.ack()

@@ -6,10 +6,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from typing import TYPE_CHECKING, Any, Final
 
 from headrace._sync.consume import ConsumerBatch
+from headrace.errors import ValidationError
 
 if TYPE_CHECKING:
     from headrace._sync.client import Client
@@ -56,6 +57,8 @@ class ConsumerFunction:
         except Exception as error:
             _LOGGER.warning("a consumer function failed group=%s", self._options["group"], exc_info=True)
             message = f"{type(error).__name__}: {error}"
-            batch.nack(record, message=message[:_MESSAGE_LENGTH_MAX])
+            # The function may have acked the batch by itself before it failed; then there is nothing to try again.
+            with suppress(ValidationError):
+                batch.nack(record, message=message[:_MESSAGE_LENGTH_MAX])
         else:
             batch.ack()
