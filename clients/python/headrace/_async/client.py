@@ -14,7 +14,7 @@ import grpc
 import grpc.aio
 
 from headrace import errors
-from headrace._async.consume import AsyncConsumerBatch, consume
+from headrace._async.consume import AsyncConsumerBatch, AsyncConsumption
 from headrace._async.write import write_items
 from headrace._backoff import Backoff, Reconnect
 from headrace._channel import UNARY_TIMEOUT_S, open_async_channel
@@ -37,6 +37,7 @@ from headrace._messages import (
     to_update_request,
 )
 from headrace._models import (
+    ConsumeOptions,
     ConsumerGroup,
     ConsumerGroupExplanation,
     Delete,
@@ -491,9 +492,7 @@ class AsyncClient:
         Raises: ValidationError, ResourceNotFoundError; TrimmedDataAccessError if the group is further behind than the
         stream reaches; UnavailableError if there is no broker, or none for a quarter of an hour.
         """
-        return consume(
-            self._channel,
-            table=table,
+        options = ConsumeOptions(
             group=group,
             start=start,
             member=member,
@@ -502,8 +501,8 @@ class AsyncClient:
             max_in_flight_bytes=max_in_flight_bytes,
             on_gap=on_gap,
             max_attempts=max_attempts,
-            random=self._random,
         )
+        return self._consumption(table, options).batches()
 
     async def describe_consumer_group(self, group: str) -> ConsumerGroup:
         """Describes a consumer group: members, checkpoints, lag.
@@ -586,6 +585,9 @@ class AsyncClient:
         return (await self._call(self._stubs.consumers.DiscardParkedKey, request)).discarded_records
 
     # Calls
+
+    def _consumption(self, table: str, options: ConsumeOptions) -> AsyncConsumption:
+        return AsyncConsumption(self._channel, table, options, self._random)
 
     async def _call(
         self, method: grpc.aio.UnaryUnaryMultiCallable[_Request, _Response], request: _Request

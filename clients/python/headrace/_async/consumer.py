@@ -248,6 +248,10 @@ class AsyncConsumerSession:
         if answer.refusal is not None:
             raise answer.refusal
 
+    async def leave(self) -> None:
+        """Tells the broker that no more acks come: it takes those that were sent, and ends the session."""
+        await self._open_duplex().done_sending()
+
     def holds(self, delivery: Delivery) -> bool:
         """Whether the shard of a delivery is still held under the lease it was delivered with."""
         shard = self._shards.get(delivery.shard_id)

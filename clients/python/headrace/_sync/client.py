@@ -36,6 +36,7 @@ from headrace._messages import (
     to_update_request,
 )
 from headrace._models import (
+    ConsumeOptions,
     ConsumerGroup,
     ConsumerGroupExplanation,
     Delete,
@@ -58,7 +59,7 @@ from headrace._models import (
 from headrace._progress import Progress
 from headrace._records import ChangeRecord, RecordBatch, to_record_batch
 from headrace._stubs import Stubs
-from headrace._sync.consume import ConsumerBatch, consume
+from headrace._sync.consume import ConsumerBatch, Consumption
 from headrace._sync.write import write_items
 from headrace._values import from_item, to_item
 from headrace.v1 import (
@@ -488,9 +489,7 @@ class Client:
         Raises: ValidationError, ResourceNotFoundError; TrimmedDataAccessError if the group is further behind than the
         stream reaches; UnavailableError if there is no broker, or none for a quarter of an hour.
         """
-        return consume(
-            self._channel,
-            table=table,
+        options = ConsumeOptions(
             group=group,
             start=start,
             member=member,
@@ -499,8 +498,8 @@ class Client:
             max_in_flight_bytes=max_in_flight_bytes,
             on_gap=on_gap,
             max_attempts=max_attempts,
-            random=self._random,
         )
+        return self._consumption(table, options).batches()
 
     def describe_consumer_group(self, group: str) -> ConsumerGroup:
         """Describes a consumer group: members, checkpoints, lag.
@@ -583,6 +582,9 @@ class Client:
         return (self._call(self._stubs.consumers.DiscardParkedKey, request)).discarded_records
 
     # Calls
+
+    def _consumption(self, table: str, options: ConsumeOptions) -> Consumption:
+        return Consumption(self._channel, table, options, self._random)
 
     def _call(self, method: grpc.UnaryUnaryMultiCallable[_Request, _Response], request: _Request) -> _Response:
         """Calls with the deadline, again while throttled."""
