@@ -416,6 +416,29 @@ async def test_the_acks_of_several_threads_rise() -> None:
     assert acks[-1] == 2_000
 
 
+# Parked keys that are redriven come and end like shards, for as long as a session lives.
+async def test_shards_that_have_ended_are_forgotten_in_the_end() -> None:
+    count = 1_100
+
+    async def script(context: Any) -> None:
+        for number in range(count):
+            end = pb.ConsumeResponse(
+                shard_id=str(number), lease_epoch=1, sequence_number=seq(1), shard_ended=pb.ShardEnded()
+            )
+            done = pb.ConsumeResponse(
+                shard_id=str(number), lease_epoch=1, sequence_number=seq(1), checkpointed=pb.Checkpointed()
+            )
+            for response in (assigned(shard_id=str(number)), end, done):
+                await context.write(response)
+        for response in (assigned(), records(1)):
+            await context.write(response)
+
+    async with session_with(script) as session:
+        delivery = await anext(session)
+        assert session.holds(delivery)
+        assert len(session._shards) == 1_024 + 1
+
+
 async def test_a_gap_is_told_with_the_records_after_it() -> None:
     async def script(context: Any) -> None:
         lost = pb.ShardGap(first_lost_sequence_number=seq(1), last_lost_sequence_number=seq(5))

@@ -24,6 +24,8 @@ from headrace.v1 import record_pb2
 
 _LOGGER: Final = logging.getLogger(__name__)
 
+# Of the shards that are processed to their ends, so many are remembered: a late ack of one of them is no mistake.
+_FINISHED_SHARDS_MAX: Final = 1_024
 # The longest wait that a nack may ask for.
 RETRY_DELAY_MAX_S: Final = 15 * 60
 
@@ -298,6 +300,8 @@ class AsyncConsumerSession:
         shard_id, event = response.shard_id, response.WhichOneof("event")
         if event == "assigned":
             at = response.assigned.checkpoint
+            # Put last, so that those which ended first are forgotten first.
+            self._shards.pop(shard_id, None)
             self._shards[shard_id] = _Shard(response.lease_epoch, delivered=at, acked=at, checkpointed=at)
             self.is_standby = False
             return
@@ -320,6 +324,8 @@ class AsyncConsumerSession:
             return
         if event == "checkpointed":
             shard.checkpointed = response.sequence_number
+            if len(self._shards) > _FINISHED_SHARDS_MAX:
+                self._forget_finished_shards()
         elif event == "shard_ended":
             shard.end = response.sequence_number
         elif event == "gap":
@@ -353,6 +359,13 @@ class AsyncConsumerSession:
         if shard is None or shard.lease_epoch != delivery.lease_epoch:
             raise errors.LeaseFencedError(f"shard {delivery.shard_id}: lease {delivery.lease_epoch} is no longer held")
         return shard
+
+    def _forget_finished_shards(self) -> None:
+        finished = [
+            shard_id for shard_id, shard in self._shards.items() if shard.end and shard.checkpointed >= shard.end
+        ]
+        for shard_id in finished[:-_FINISHED_SHARDS_MAX]:
+            del self._shards[shard_id]
 
     @staticmethod
     def _refusal_of_nack(response: pb.ConsumeResponse) -> errors.HeadraceError:
