@@ -103,6 +103,7 @@ async def test_entering_sends_the_start_and_learns_the_stream() -> None:
         member_name="m",
         max_batch_records=10,
         max_in_flight_records=20,
+        revoke_timeout_s=300,
     ) as session:
         assert (session.stream_arn, session.region, session.is_standby) == (ARN, "local-1", False)
     assert starts == [
@@ -116,6 +117,7 @@ async def test_entering_sends_the_start_and_learns_the_stream() -> None:
             max_in_flight_records=20,
             assignment_mode=pb.ASSIGNMENT_MODE_SHARED,
             on_gap=pb.GAP_POLICY_FAIL,
+            revoke_timeout_in_seconds=300,
         )
     ]
 

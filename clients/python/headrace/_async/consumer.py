@@ -102,13 +102,15 @@ class AsyncConsumerSession:
         assignment_mode: str = "SHARED",
         on_gap: str = "FAIL",
         max_attempts: int | None = None,
+        revoke_timeout_s: int | None = None,
     ) -> None:
         """Reads the stream `stream_arn`, or the enabled stream of `table_name`.
 
         `starting_position` counts only while the group is new: TRIM_HORIZON, LATEST, AFTER_SEQUENCE_NUMBER,
         AT_TIMESTAMP or SNAPSHOT. A delivery has at most `max_batch_records`; no more come while so many records or
         bytes are in flight, that is, not acked. With the `assignment_mode` EXCLUSIVE one member holds all shards and
-        the others stand by. What is None is left to the broker.
+        the others stand by. A shard that is to move to another member is taken away after `revoke_timeout_s` at the
+        latest. What is None is left to the broker.
         """
         self._start = pb.ConsumeStart(
             stream_arn=stream_arn,
@@ -124,6 +126,7 @@ class AsyncConsumerSession:
             assignment_mode=enum_value(pb.AssignmentMode, assignment_mode, "assignment_mode"),
             on_gap=enum_value(pb.GapPolicy, on_gap, "on_gap"),
             max_attempts=max_attempts,
+            revoke_timeout_in_seconds=revoke_timeout_s,
         )
         self._consumers = AsyncStubs(channel).consumers
         self._duplex: AsyncDuplex[pb.ConsumeRequest, pb.ConsumeResponse] | None = None
