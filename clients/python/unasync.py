@@ -38,6 +38,7 @@ REPLACEMENTS = [
     (r"__aiter__", "__iter__"),
     (r"__anext__", "__next__"),
     (r"aclosing", "closing"),
+    (r"anext", "next"),
     (r"_async", "_sync"),
     (r"asyncio", "threads"),
     (r"tasks of one event loop", "threads"),

@@ -667,6 +667,66 @@ async def test_tail_ends_with_its_stream(connect: Connect) -> None:
         assert len([batch async for batch in client.tail("flights", start="TRIM_HORIZON")]) == 2
 
 
+class TurnTakingLog:
+    """A stream of several shards, read as a whole: a record of a shard each response, or None for one without any.
+
+    An iterator is the count of responses before it. Once, the read breaks after so many of them, and then that is too
+    old.
+    """
+
+    def __init__(self, *responses: tuple[str, int] | None, expires_after: int) -> None:
+        self.requests: list[stream_service_pb2.GetRecordsRequest] = []
+        self._responses = responses
+        self._expires_after = expires_after
+
+    def scripts(self) -> dict[str, Any]:
+        return {
+            "DescribeTable": answer(table_service_pb2.DescribeTableResponse(table=table(latest_stream_arn=ARN))),
+            "GetRecords": self.get_records,
+        }
+
+    async def get_records(self, request: Any, context: Any) -> None:
+        self.requests.append(request)
+        if request.shard_iterator:
+            await abort(context, grpc.StatusCode.FAILED_PRECONDITION, "EXPIRED_ITERATOR")
+        for place, response in enumerate(self._responses):
+            if request.sequence_number and (response is None or seq(response[1]) <= request.sequence_number):
+                continue
+            if not request.sequence_number and place == self._expires_after:
+                await abort(context, grpc.StatusCode.UNAVAILABLE, message="draining")
+            shard_id, records = ("", []) if response is None else (response[0], [record(response[1])])
+            await context.write(
+                stream_service_pb2.GetRecordsResponse(
+                    records=records, shard_id=shard_id, next_shard_iterator=str(place + 1)
+                )
+            )
+
+
+# After a long absence the position is too old. The shards take turns, so the number of the last record may be greater
+# than that of a record which has not come yet; up to that of the last moment when nothing was unread, all is read.
+async def test_tail_replaces_an_expired_position_by_a_number_up_to_which_all_is_read(connect: Connect) -> None:
+    log = TurnTakingLog(("a", 1), ("b", 2), None, ("a", 9), ("b", 3), ("a", 10), expires_after=4)
+    async with fake_broker(**log.scripts()) as endpoint, connect(endpoint) as client:
+        numbers = [
+            (batch.shard_id, one.sequence_number)
+            async for batch in client.tail("flights", start="TRIM_HORIZON", follow=False)
+            for one in batch.records
+        ]
+    assert numbers == [("a", seq(1)), ("b", seq(2)), ("a", seq(9)), ("b", seq(3)), ("a", seq(10))]
+    assert log.requests[-1] == stream_service_pb2.GetRecordsRequest(
+        stream_arn=ARN,
+        shard_iterator_type=stream_service_pb2.SHARD_ITERATOR_TYPE_AFTER_SEQUENCE_NUMBER,
+        sequence_number=seq(2),
+    )
+
+
+async def test_tail_does_not_guess_where_it_was(connect: Connect) -> None:
+    log = TurnTakingLog(("a", 1), ("a", 2), ("b", 1), expires_after=2)
+    async with fake_broker(**log.scripts()) as endpoint, connect(endpoint) as client:
+        with pytest.raises(headrace.ExpiredIteratorError):
+            [batch async for batch in client.tail("flights", start="TRIM_HORIZON", follow=False)]
+
+
 async def test_tail_of_a_table_without_a_stream_is_not_found(connect: Connect) -> None:
     describe = answer(table_service_pb2.DescribeTableResponse(table=table()))
     async with fake_broker(DescribeTable=describe) as endpoint, connect(endpoint) as client:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from contextlib import aclosing
 from typing import Any
 
@@ -183,17 +182,17 @@ class Requests:
             if request is grpc.aio.EOF:
                 return
             self.received.append(request)
+            if request.HasField("nack"):
+                await context.write(
+                    pb.ConsumeResponse(
+                        shard_id=SHARD,
+                        lease_epoch=epoch,
+                        sequence_number=request.nack.sequence_number,
+                        nacked=pb.Nacked(attempts=1),
+                    )
+                )
         self.is_answered.set()
         await context.read()
-
-
-async def run_until_answered(running: Any, group: Requests) -> None:
-    """Runs a consumer until its second answer is in, in a thread if it blocks."""
-    task = asyncio.create_task(running) if asyncio.iscoroutine(running) else asyncio.ensure_future(running)
-    async with asyncio.timeout(10):
-        await group.is_answered.wait()
-    task.cancel()
-    await asyncio.wait({task}, timeout=10)
 
 
 async def test_a_function_that_fails_at_a_record_nacks_it_and_acks_the_batch_when_it_succeeds() -> None:
@@ -206,8 +205,15 @@ async def test_a_function_that_fails_at_a_record_nacks_it_and_acks_the_batch_whe
         seen.append(record.sequence_number)
 
     assert isinstance(handle, headrace.AsyncConsumerFunction)
-    async with fake_broker(Consume=group.consume) as endpoint, headrace.AsyncClient(endpoint) as client:
-        await run_until_answered(handle.run(client), group)
+    async with (
+        fake_broker(Consume=group.consume) as endpoint,
+        headrace.AsyncClient(endpoint) as client,
+        asyncio.timeout(10),
+    ):
+        running = asyncio.create_task(handle.run(client))
+        await group.is_answered.wait()
+        await handle.stop()
+        await running
     nack, ack = group.received
     assert (nack.nack.sequence_number, nack.nack.reason) == (seq(2), pb.NACK_REASON_TRANSIENT)
     assert nack.nack.message == "RuntimeError: no such customer"
@@ -225,19 +231,41 @@ async def test_a_function_for_threads_gets_batches_and_a_failed_one_comes_again_
             raise failures.pop()
 
     assert isinstance(handle, headrace.ConsumerFunction)
-    async with fake_broker(Consume=group.consume) as endpoint:
-        client = headrace.Client(endpoint)
-        running = asyncio.create_task(asyncio.to_thread(handle.run, client))
-        async with asyncio.timeout(10):
+    async with fake_broker(Consume=group.consume) as endpoint, asyncio.timeout(10):
+        with headrace.Client(endpoint) as client:
+            running = asyncio.create_task(asyncio.to_thread(handle.run, client))
             await group.is_answered.wait()
-        client.close()
-        with contextlib.suppress(headrace.HeadraceError, ValueError):
+            await asyncio.to_thread(handle.stop)
             await running
     nack, ack = group.received
     assert nack.nack.sequence_number == seq(1)
     assert len(nack.nack.message) == 1_024
     assert ack.ack.sequence_number == seq(3)
     assert sizes == [3, 2]
+
+
+# What is being processed is acked before the member leaves, and nothing more is begun.
+async def test_a_function_may_stop_its_own_run() -> None:
+    group, seen = Requests(), list[str]()
+
+    @headrace.consumes("flights", group="g", per_record=True)
+    async def handle(record: headrace.ChangeRecord) -> None:
+        seen.append(record.sequence_number)
+        await handle.stop()
+
+    async with (
+        fake_broker(Consume=group.consume) as endpoint,
+        headrace.AsyncClient(endpoint) as client,
+        asyncio.timeout(10),
+    ):
+        await handle.run(client)
+    assert [request.ack.sequence_number for request in group.received] == [seq(3)]
+    assert seen == [seq(1), seq(2), seq(3)]
+
+
+def test_a_consumer_function_knows_its_options_when_it_is_made() -> None:
+    with pytest.raises(TypeError, match="max_attemps"):
+        headrace.consumes("flights", group="g", max_attemps=3)
 
 
 def test_a_consumer_function_can_be_called_by_itself() -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -11,7 +13,8 @@ import grpc
 import pytest
 
 from headrace import errors
-from headrace._channel import open_async_channel
+from headrace._channel import open_async_channel, open_channel
+from headrace._sync.consumer import ConsumerSession as ThreadsSession
 from headrace.consumer import ConsumerSession
 from headrace.v1 import consumer_service_pb2 as pb
 from headrace.v1 import error_pb2, record_pb2
@@ -100,6 +103,7 @@ async def test_entering_sends_the_start_and_learns_the_stream() -> None:
         member_name="m",
         max_batch_records=10,
         max_in_flight_records=20,
+        revoke_timeout_s=300,
     ) as session:
         assert (session.stream_arn, session.region, session.is_standby) == (ARN, "local-1", False)
     assert starts == [
@@ -113,6 +117,7 @@ async def test_entering_sends_the_start_and_learns_the_stream() -> None:
             max_in_flight_records=20,
             assignment_mode=pb.ASSIGNMENT_MODE_SHARED,
             on_gap=pb.GAP_POLICY_FAIL,
+            revoke_timeout_in_seconds=300,
         )
     ]
 
@@ -316,6 +321,124 @@ async def test_a_nack_names_the_record_and_what_follows_it_is_void_until_the_sha
     assert (nack.shard_id, nack.lease_epoch, nack.sequence_number) == (SHARD, 1, seq(2))
     assert (nack.reason, nack.message) == (pb.NACK_REASON_TRANSIENT, "later")
     assert nack.retry_delay.ToMilliseconds() == 250
+
+
+def refused(number: int, reason: str) -> pb.ConsumeResponse:
+    error = error_pb2.Error(reason=reason, message="no")
+    return pb.ConsumeResponse(shard_id=SHARD, lease_epoch=1, sequence_number=seq(number), refused=error)
+
+
+async def test_a_nack_that_is_fenced_says_so_and_the_session_goes_on() -> None:
+    async def script(context: Any) -> None:
+        for response in (assigned(), assigned(shard_id="other"), records(1), records(2)):
+            await context.write(response)
+        assert (await context.read()).HasField("ack")
+        assert (await context.read()).HasField("nack")
+        # The ack of the same lease is refused too, and is not the answer to the nack.
+        for response in (refused(1, "LEASE_FENCED"), refused(2, "LEASE_FENCED"), records(9, shard_id="other")):
+            await context.write(response)
+
+    async with session_with(script) as session:
+        first, second = await anext(session), await anext(session)
+        await session.ack(first)
+        for _ in range(2):
+            with pytest.raises(errors.LeaseFencedError):
+                await session.nack(second, seq(2))
+        assert (await anext(session)).shard_id == "other"
+
+
+# The lease goes on at the broker, but what came under it since the nack is gone here.
+async def test_a_nack_of_a_record_that_is_gone_ends_the_session() -> None:
+    async def script(context: Any) -> None:
+        for response in (assigned(), records(1)):
+            await context.write(response)
+        await context.read()
+        await context.write(refused(1, "VALIDATION"))
+
+    async with session_with(script) as session:
+        delivery = await anext(session)
+        with pytest.raises(errors.UnavailableError):
+            await session.nack(delivery, seq(1))
+        with pytest.raises(errors.UnavailableError):
+            await anext(session)
+
+
+# The broker would refuse it too, but then what came after it is dropped here already.
+async def test_a_nack_that_makes_no_sense_is_refused_here() -> None:
+    async def script(context: Any) -> None:
+        for response in (assigned(), records(1), records(2)):
+            await context.write(response)
+
+    async with session_with(script) as session:
+        first, second = await anext(session), await anext(session)
+        await session.ack(first)
+        for options, field in (
+            ({"sequence_number": seq(1)}, "sequence_number"),
+            ({"sequence_number": seq(3)}, "sequence_number"),
+            ({"sequence_number": seq(2), "reason": "SOMETIMES"}, "reason"),
+            ({"sequence_number": seq(2), "retry_delay_s": 901.0}, "retry_delay_s"),
+        ):
+            with pytest.raises(errors.ValidationError) as invalid:
+                await session.nack(second, **options)
+            assert invalid.value.metadata["field"] == field
+        assert session.holds(second)
+
+
+# A number that is sent after a greater one is below the checkpoint, and that would end the session.
+async def test_the_acks_of_several_threads_rise() -> None:
+    acks: list[int] = []
+
+    async def consume(requests: object, context: Any) -> None:
+        del requests
+        await context.read()
+        await context.write(STARTED)
+        await context.write(assigned())
+        for number in range(1, 2_001):
+            await context.write(records(number))
+        while (request := await context.read()) is not grpc.aio.EOF:
+            acks.append(int(request.ack.sequence_number))
+
+    def ack_in_threads(endpoint: str) -> None:
+        with (
+            open_channel(endpoint) as channel,
+            ThreadsSession(channel, table_name="flights", group_name="g") as session,
+        ):
+            deliveries = [next(session) for _ in range(2_000)]
+            with ThreadPoolExecutor(8) as pool:
+                list(pool.map(session.ack, deliveries))
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        async with fake_broker(Consume=consume) as endpoint:
+            await asyncio.to_thread(ack_in_threads, endpoint)
+    finally:
+        sys.setswitchinterval(interval)
+    assert acks == sorted(acks)
+    assert acks[-1] == 2_000
+
+
+# Parked keys that are redriven come and end like shards, for as long as a session lives.
+async def test_shards_that_have_ended_are_forgotten_in_the_end() -> None:
+    count = 1_100
+
+    async def script(context: Any) -> None:
+        for number in range(count):
+            end = pb.ConsumeResponse(
+                shard_id=str(number), lease_epoch=1, sequence_number=seq(1), shard_ended=pb.ShardEnded()
+            )
+            done = pb.ConsumeResponse(
+                shard_id=str(number), lease_epoch=1, sequence_number=seq(1), checkpointed=pb.Checkpointed()
+            )
+            for response in (assigned(shard_id=str(number)), end, done):
+                await context.write(response)
+        for response in (assigned(), records(1)):
+            await context.write(response)
+
+    async with session_with(script) as session:
+        delivery = await anext(session)
+        assert session.holds(delivery)
+        assert len(session._shards) == 1_024 + 1
 
 
 async def test_a_gap_is_told_with_the_records_after_it() -> None:

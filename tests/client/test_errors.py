@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 import grpc
 import pytest
 
@@ -67,3 +69,25 @@ def test_an_error_inside_a_response_becomes_the_same_class() -> None:
     )
     assert type(error) is headrace.ConditionalCheckFailedError
     assert (error.message, error.metadata) == ("no", {"field": "condition"})
+
+
+async def test_a_gap_is_told_by_attributes() -> None:
+    error = await failure(
+        grpc.StatusCode.OUT_OF_RANGE,
+        "TRIMMED_DATA_ACCESS",
+        metadata={
+            "shard_id": "s",
+            "first_lost_sequence_number": "1",
+            "last_lost_sequence_number": "2",
+            "lost_from": "2024-01-01T00:00:00.000",
+            "lost_to": "2024-01-01T00:00:01.500",
+            "earliest_sequence_number": "3",
+        },
+    )
+    assert isinstance(error, headrace.TrimmedDataAccessError)
+    assert (error.shard_id, error.first_lost_sequence_number, error.last_lost_sequence_number) == ("s", "1", "2")
+    assert error.lost_from == datetime(2024, 1, 1, tzinfo=UTC)
+    assert error.lost_to == datetime(2024, 1, 1, 0, 0, 1, 500_000, tzinfo=UTC)
+    assert error.earliest_sequence_number == "3"
+    unknown = headrace.TrimmedDataAccessError("lost", metadata={"shard_id": ""})
+    assert (unknown.shard_id, unknown.first_lost_sequence_number, unknown.lost_from) == (None, None, None)

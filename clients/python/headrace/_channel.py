@@ -31,7 +31,13 @@ _RETRIED_METHODS: Final = {
     "headrace.v1.TableService": ("DescribeTable", "ListTables"),
     "headrace.v1.ItemService": ("GetItem",),
     "headrace.v1.StreamService": ("ListStreams", "DescribeStream", "GetShardIterator"),
-    "headrace.v1.ConsumerService": ("DescribeConsumerGroup", "ListConsumerGroups"),
+    "headrace.v1.ConsumerService": (
+        "DescribeConsumerGroup",
+        "ListConsumerGroups",
+        "ExplainConsumerGroup",
+        "ListParkedKeys",
+        "GetParkedRecords",
+    ),
     "headrace.v1.TriggerService": ("DescribeTrigger", "ListTriggers"),
     "headrace.v1.ReplicationService": ("DescribeReplica", "ListReplicas"),
 }

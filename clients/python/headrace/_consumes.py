@@ -7,6 +7,7 @@ from inspect import iscoroutinefunction
 from typing import Any, Protocol, overload
 
 from headrace._async.consumer_function import AsyncConsumerFunction
+from headrace._models import ConsumeOptions
 from headrace._sync.consumer_function import ConsumerFunction
 
 
@@ -28,11 +29,11 @@ def consumes(table: str, *, group: str, per_record: bool = False, **options: Any
 
     The function gets each batch or, with `per_record`, each record. An `async def` runs with an AsyncClient.
     """
-    given = {"group": group, **options}
+    given = ConsumeOptions(group=group, **options)
 
     def decorate(function: Callable[[Any], Any]) -> Any:
         if iscoroutinefunction(function):
-            return AsyncConsumerFunction(function, table, per_record=per_record, options=given)
-        return ConsumerFunction(function, table, per_record=per_record, options=given)
+            return AsyncConsumerFunction(function, table, given, per_record=per_record)
+        return ConsumerFunction(function, table, given, per_record=per_record)
 
     return decorate

@@ -178,6 +178,20 @@ class WriteResult:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ConsumeOptions:
+    """How a stream is consumed; see AsyncClient.consume. What is None is left to the broker."""
+
+    group: str
+    start: str | datetime = "TRIM_HORIZON"
+    member: str = ""
+    max_batch_records: int = 1_000
+    max_in_flight_records: int = 10_000
+    max_in_flight_bytes: int | None = None
+    on_gap: str = "FAIL"
+    max_attempts: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ShardCheckpoint:
     """How far a consumer group is on one shard."""
 

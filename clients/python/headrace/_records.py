@@ -25,10 +25,14 @@ class ChangeRecord:
 
     def __init__(self, encoded: bytes) -> None:
         self._encoded = encoded
+        self._parsed: record_pb2.Record | None = None
 
-    @cached_property
+    @property
     def _message(self) -> record_pb2.Record:
-        return _lazy.record()(self._encoded)
+        # Not a cached_property: until Python 3.12 that takes a lock, which costs more than the parsing.
+        if self._parsed is None:
+            self._parsed = _lazy.record()(self._encoded)
+        return self._parsed
 
     def __repr__(self) -> str:
         return f"<ChangeRecord {self.event_name} {self.sequence_number} {self.keys}>"

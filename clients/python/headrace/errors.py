@@ -6,6 +6,7 @@ Catch a class, or branch on `error.reason`; never on the message, which is for p
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 if TYPE_CHECKING:
@@ -67,13 +68,43 @@ class ExpiredIteratorError(HeadraceError):
 
 
 class TrimmedDataAccessError(HeadraceError):
-    """The position is older than the oldest record held.
-
-    `metadata` has the gap: `shard_id`, `first_lost_sequence_number` and `last_lost_sequence_number`, `lost_from` and
-    `lost_to` (ISO 8601, UTC), and `earliest_sequence_number`, from which on all is held.
-    """
+    """Records that come next are no longer held. What is lost is told exactly; what the broker left out is None."""
 
     reason = "TRIMMED_DATA_ACCESS"
+
+    @property
+    def shard_id(self) -> str | None:
+        """The shard that has lost them; None too if it is gone itself."""
+        return self.metadata.get("shard_id") or None
+
+    @property
+    def first_lost_sequence_number(self) -> str | None:
+        """The lost records lie from here on."""
+        return self.metadata.get("first_lost_sequence_number")
+
+    @property
+    def last_lost_sequence_number(self) -> str | None:
+        """The number of the last lost record."""
+        return self.metadata.get("last_lost_sequence_number")
+
+    @property
+    def lost_from(self) -> datetime | None:
+        """They were not written before this time."""
+        return self._time("lost_from")
+
+    @property
+    def lost_to(self) -> datetime | None:
+        """When the last of them was written."""
+        return self._time("lost_to")
+
+    @property
+    def earliest_sequence_number(self) -> str | None:
+        """From here on all is held."""
+        return self.metadata.get("earliest_sequence_number")
+
+    def _time(self, name: str) -> datetime | None:
+        text = self.metadata.get(name)
+        return datetime.fromisoformat(text).replace(tzinfo=UTC) if text else None
 
 
 class LimitExceededError(HeadraceError):

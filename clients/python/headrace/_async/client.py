@@ -14,7 +14,7 @@ import grpc
 import grpc.aio
 
 from headrace import errors
-from headrace._async.consume import AsyncConsumerBatch, consume
+from headrace._async.consume import AsyncConsumerBatch, AsyncConsumption
 from headrace._async.write import write_items
 from headrace._backoff import Backoff, Reconnect
 from headrace._channel import UNARY_TIMEOUT_S, open_async_channel
@@ -37,6 +37,7 @@ from headrace._messages import (
     to_update_request,
 )
 from headrace._models import (
+    ConsumeOptions,
     ConsumerGroup,
     ConsumerGroupExplanation,
     Delete,
@@ -56,6 +57,7 @@ from headrace._models import (
     ViewType,
     WriteResult,
 )
+from headrace._progress import Progress
 from headrace._records import ChangeRecord, RecordBatch, to_record_batch
 from headrace._stubs import AsyncStubs
 from headrace._values import from_item, to_item
@@ -382,7 +384,7 @@ class AsyncClient:
         `follow` it ends at the tip. Nothing is kept in the broker: to go on after a restart of your own, use consume.
 
         Raises: ResourceNotFoundError if the table or its stream is missing; TrimmedDataAccessError when records are
-        lost; ExpiredIteratorError if the broker was away for more than 15 minutes.
+        lost; ExpiredIteratorError if nothing was heard for 15 minutes before this had once read all there was.
         """
         description = await self.describe_table(table)
         if description.latest_stream_arn is None:
@@ -394,6 +396,7 @@ class AsyncClient:
         else:
             request.shard_iterator_type = enum_value(stream_service_pb2.ShardIteratorType, start, "start")
         reconnect = Reconnect(self._random)
+        progress = Progress()
         while True:
             try:
                 async with aclosing(self._read(request)) as batches:
@@ -403,8 +406,9 @@ class AsyncClient:
                             request = stream_service_pb2.GetRecordsRequest(
                                 shard_iterator=batch.next_shard_iterator, follow=follow
                             )
-                        if batch.records:
-                            yield batch
+                        new = progress.take(batch)
+                        if new.records:
+                            yield new
                         if batch.next_shard_iterator is None:
                             return
                 if not follow:
@@ -412,6 +416,16 @@ class AsyncClient:
                 error = errors.UnavailableError("the broker ended a read before the end of the stream")
             except errors.UnavailableError as unavailable:
                 error = unavailable
+            except errors.ExpiredIteratorError:
+                if progress.complete_to is None:
+                    raise
+                request = stream_service_pb2.GetRecordsRequest(
+                    stream_arn=description.latest_stream_arn,
+                    shard_iterator_type=stream_service_pb2.SHARD_ITERATOR_TYPE_AFTER_SEQUENCE_NUMBER,
+                    sequence_number=progress.complete_to,
+                    follow=follow,
+                )
+                continue
             delay_s = reconnect.delay_s(error)
             _LOGGER.warning("read lost, reading on table=%s delay_s=%.1f error=%s", table, delay_s, error)
             await async_sleep(delay_s)
@@ -478,9 +492,7 @@ class AsyncClient:
         Raises: ValidationError, ResourceNotFoundError; TrimmedDataAccessError if the group is further behind than the
         stream reaches; UnavailableError if there is no broker, or none for a quarter of an hour.
         """
-        return consume(
-            self._channel,
-            table=table,
+        options = ConsumeOptions(
             group=group,
             start=start,
             member=member,
@@ -489,8 +501,8 @@ class AsyncClient:
             max_in_flight_bytes=max_in_flight_bytes,
             on_gap=on_gap,
             max_attempts=max_attempts,
-            random=self._random,
         )
+        return self._consumption(table, options).batches()
 
     async def describe_consumer_group(self, group: str) -> ConsumerGroup:
         """Describes a consumer group: members, checkpoints, lag.
@@ -573,6 +585,9 @@ class AsyncClient:
         return (await self._call(self._stubs.consumers.DiscardParkedKey, request)).discarded_records
 
     # Calls
+
+    def _consumption(self, table: str, options: ConsumeOptions) -> AsyncConsumption:
+        return AsyncConsumption(self._channel, table, options, self._random)
 
     async def _call(
         self, method: grpc.aio.UnaryUnaryMultiCallable[_Request, _Response], request: _Request

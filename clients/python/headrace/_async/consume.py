@@ -15,7 +15,7 @@ from headrace._async.consumer import AsyncConsumerSession, Delivery
 from headrace._backoff import Reconnect
 from headrace._concurrency import async_sleep
 from headrace._lazy import Lazy
-from headrace._models import Gap, NackReason
+from headrace._models import ConsumeOptions, Gap, NackReason
 from headrace._records import ChangeRecord
 from headrace.v1 import record_pb2
 
@@ -72,9 +72,11 @@ class AsyncConsumerBatch:
         TRANSIENT: it comes again, after `retry_delay_s` or a delay that doubles from 0.1 to 30 seconds; the last of
         `max_attempts` parks its key. FATAL parks the key now: the record and all later ones of the key wait in the
         broker until they are redriven, and the shard goes on. SHUTDOWN: another member gets it. `message` is for
-        people, and is kept.
+        people, and is kept. On disk when this returns.
 
         Returns False if the session or the shard has been lost: then these records are delivered again.
+
+        Raises: ValidationError if the record is not in this batch, or is acked.
         """
         try:
             await self._session.nack(
@@ -85,43 +87,69 @@ class AsyncConsumerBatch:
         return True
 
 
-async def consume(
-    channel: grpc.aio.Channel,
-    *,
-    table: str,
-    group: str,
-    start: str | datetime,
-    member: str,
-    max_batch_records: int,
-    max_in_flight_records: int,
-    max_in_flight_bytes: int | None,
-    on_gap: str,
-    max_attempts: int | None,
-    random: Random,
-) -> AsyncGenerator[AsyncConsumerBatch, None]:
-    """See AsyncClient.consume."""
-    reconnect = Reconnect(random)
-    while True:
-        session = AsyncConsumerSession(
-            channel,
-            table_name=table,
-            group_name=group,
-            member_name=member,
+class AsyncConsumption:
+    """One member of a group: sessions, one after the other for as long as connections break."""
+
+    def __init__(self, channel: grpc.aio.Channel, table: str, options: ConsumeOptions, random: Random) -> None:
+        self._channel = channel
+        self._table = table
+        self._options = options
+        self._random = random
+        self._is_stopping = False
+        # The session, while its next delivery is waited for.
+        self._waiting: AsyncConsumerSession | None = None
+
+    async def batches(self) -> AsyncGenerator[AsyncConsumerBatch, None]:
+        """See AsyncClient.consume."""
+        reconnect = Reconnect(self._random)
+        while True:
+            session = self._session()
+            try:
+                async with session:
+                    reconnect.connected()
+                    while (delivery := await self._next(session)) is not None:
+                        reconnect.progressed()
+                        yield AsyncConsumerBatch(session, delivery)
+            except _LOST_SESSION_ERRORS as error:
+                if self._is_stopping:
+                    return
+                delay_s = reconnect.delay_s(error)
+                _LOGGER.warning(
+                    "session lost, joining again group=%s delay_s=%.1f error=%s", self._options.group, delay_s, error
+                )
+                await async_sleep(delay_s)
+            else:
+                return
+
+    async def stop(self) -> None:
+        """Ends `batches`: at once if the next batch is waited for, else when it is asked for."""
+        self._is_stopping = True
+        if (session := self._waiting) is not None:
+            await session.leave()
+
+    async def _next(self, session: AsyncConsumerSession) -> Delivery | None:
+        """The next delivery, or None to stop."""
+        # In this order, and in stop() in the other: so in two threads one of them sees what the other has done.
+        self._waiting = session
+        try:
+            delivery = None if self._is_stopping else await anext(session)
+        finally:
+            self._waiting = None
+        # Once the session was told to leave, a delivery could not be acked.
+        return None if self._is_stopping else delivery
+
+    def _session(self) -> AsyncConsumerSession:
+        options, start = self._options, self._options.start
+        return AsyncConsumerSession(
+            self._channel,
+            table_name=self._table,
+            group_name=options.group,
+            member_name=options.member,
             starting_position="AT_TIMESTAMP" if isinstance(start, datetime) else start,
             starting_timestamp=start if isinstance(start, datetime) else None,
-            max_batch_records=max_batch_records,
-            max_in_flight_records=max_in_flight_records,
-            max_in_flight_bytes=max_in_flight_bytes,
-            on_gap=on_gap,
-            max_attempts=max_attempts,
+            max_batch_records=options.max_batch_records,
+            max_in_flight_records=options.max_in_flight_records,
+            max_in_flight_bytes=options.max_in_flight_bytes,
+            on_gap=options.on_gap,
+            max_attempts=options.max_attempts,
         )
-        try:
-            async with session:
-                reconnect.connected()
-                async for delivery in session:
-                    reconnect.progressed()
-                    yield AsyncConsumerBatch(session, delivery)
-        except _LOST_SESSION_ERRORS as error:
-            delay_s = reconnect.delay_s(error)
-            _LOGGER.warning("session lost, joining again group=%s delay_s=%.1f error=%s", group, delay_s, error)
-            await async_sleep(delay_s)

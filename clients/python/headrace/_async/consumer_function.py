@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from typing import TYPE_CHECKING, Any, Final
 
-from headrace._async.consume import AsyncConsumerBatch
+from headrace._async.consume import AsyncConsumerBatch, AsyncConsumption
+from headrace._models import ConsumeOptions
+from headrace.errors import ValidationError
 
 if TYPE_CHECKING:
     from headrace._async.client import AsyncClient
@@ -26,22 +28,36 @@ class AsyncConsumerFunction:
     """
 
     def __init__(
-        self, function: Callable[[Any], Awaitable[object]], table: str, *, per_record: bool, options: dict[str, Any]
+        self, function: Callable[[Any], Awaitable[object]], table: str, options: ConsumeOptions, *, per_record: bool
     ) -> None:
         self._function = function
         self._table = table
-        self._per_record = per_record
         self._options = options
+        self._per_record = per_record
+        self._running: set[AsyncConsumption] = set()
 
     async def __call__(self, argument: Any) -> object:
         """Calls the function itself, as a test does."""
         return await self._function(argument)
 
     async def run(self, client: AsyncClient) -> None:
-        """Consumes for ever; what `client.consume` raises ends it, and so does closing the client."""
-        async with aclosing(client.consume(self._table, **self._options)) as batches:
-            async for batch in batches:
-                await self._process(batch)
+        """Consumes as a member of the group, until stop(); what `client.consume` raises ends it too.
+
+        It may run several times at once: then the members share the shards.
+        """
+        consumption = client._consumption(self._table, self._options)  # noqa: SLF001 - another file of the client
+        self._running.add(consumption)
+        try:
+            async with aclosing(consumption.batches()) as batches:
+                async for batch in batches:
+                    await self._process(batch)
+        finally:
+            self._running.discard(consumption)
+
+    async def stop(self) -> None:
+        """Lets each run() end after the batch that it is at, and does not wait for that. The function may call it."""
+        for consumption in tuple(self._running):
+            await consumption.stop()
 
     async def _process(self, batch: AsyncConsumerBatch) -> None:
         record = batch.records[0]
@@ -52,8 +68,10 @@ class AsyncConsumerFunction:
             else:
                 await self._function(batch)
         except Exception as error:
-            _LOGGER.warning("a consumer function failed group=%s", self._options["group"], exc_info=True)
+            _LOGGER.warning("a consumer function failed group=%s", self._options.group, exc_info=True)
             message = f"{type(error).__name__}: {error}"
-            await batch.nack(record, message=message[:_MESSAGE_LENGTH_MAX])
+            # The function may have acked the batch by itself before it failed; then there is nothing to try again.
+            with suppress(ValidationError):
+                await batch.nack(record, message=message[:_MESSAGE_LENGTH_MAX])
         else:
             await batch.ack()

@@ -36,6 +36,7 @@ from headrace._messages import (
     to_update_request,
 )
 from headrace._models import (
+    ConsumeOptions,
     ConsumerGroup,
     ConsumerGroupExplanation,
     Delete,
@@ -55,9 +56,10 @@ from headrace._models import (
     ViewType,
     WriteResult,
 )
+from headrace._progress import Progress
 from headrace._records import ChangeRecord, RecordBatch, to_record_batch
 from headrace._stubs import Stubs
-from headrace._sync.consume import ConsumerBatch, consume
+from headrace._sync.consume import ConsumerBatch, Consumption
 from headrace._sync.write import write_items
 from headrace._values import from_item, to_item
 from headrace.v1 import (
@@ -381,7 +383,7 @@ class Client:
         `follow` it ends at the tip. Nothing is kept in the broker: to go on after a restart of your own, use consume.
 
         Raises: ResourceNotFoundError if the table or its stream is missing; TrimmedDataAccessError when records are
-        lost; ExpiredIteratorError if the broker was away for more than 15 minutes.
+        lost; ExpiredIteratorError if nothing was heard for 15 minutes before this had once read all there was.
         """
         description = self.describe_table(table)
         if description.latest_stream_arn is None:
@@ -393,6 +395,7 @@ class Client:
         else:
             request.shard_iterator_type = enum_value(stream_service_pb2.ShardIteratorType, start, "start")
         reconnect = Reconnect(self._random)
+        progress = Progress()
         while True:
             try:
                 with closing(self._read(request)) as batches:
@@ -402,8 +405,9 @@ class Client:
                             request = stream_service_pb2.GetRecordsRequest(
                                 shard_iterator=batch.next_shard_iterator, follow=follow
                             )
-                        if batch.records:
-                            yield batch
+                        new = progress.take(batch)
+                        if new.records:
+                            yield new
                         if batch.next_shard_iterator is None:
                             return
                 if not follow:
@@ -411,6 +415,16 @@ class Client:
                 error = errors.UnavailableError("the broker ended a read before the end of the stream")
             except errors.UnavailableError as unavailable:
                 error = unavailable
+            except errors.ExpiredIteratorError:
+                if progress.complete_to is None:
+                    raise
+                request = stream_service_pb2.GetRecordsRequest(
+                    stream_arn=description.latest_stream_arn,
+                    shard_iterator_type=stream_service_pb2.SHARD_ITERATOR_TYPE_AFTER_SEQUENCE_NUMBER,
+                    sequence_number=progress.complete_to,
+                    follow=follow,
+                )
+                continue
             delay_s = reconnect.delay_s(error)
             _LOGGER.warning("read lost, reading on table=%s delay_s=%.1f error=%s", table, delay_s, error)
             sleep(delay_s)
@@ -475,9 +489,7 @@ class Client:
         Raises: ValidationError, ResourceNotFoundError; TrimmedDataAccessError if the group is further behind than the
         stream reaches; UnavailableError if there is no broker, or none for a quarter of an hour.
         """
-        return consume(
-            self._channel,
-            table=table,
+        options = ConsumeOptions(
             group=group,
             start=start,
             member=member,
@@ -486,8 +498,8 @@ class Client:
             max_in_flight_bytes=max_in_flight_bytes,
             on_gap=on_gap,
             max_attempts=max_attempts,
-            random=self._random,
         )
+        return self._consumption(table, options).batches()
 
     def describe_consumer_group(self, group: str) -> ConsumerGroup:
         """Describes a consumer group: members, checkpoints, lag.
@@ -570,6 +582,9 @@ class Client:
         return (self._call(self._stubs.consumers.DiscardParkedKey, request)).discarded_records
 
     # Calls
+
+    def _consumption(self, table: str, options: ConsumeOptions) -> Consumption:
+        return Consumption(self._channel, table, options, self._random)
 
     def _call(self, method: grpc.UnaryUnaryMultiCallable[_Request, _Response], request: _Request) -> _Response:
         """Calls with the deadline, again while throttled."""

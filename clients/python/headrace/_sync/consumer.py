@@ -26,6 +26,11 @@ from headrace.v1 import record_pb2
 
 _LOGGER: Final = logging.getLogger(__name__)
 
+# Of the shards that are processed to their ends, so many are remembered: a late ack of one of them is no mistake.
+_FINISHED_SHARDS_MAX: Final = 1_024
+# The longest wait that a nack may ask for.
+RETRY_DELAY_MAX_S: Final = 15 * 60
+
 # How long leaving waits for the broker to take the last acks and let go of the shards.
 _LEAVE_TIMEOUT_S: Final = 2.0
 
@@ -64,6 +69,16 @@ class _Shard:
     gap: Gap | None = None
 
 
+@dataclass(slots=True)
+class _Nack:
+    """A nack that waits for its answer."""
+
+    sequence_number: str
+    is_answered: bool = False
+    # Why it was refused, if it was.
+    refusal: errors.HeadraceError | None = None
+
+
 class ConsumerSession:
     """A member of a group, from entering to leaving; `for` gives its deliveries.
 
@@ -89,13 +104,15 @@ class ConsumerSession:
         assignment_mode: str = "SHARED",
         on_gap: str = "FAIL",
         max_attempts: int | None = None,
+        revoke_timeout_s: int | None = None,
     ) -> None:
         """Reads the stream `stream_arn`, or the enabled stream of `table_name`.
 
         `starting_position` counts only while the group is new: TRIM_HORIZON, LATEST, AFTER_SEQUENCE_NUMBER,
         AT_TIMESTAMP or SNAPSHOT. A delivery has at most `max_batch_records`; no more come while so many records or
         bytes are in flight, that is, not acked. With the `assignment_mode` EXCLUSIVE one member holds all shards and
-        the others stand by. What is None is left to the broker.
+        the others stand by. A shard that is to move to another member is taken away after `revoke_timeout_s` at the
+        latest. What is None is left to the broker.
         """
         self._start = pb.ConsumeStart(
             stream_arn=stream_arn,
@@ -111,15 +128,20 @@ class ConsumerSession:
             assignment_mode=enum_value(pb.AssignmentMode, assignment_mode, "assignment_mode"),
             on_gap=enum_value(pb.GapPolicy, on_gap, "on_gap"),
             max_attempts=max_attempts,
+            revoke_timeout_in_seconds=revoke_timeout_s,
         )
         self._consumers = Stubs(channel).consumers
         self._duplex: Duplex[pb.ConsumeRequest, pb.ConsumeResponse] | None = None
         self._shards: dict[str, _Shard] = {}
+        # By shard and epoch: one for each lease at most, for it ends there.
+        self._nacks: dict[tuple[str, int], _Nack] = {}
         # Bounded by the credit: the broker sends no more until some of these are acked.
         self._deliveries: deque[Delivery] = deque()
         # Counts responses, so that a caller who waited for another's turn knows that something has happened.
         self._responses_handled = 0
         self._handling = Lock()
+        # The acks of a shard must rise, whichever thread they come from.
+        self._acking = Lock()
         # Why the session is over, once it is.
         self._ending: errors.HeadraceError | None = None
         self.stream_arn = ""
@@ -150,13 +172,17 @@ class ConsumerSession:
         return self
 
     def __next__(self) -> Delivery:
-        """The next delivery. Cancelling the wait loses nothing.
+        """The next delivery of a shard that is held. Cancelling the wait loses nothing.
 
         Raises: UnavailableError when the broker goes away; LeaseFencedError, TrimmedDataAccessError.
         """
-        while not self._deliveries:
+        while True:
+            # Only this takes deliveries away: others, in other threads perhaps, make them void by the lease.
+            while self._deliveries:
+                delivery = self._deliveries.popleft()
+                if self.holds(delivery):
+                    return delivery
             self._handle_next_response()
-        return self._deliveries.popleft()
 
     def ack(self, delivery: Delivery, *, durable: bool = False) -> None:
         """Says that this delivery, and all before it of its shard, is processed. `durable` waits until that is on disk.
@@ -166,8 +192,9 @@ class ConsumerSession:
         Raises: LeaseFencedError if the shard has moved, or was assigned anew, since; UnavailableError.
         """
         shard = self._held(delivery)
-        if delivery.sequence_number > shard.acked:
-            self._send_ack(delivery.shard_id, shard, delivery.sequence_number)
+        with self._acking:
+            if delivery.sequence_number > shard.acked:
+                self._send_ack(delivery.shard_id, shard, delivery.sequence_number)
         while durable and shard.checkpointed < delivery.sequence_number:
             self._handle_next_response()
             if shard.checkpointed < delivery.sequence_number:
@@ -186,9 +213,11 @@ class ConsumerSession:
 
         TRANSIENT: it is delivered again, after `retry_delay_s` or a delay that doubles; the last attempt parks its key.
         FATAL parks it now. SHUTDOWN: another member gets it. What was delivered of the shard after it is void:
-        deliveries that were not handed out are dropped, acks of others raise LeaseFencedError.
+        deliveries that were not handed out are dropped, acks of others raise LeaseFencedError. Returns when the nack is
+        on disk.
 
-        Raises: LeaseFencedError if the shard has moved, or was assigned anew, since; UnavailableError.
+        Raises: ValidationError if the record is not in this delivery, or is acked; LeaseFencedError if the shard has
+        moved, or was assigned anew, since; UnavailableError.
         """
         shard = self._held(delivery)
         nack = pb.ConsumeNack(
@@ -199,12 +228,36 @@ class ConsumerSession:
             message=message,
         )
         if retry_delay_s is not None:
+            if not 0 <= retry_delay_s <= RETRY_DELAY_MAX_S:
+                raise errors.ValidationError(
+                    f"retry_delay_s: {retry_delay_s} is not between 0 and {RETRY_DELAY_MAX_S}",
+                    metadata={"field": "retry_delay_s", "limit": str(RETRY_DELAY_MAX_S)},
+                )
             delay = Duration()
             delay.FromMicroseconds(round(retry_delay_s * 1_000_000))
             nack.retry_delay.CopyFrom(delay)
+        if not shard.acked < sequence_number <= delivery.sequence_number:
+            # The broker would refuse it when all that was delivered since is dropped here already.
+            raise errors.ValidationError(
+                f"sequence_number: {sequence_number} is not in this delivery, or is acked",
+                metadata={"field": "sequence_number"},
+            )
         # The broker assigns the shard anew when it has taken the nack.
-        self._lose(delivery.shard_id)
-        self._open_duplex().send(pb.ConsumeRequest(nack=nack))
+        del self._shards[delivery.shard_id]
+        lease = delivery.shard_id, delivery.lease_epoch
+        answer = self._nacks[lease] = _Nack(sequence_number)
+        try:
+            self._open_duplex().send(pb.ConsumeRequest(nack=nack))
+            while not answer.is_answered:
+                self._handle_next_response()
+        finally:
+            del self._nacks[lease]
+        if answer.refusal is not None:
+            raise answer.refusal
+
+    def leave(self) -> None:
+        """Tells the broker that no more acks come: it takes those that were sent, and ends the session."""
+        self._open_duplex().done_sending()
 
     def holds(self, delivery: Delivery) -> bool:
         """Whether the shard of a delivery is still held under the lease it was delivered with."""
@@ -251,10 +304,19 @@ class ConsumerSession:
     def _handle(self, response: pb.ConsumeResponse) -> None:
         shard_id, event = response.shard_id, response.WhichOneof("event")
         if event == "assigned":
-            self._lose(shard_id)
             at = response.assigned.checkpoint
+            # Put last, so that those which ended first are forgotten first.
+            self._shards.pop(shard_id, None)
             self._shards[shard_id] = _Shard(response.lease_epoch, delivered=at, acked=at, checkpointed=at)
             self.is_standby = False
+            return
+        nack = self._nacks.get((shard_id, response.lease_epoch))
+        if nack is not None and event == "nacked":
+            nack.is_answered = True
+            return
+        if nack is not None and event == "refused" and nack.sequence_number == response.sequence_number:
+            nack.refusal = self._refusal_of_nack(response)
+            nack.is_answered = True
             return
         if event == "refused" and response.refused.reason != errors.LeaseFencedError.reason:
             raise errors.from_message(response.refused)
@@ -263,10 +325,12 @@ class ConsumerSession:
             return  # a heartbeat, or about a lease that was lost since
         if event in {"revoked", "refused"}:
             _LOGGER.info("a shard has moved shard_id=%s lease_epoch=%d", shard_id, shard.lease_epoch)
-            self._lose(shard_id)
+            del self._shards[shard_id]
             return
         if event == "checkpointed":
             shard.checkpointed = response.sequence_number
+            if len(self._shards) > _FINISHED_SHARDS_MAX:
+                self._forget_finished_shards()
         elif event == "shard_ended":
             shard.end = response.sequence_number
         elif event == "gap":
@@ -289,10 +353,11 @@ class ConsumerSession:
             shard.gap = None
             return
         is_news = event == "shard_ended" or (event is None and response.sequence_number > shard.acked)
-        if is_news and shard.acked >= shard.delivered:
-            # Nothing is open, and the shard has ended or the position has moved on without records: without this ack,
-            # its children would not begin, or the checkpoint of a quiet shard would age out.
-            self._send_ack(shard_id, shard, response.sequence_number)
+        with self._acking:
+            if is_news and shard.acked >= shard.delivered:
+                # Nothing is open, and the shard has ended or the position has moved on without records: without this
+                # ack, its children would not begin, or the checkpoint of a quiet shard would age out.
+                self._send_ack(shard_id, shard, response.sequence_number)
 
     def _held(self, delivery: Delivery) -> _Shard:
         shard = self._shards.get(delivery.shard_id)
@@ -300,10 +365,21 @@ class ConsumerSession:
             raise errors.LeaseFencedError(f"shard {delivery.shard_id}: lease {delivery.lease_epoch} is no longer held")
         return shard
 
-    def _lose(self, shard_id: str) -> None:
-        """Forgets a shard, and what was delivered of it and not handed out."""
-        if self._shards.pop(shard_id, None) is not None:
-            self._deliveries = deque(delivery for delivery in self._deliveries if delivery.shard_id != shard_id)
+    def _forget_finished_shards(self) -> None:
+        finished = [
+            shard_id for shard_id, shard in self._shards.items() if shard.end and shard.checkpointed >= shard.end
+        ]
+        for shard_id in finished[:-_FINISHED_SHARDS_MAX]:
+            del self._shards[shard_id]
+
+    @staticmethod
+    def _refusal_of_nack(response: pb.ConsumeResponse) -> errors.HeadraceError:
+        error = errors.from_message(response.refused)
+        if not isinstance(error, errors.LeaseFencedError):
+            # The record is gone, as when its key was discarded. The lease may go on at the broker, but what came under
+            # it since the nack is dropped here: only a new session gets that again.
+            raise errors.UnavailableError(f"a nack was refused: {error}")
+        return error
 
     def _open_duplex(self) -> Duplex[pb.ConsumeRequest, pb.ConsumeResponse]:
         if self._duplex is None:
