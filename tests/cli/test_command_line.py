@@ -18,7 +18,7 @@ from headrace import errors
 from headrace.cli import main
 from headrace.cli.group import CommandGroup, LazyCommand
 from headrace.cli.options import endpoint_option, output_option
-from headrace.cli.render import json_text, print_fields, print_table
+from headrace.cli.render import duration_text, json_text, print_fields, print_table, size_text
 
 
 def invoke(command: click.Command, *arguments: str, **environment: str) -> Result:
@@ -149,6 +149,18 @@ def test_anything_else_as_endpoint_is_wrong_usage(endpoint: str) -> None:
 )
 def test_json_is_exact(value: object, text: str) -> None:
     assert json_text(value) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(1, "1s"), (61, "61s"), (5_400, "90m"), (86_400, "1d"), (90_000, "25h"), (0, "0s")]
+)
+def test_a_duration_is_written_as_options_take_it(seconds: int, text: str) -> None:
+    assert duration_text(seconds) == text
+
+
+@pytest.mark.parametrize(("size", "text"), [(0, "0B"), (1_500, "1500B"), (4 * 2**20, "4MiB"), (2**40, "1TiB")])
+def test_a_size_is_written_as_options_take_it(size: int, text: str) -> None:
+    assert size_text(size) == text
 
 
 def test_a_table_in_a_pipe_is_neither_folded_nor_marked_up(capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
 from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
@@ -10,6 +13,7 @@ import pytest
 
 import headrace as sdk
 from tests.cli.running import Headrace, done, parsed
+from tests.conftest import eventually
 
 
 @pytest.fixture
@@ -41,6 +45,10 @@ def test_shards_are_split_merged_and_shown_as_a_tree(headrace: Headrace, orders:
         [right["shard_id"], "closed", "50.00%"],
     ]
     assert lines[2].startswith("    " + merged["shard_id"])
+    # Where it begins and ends, and with whom it was merged.
+    ending = str(int(merged["starting_sequence_number"]) - 1).zfill(21)
+    assert lines[1].split()[3:] == [left["starting_sequence_number"], ending, "-"]
+    assert lines[2].split()[3:] == [merged["starting_sequence_number"], "-", right["shard_id"]]
     tailed = done(headrace("stream", "tail", orders, "--from", "TRIM_HORIZON", "--no-follow", "-o", "json"))
     assert sorted(json.loads(line)["dynamodb"]["Keys"]["id"]["S"] for line in tailed.splitlines()) == ["a", "b", "c"]
     refused = headrace("stream", "split", orders, root["shard_id"])
@@ -51,10 +59,12 @@ def test_shards_are_split_merged_and_shown_as_a_tree(headrace: Headrace, orders:
 def test_tail_may_begin_at_a_time(headrace: Headrace, orders: str) -> None:
     put(headrace, orders, "a")
     later = datetime.now(UTC) + timedelta(hours=1)
-    for start, lines in (("-1h", 1), ("-1d", 1), (later.isoformat(), 0), ("2020-01-01", 1)):
+    zoneless = later.replace(tzinfo=None).isoformat()
+    for start, lines in (("-1h", 1), ("-1d", 1), (later.isoformat(), 0), (zoneless, 0), ("2020-01-01", 1)):
         shown = done(headrace("stream", "tail", orders, "--from", start, "--no-follow"))
         assert len(shown.splitlines()) == lines, start
-    assert headrace("stream", "tail", orders, "--from", "soon", "--no-follow").exit_code == 2
+    for start in ("soon", "SNAPSHOT", "10m", "-999999999d"):
+        assert headrace("stream", "tail", orders, "--from", start, "--no-follow").exit_code == 2, start
 
 
 def test_what_consume_has_shown_it_does_not_show_again(headrace: Headrace, orders: str) -> None:
@@ -68,6 +78,54 @@ def test_what_consume_has_shown_it_does_not_show_again(headrace: Headrace, order
     put(headrace, orders, "d")
     assert consume("-n", "1") == ["c"]
     assert consume("-n", "1") == ["d"]
+
+
+# With several shards the last batch may have more than was asked for: it is acked as far as it was shown.
+def test_consume_acks_exactly_what_it_has_shown(headrace: Headrace, orders: str) -> None:
+    (root,) = parsed(headrace("stream", "shards", orders, "-o", "json"))
+    done(headrace("stream", "split", orders, root["shard_id"]))
+    put(headrace, orders, *"abcdefghijkl")
+    shown: list[str] = []
+    for limit in ("5", "4", "3"):
+        text = done(headrace("stream", "consume", orders, "--group", orders, "-n", limit, "-o", "json"))
+        shown += [json.loads(line)["dynamodb"]["Keys"]["id"]["S"] for line in text.splitlines()]
+    assert sorted(shown) == list("abcdefghijkl")
+    shards = parsed(headrace("consumer", "describe", orders, "-o", "json"))["shards"]
+    assert [shard["records_behind_latest"] for shard in shards if not shard["shard_end"]] == [0, 0]
+
+
+def test_consume_follows_all_shards_of_a_stream(headrace: Headrace, orders: str) -> None:
+    (root,) = parsed(headrace("stream", "shards", orders, "-o", "json"))
+    put(headrace, orders, *"abcdefgh")
+    done(headrace("stream", "split", orders, root["shard_id"], "--at", str(2**62)))
+    put(headrace, orders, *"ijklmnop")
+    shown = done(headrace("stream", "consume", orders, "--group", orders, "-n", "16", "-o", "json"))
+    keys = [json.loads(line)["dynamodb"]["Keys"]["id"]["S"] for line in shown.splitlines()]
+    assert keys[:8] == list("abcdefgh")
+    assert sorted(keys[8:]) == list("ijklmnop")
+
+
+# The real process: only there can one see that it is a member while it runs, and that Ctrl-C ends it quietly.
+def test_consume_is_a_member_until_it_is_interrupted(headrace: Headrace, orders: str, endpoint: str) -> None:
+    put(headrace, orders, "a")
+    command = [sys.executable, "-m", "headrace.cli", "stream", "consume", orders, "--group", orders]
+    with subprocess.Popen(
+        [*command, "--endpoint", endpoint], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            assert process.stdout is not None
+            assert '"id": "a"' in process.stdout.readline()
+            group = parsed(headrace("consumer", "describe", orders, "-o", "json"))
+            (member,) = group["member_names"]
+            assert member.endswith(f":{process.pid}")
+            assert [shard["member_name"] for shard in group["shards"]] == [member]
+            assert member in done(headrace("consumer", "describe", orders))
+            eventually(lambda: "AT_TIP" in done(headrace("stream", "explain", orders)))
+            process.send_signal(signal.SIGINT)
+            out, err = process.communicate(timeout=10)
+        finally:
+            process.kill()
+    assert (process.returncode, out, err) == (130, "", ""), err
 
 
 def test_consume_can_begin_with_what_the_table_holds(headrace: Headrace, orders: str) -> None:
@@ -103,13 +161,18 @@ def test_parked_keys_are_shown_redriven_and_discarded(headrace: Headrace, orders
     (parked,) = parsed(headrace("consumer", "parked", orders, "-o", "json"))
     assert (parked["key"], parked["records"], parked["last_error"]) == ({"id": "bad"}, 1, "no such customer")
     assert "no such customer" in done(headrace("consumer", "parked", orders))
-    record = parsed(headrace("consumer", "parked", orders, "--records", parked["parked_id"]))
-    assert record["keys"] == {"id": "bad"}
+    assert 'INSERT  {"id": "bad"}' in done(headrace("consumer", "parked", orders, "--records", parked["parked_id"]))
+    record = parsed(headrace("consumer", "parked", orders, "--records", parked["parked_id"], "-o", "json"))
+    assert record["dynamodb"]["Keys"] == {"id": {"S": "bad"}}
     described = parsed(headrace("consumer", "describe", orders, "-o", "json"))
     assert (described["parked_keys"], described["parked_records"]) == (1, 1)
-    assert done(headrace("consumer", "redrive", orders)) == "1 keys are redriven\n"
+    assert "1 records of 1 keys" in done(headrace("consumer", "describe", orders))
+    assert "1 keys are parked" in done(headrace("stream", "explain", orders))
+    assert parsed(headrace("consumer", "redrive", orders, parked["parked_id"], "-o", "json")) == {"redriven_keys": 1}
+    assert done(headrace("consumer", "redrive", orders)).split() == ["redriven", "keys", "0"]
     assert headrace("consumer", "discard", orders, parked["parked_id"], input="n\n").exit_code == 1
-    assert done(headrace("consumer", "discard", orders, parked["parked_id"], "--yes")) == "1 records are dropped\n"
+    discarded = parsed(headrace("consumer", "discard", orders, parked["parked_id"], "--yes", "-o", "json"))
+    assert discarded == {"discarded_records": 1}
     assert parsed(headrace("consumer", "parked", orders, "-o", "json")) == []
 
 
@@ -127,7 +190,7 @@ def test_the_settings_of_streams_are_given_and_changed(headrace: Headrace) -> No
     assert updated["stream_settings"]["retention_s"] == 7 * 24 * 3600
     assert updated["stream_view_type"] == "KEYS_ONLY"
     text = done(headrace("table", "describe", name))
-    assert "604800 s, 1073741824 bytes" in text
+    assert "7d, 1GiB" in text
     assert "2 to 4" in text
     described = done(headrace("stream", "describe", name))
     assert "0 records, 0 bytes" in described
@@ -142,3 +205,17 @@ def test_the_settings_of_streams_are_given_and_changed(headrace: Headrace) -> No
 )
 def test_bad_settings_are_wrong_usage(headrace: Headrace, orders: str, options: list[str]) -> None:
     assert headrace("table", "update", orders, *options).exit_code == 2
+
+
+@pytest.mark.parametrize("place", ["-1", str(2**64), "middle"])
+def test_a_place_that_is_no_hash_is_wrong_usage(headrace: Headrace, orders: str, place: str) -> None:
+    assert headrace("stream", "split", orders, "shardId-1", "--at", place).exit_code == 2
+
+
+def test_describe_counts_what_was_read(headrace: Headrace, orders: str) -> None:
+    put(headrace, orders, "a", "b")
+    done(headrace("stream", "tail", orders, "--from", "TRIM_HORIZON", "--no-follow"))
+    described = parsed(headrace("stream", "describe", orders, "-o", "json"))
+    assert described["retained_records"] == described["read_usage"]["returned_records"] == 2
+    assert described["read_usage"]["read_request_units"] >= 1
+    assert "2 records since the node started" in done(headrace("stream", "describe", orders))

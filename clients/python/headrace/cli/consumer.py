@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import click
 
 from headrace.cli.options import endpoint_option, output_option
+from headrace.cli.record import json_line, text_line
 from headrace.cli.render import print_fields, print_json, print_table
 
 if TYPE_CHECKING:
-    from headrace import ConsumerGroup
+    from headrace import Client, ConsumerGroup
 
 __all__ = ["consumer"]
 
@@ -102,7 +104,7 @@ def delete(*, group_name: str, endpoint: str | None) -> None:
 
 @consumer.command()
 @click.argument("group_name", metavar="GROUP")
-@click.option("--records", "parked_id", metavar="PARKED_ID", help="Show the records of this key, as JSON Lines.")
+@click.option("--records", "parked_id", metavar="PARKED_ID", help="Show the records of this key, in order.")
 @endpoint_option
 @output_option
 def parked(*, group_name: str, parked_id: str | None, endpoint: str | None, output: str) -> None:
@@ -111,16 +113,7 @@ def parked(*, group_name: str, parked_id: str | None, endpoint: str | None, outp
 
     with Client(endpoint) as client:
         if parked_id is not None:
-            for record in client.get_parked_records(group_name, parked_id):
-                print_json(
-                    {
-                        "sequence_number": record.sequence_number,
-                        "event_name": record.event_name,
-                        "keys": record.keys,
-                        "new_image": record.new_image,
-                        "old_image": record.old_image,
-                    }
-                )
+            _show_parked_records(client, group_name, parked_id, output)
             return
         keys = list(client.list_parked_keys(group_name))
     if output == "json":
@@ -139,13 +132,14 @@ def parked(*, group_name: str, parked_id: str | None, endpoint: str | None, outp
 @click.argument("group_name", metavar="GROUP")
 @click.argument("parked_id", metavar="[PARKED_ID]", required=False)
 @endpoint_option
-def redrive(*, group_name: str, parked_id: str | None, endpoint: str | None) -> None:
+@output_option
+def redrive(*, group_name: str, parked_id: str | None, endpoint: str | None, output: str) -> None:
     """Deliver parked records to GROUP again, in order per key: those of one key, or all."""
     from headrace import Client
 
     with Client(endpoint) as client:
         count = client.redrive_parked_keys(group_name, parked_id)
-    click.echo(f"{count} keys are redriven")
+    _print_count({"redriven_keys": count}, output)
 
 
 @consumer.command()
@@ -153,7 +147,8 @@ def redrive(*, group_name: str, parked_id: str | None, endpoint: str | None) -> 
 @click.argument("parked_id", metavar="PARKED_ID")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @endpoint_option
-def discard(*, group_name: str, parked_id: str, yes: bool, endpoint: str | None) -> None:
+@output_option
+def discard(*, group_name: str, parked_id: str, yes: bool, endpoint: str | None, output: str) -> None:
     """Drop the parked records of one key; its newer records are delivered again."""
     if not yes:
         click.confirm(f"Drop the parked records of {parked_id}?", abort=True, err=True)
@@ -161,7 +156,21 @@ def discard(*, group_name: str, parked_id: str, yes: bool, endpoint: str | None)
 
     with Client(endpoint) as client:
         count = client.discard_parked_key(group_name, parked_id)
-    click.echo(f"{count} records are dropped")
+    _print_count({"discarded_records": count}, output)
+
+
+def _show_parked_records(client: Client, group_name: str, parked_id: str, output: str) -> None:
+    described = client.describe_stream(client.describe_consumer_group(group_name).stream_arn)
+    line_of = json_line if output == "json" else text_line
+    for record in client.get_parked_records(group_name, parked_id):
+        click.echo(line_of(described, record))
+
+
+def _print_count(count: Mapping[str, int], output: str) -> None:
+    if output == "json":
+        print_json(count)
+    else:
+        print_fields({name.replace("_", " "): value for name, value in count.items()})
 
 
 def _lag_records(group: ConsumerGroup) -> int:

@@ -142,13 +142,15 @@ def start_option(*names: str, default: str, help_text: str) -> Callable[[_Comman
         if value.upper() in names:
             return value.upper()
         ago = _DURATION.fullmatch(value.removeprefix("-"))
-        if value.startswith("-") and ago is not None:
-            return datetime.now(UTC) - timedelta(seconds=int(ago[1]) * _SECONDS[ago[2]])
         try:
-            return datetime.fromisoformat(value)
-        except ValueError:
+            if value.startswith("-") and ago is not None:
+                return datetime.now(UTC) - timedelta(seconds=int(ago[1]) * _SECONDS[ago[2]])
+            time = datetime.fromisoformat(value)
+        except (ValueError, OverflowError):
             message = f"{value!r} is not one of {', '.join(names)}, a time, or so long ago, such as -10m"
             raise click.BadParameter(message, ctx=ctx, param=param) from None
+        # As all times that are shown.
+        return time if time.tzinfo is not None else time.replace(tzinfo=UTC)
 
     return click.option(
         "--from",
@@ -157,5 +159,5 @@ def start_option(*names: str, default: str, help_text: str) -> Callable[[_Comman
         default=default,
         show_default=True,
         callback=parse,
-        help=f"{help_text} TIME is in ISO 8601, or so long ago, such as -10m.",
+        help=f"{help_text} TIME is in ISO 8601, UTC if it names no zone, or so long ago, such as -10m.",
     )

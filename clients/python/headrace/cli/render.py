@@ -22,7 +22,7 @@ from headrace.dynamodb_json import number_text
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-__all__ = ["json_text", "print_fields", "print_json", "print_table", "time_text"]
+__all__ = ["duration_text", "json_text", "print_fields", "print_json", "print_table", "size_text", "time_text"]
 
 # Wide enough that rich folds nothing when another program reads.
 PIPE_WIDTH = 1000
@@ -103,6 +103,22 @@ def _cell(value: object) -> str:
 def time_text(time: datetime) -> str:
     """Write a time as ISO 8601 with milliseconds, UTC."""
     return time.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def duration_text(seconds: int) -> str:
+    """Write a duration in the largest unit that it is whole in, such as 7d, 90m or 61s."""
+    for unit, unit_seconds in (("d", 24 * 60 * 60), ("h", 60 * 60), ("m", 60)):
+        if seconds and seconds % unit_seconds == 0:
+            return f"{seconds // unit_seconds}{unit}"
+    return f"{seconds}s"
+
+
+def size_text(size_bytes: int) -> str:
+    """Write a size in the largest unit that it is whole in, such as 1GiB or 1500B."""
+    for unit, unit_bytes in (("TiB", 2**40), ("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
+        if size_bytes and size_bytes % unit_bytes == 0:
+            return f"{size_bytes // unit_bytes}{unit}"
+    return f"{size_bytes}B"
 
 
 def _print(renderable: RenderableType) -> None:

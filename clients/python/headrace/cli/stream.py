@@ -2,22 +2,34 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
+import socket
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import aclosing
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Literal
 
 import click
 
 from headrace.cli.options import endpoint_option, output_option, start_option
-from headrace.cli.render import json_text, print_fields, print_json, print_table, time_text
+from headrace.cli.record import json_line, text_line
+from headrace.cli.render import print_fields, print_json, print_table
 
 if TYPE_CHECKING:
-    from headrace import ChangeRecord, Client, Item, Shard, StreamDescription
+    from datetime import datetime
+
+    from headrace import ChangeRecord, Client, Shard
 
 __all__ = ["stream"]
 
 # What a shell reports for a process that Ctrl-C ended.
 EXIT_INTERRUPTED = 130
+
+# What the broker takes: the largest batch, the longest name of a member, the last hash of a partition key.
+BATCH_RECORDS_MAX = 1_000
+MEMBER_NAME_LENGTH_MAX = 128
+HASH_MAX = 2**64 - 1
 
 
 @click.group()
@@ -87,7 +99,7 @@ def describe(*, stream_arn: str, endpoint: str | None, output: str) -> None:
 def tail(
     *,
     table_name: str,
-    start: Any,
+    start: Literal["TRIM_HORIZON", "LATEST"] | datetime,
     follow: bool,
     limit: int | None,
     endpoint: str | None,
@@ -101,7 +113,7 @@ def tail(
 
     with Client(endpoint) as client:
         described = client.describe_stream(_newest_stream_arn(client, table_name))
-        line_of = partial(_json_line if output == "json" else _text_line, described)
+        line_of = partial(json_line if output == "json" else text_line, described)
         batches = client.tail(table_name, start=start, follow=follow)
         try:
             _write_records((batch.records for batch in batches), line_of, limit)
@@ -125,7 +137,13 @@ def tail(
 @endpoint_option
 @output_option
 def consume(
-    *, table_name: str, group_name: str, start: Any, limit: int | None, endpoint: str | None, output: str
+    *,
+    table_name: str,
+    group_name: str,
+    start: Literal["TRIM_HORIZON", "LATEST", "SNAPSHOT"] | datetime,
+    limit: int | None,
+    endpoint: str | None,
+    output: str,
 ) -> None:
     """Show the records of TABLE that GROUP has not processed, and ack them, until Ctrl-C.
 
@@ -135,27 +153,11 @@ def consume(
 
     with Client(endpoint) as client:
         described = client.describe_stream(_newest_stream_arn(client, table_name))
-        line_of = partial(_json_line if output == "json" else _text_line, described)
-        # Exactly so many are taken, so that none is shown and not acked.
-        batch_records = 1_000 if limit is None else min(limit, 1_000)
-        batches = client.consume(table_name, group=group_name, start=start, max_batch_records=batch_records)
-        remaining = limit
-        try:
-            for batch in batches:
-                records = batch.records[:remaining]
-                click.echo("\n".join(map(line_of, records)))
-                if remaining is not None and remaining <= len(batch.records):
-                    if remaining < len(batch.records):
-                        batch.nack(batch.records[remaining], reason="SHUTDOWN")
-                    else:
-                        batch.ack(durable=True)
-                    return
-                batch.ack()
-                remaining = None if remaining is None else remaining - len(records)
-        except KeyboardInterrupt:
-            raise click.exceptions.Exit(EXIT_INTERRUPTED) from None
-        finally:
-            batches.close()
+    line_of = partial(json_line if output == "json" else text_line, described)
+    try:
+        asyncio.run(_consume(endpoint, table_name, group_name, start, line_of, limit))
+    except KeyboardInterrupt:
+        raise click.exceptions.Exit(EXIT_INTERRUPTED) from None
 
 
 @stream.command()
@@ -192,7 +194,13 @@ def explain(*, group_name: str, endpoint: str | None, output: str) -> None:
 @stream.command()
 @click.argument("stream_arn", metavar="TABLE|ARN")
 @click.argument("shard_id", metavar="SHARD")
-@click.option("--at", "starting_hash_key", type=int, help="The first hash of the second shard; the middle if left out.")
+@click.option(
+    "--at",
+    "starting_hash_key",
+    metavar="HASH",
+    type=click.IntRange(0, HASH_MAX),
+    help="The first hash of the second of the two; the middle if left out.",
+)
 @endpoint_option
 @output_option
 def split(*, stream_arn: str, shard_id: str, starting_hash_key: int | None, endpoint: str | None, output: str) -> None:
@@ -238,17 +246,23 @@ def shards(*, stream_arn: str, endpoint: str | None, output: str) -> None:
         parent = shard.parent_shard_id if shard.parent_shard_id in held else None
         children.setdefault(parent, []).append(shard)
     rows: list[list[object]] = []
-
-    def add(shard: Shard, depth: int) -> None:
-        share = (shard.ending_hash_key - shard.starting_hash_key + 1) / 2**64
-        state = "open" if shard.is_open else "closed"
-        rows.append(["  " * depth + shard.shard_id, state, f"{share:.2%}", shard.adjacent_parent_shard_id])
-        for child in children.get(shard.shard_id, []):
-            add(child, depth + 1)
-
-    for root in children.get(None, []):
-        add(root, 0)
-    print_table(["shard", "state", "of all hashes", "merged with"], rows)
+    # Without recursion: a lineage may be long.
+    ahead = [(shard, 0) for shard in reversed(children.get(None, []))]
+    while ahead:
+        shard, depth = ahead.pop()
+        share = (shard.ending_hash_key - shard.starting_hash_key + 1) / (HASH_MAX + 1)
+        rows.append(
+            [
+                "  " * depth + shard.shard_id,
+                "open" if shard.is_open else "closed",
+                f"{share:.2%}",
+                shard.starting_sequence_number,
+                shard.ending_sequence_number,
+                shard.adjacent_parent_shard_id,
+            ]
+        )
+        ahead += ((child, depth + 1) for child in reversed(children.get(shard.shard_id, [])))
+    print_table(["shard", "state", "of all hashes", "from", "to", "merged with"], rows)
 
 
 def _print_shards(made: Sequence[Shard], output: str) -> None:
@@ -289,64 +303,44 @@ def _write_records(
                 return
 
 
-def _keys(stream: StreamDescription, record: ChangeRecord) -> Item:
-    """The record's key, the partition key first."""
-    return {name: record.keys[name] for name in (stream.partition_key, stream.sort_key) if name is not None}
+async def _consume(
+    endpoint: str | None,
+    table_name: str,
+    group_name: str,
+    start: Literal["TRIM_HORIZON", "LATEST", "SNAPSHOT"] | datetime,
+    line_of: Callable[[ChangeRecord], str],
+    limit: int | None,
+) -> None:
+    """Write a line for each record and ack it, until there are no more or `limit` are written.
 
+    With asyncio, because there Ctrl-C cancels the wait for records, and the acks sent before are still taken.
+    """
+    from headrace import AsyncClient
 
-def _text_line(stream: StreamDescription, record: ChangeRecord) -> str:
-    return "  ".join(
-        [
-            time_text(record.approximate_creation_date_time),
-            f"{record.event_name:<6}",
-            json_text(_keys(stream, record)),
-            _difference(record),
-        ]
-    ).rstrip()
-
-
-def _difference(record: ChangeRecord) -> str:
-    """What the change did to the attributes besides the key, as far as the stream's images tell."""
-    new, old = record.new_image, record.old_image
-    if record.event_name != "MODIFY" or new is None or old is None:
-        image = new if new is not None else old
-        rest = {name: value for name, value in sorted((image or {}).items()) if name not in record.keys}
-        return json_text(rest) if rest else ""
-    parts = []
-    for name in sorted(old.keys() | new.keys()):
-        if name not in old:
-            parts.append(f"{name}: added {json_text(new[name])}")
-        elif name not in new:
-            parts.append(f"{name}: removed {json_text(old[name])}")
-        elif old[name] != new[name]:
-            parts.append(f"{name}: {json_text(old[name])} -> {json_text(new[name])}")
-    return ", ".join(parts)
-
-
-def _json_line(stream: StreamDescription, record: ChangeRecord) -> str:
-    """A record as the DynamoDB Streams API shows it. Source: Amazon DynamoDB Streams API Reference, "Record"."""
-    from headrace.dynamodb_json import from_item
-    from headrace.triggers.event import event_id
-
-    change: dict[str, Any] = {
-        "ApproximateCreationDateTime": int(record.approximate_creation_date_time.timestamp()),
-        "Keys": from_item(_keys(stream, record)),
-    }
-    if record.new_image is not None:
-        change["NewImage"] = from_item(record.new_image)
-    if record.old_image is not None:
-        change["OldImage"] = from_item(record.old_image)
-    change["SequenceNumber"] = record.sequence_number
-    change["SizeBytes"] = record.size_bytes
-    change["StreamViewType"] = stream.stream_view_type
-    _, _, _, region, *_ = stream.stream_arn.split(":")
-    return json_text(
-        {
-            "eventID": event_id(stream.stream_arn, record.sequence_number),
-            "eventName": record.event_name,
-            "eventVersion": "1.1",
-            "eventSource": "aws:dynamodb",
-            "awsRegion": region,
-            "dynamodb": change,
-        }
-    )
+    remaining = limit
+    async with (
+        AsyncClient(endpoint) as client,
+        aclosing(
+            client.consume(
+                table_name,
+                group=group_name,
+                start=start,
+                member=f"{socket.gethostname()}:{os.getpid()}"[:MEMBER_NAME_LENGTH_MAX],
+                max_batch_records=BATCH_RECORDS_MAX if limit is None else min(limit, BATCH_RECORDS_MAX),
+            )
+        ) as batches,
+    ):
+        async for batch in batches:
+            shown = batch.records[:remaining]
+            click.echo("\n".join(map(line_of, shown)))
+            if remaining is None or len(shown) < remaining:
+                await batch.ack()
+                remaining = None if remaining is None else remaining - len(shown)
+                continue
+            # Nobody acks after the last one, so only here it is worth the wait for the disk.
+            if len(shown) < len(batch.records):
+                # This acks what was shown, and nothing else.
+                await batch.nack(batch.records[len(shown)], reason="SHUTDOWN")
+            else:
+                await batch.ack(durable=True)
+            return

@@ -14,10 +14,10 @@ from headrace.cli.options import (
     stream_settings_options,
     view_type_option,
 )
-from headrace.cli.render import print_fields, print_json, print_table
+from headrace.cli.render import duration_text, print_fields, print_json, print_table, size_text
 
 if TYPE_CHECKING:
-    from headrace import TableDescription
+    from headrace import StreamSettings, TableDescription
     from headrace._models import KeyType, ViewType
 
 __all__ = ["table"]
@@ -160,10 +160,17 @@ def _print_description(table: TableDescription, output: str) -> None:
                 "key": ", ".join(keys),
                 "stream": table.stream_view_type or "off",
                 "latest stream": table.latest_stream_arn,
-                "retention": f"{settings.retention_s} s"
-                + (f", {settings.retention_bytes} bytes" if settings.retention_bytes else ""),
+                "retention": _retention_text(settings),
                 "shards": f"{settings.min_shards} to {settings.max_shards}",
                 "created": table.creation_date_time,
                 "arn": table.table_arn,
             }
         )
+
+
+def _retention_text(settings: StreamSettings) -> str:
+    """As the options of create and update take it."""
+    parts = [duration_text(settings.retention_s or 0)]
+    if settings.retention_bytes:
+        parts.append(size_text(settings.retention_bytes))
+    return ", ".join(parts)
