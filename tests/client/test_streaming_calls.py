@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import threading
 from typing import Any
 
@@ -93,6 +94,25 @@ async def test_finishing_is_bounded() -> None:
             await duplex.finish(0.05)
             assert await duplex.receive() is None
             await asyncio.to_thread(talk, endpoint)
+
+
+# As Ctrl-C does it to a wait in the main thread: leaving the session must not wait for responses again.
+async def test_a_call_whose_wait_is_interrupted_can_be_finished() -> None:
+    def talk(endpoint: str) -> None:
+        with open_channel(endpoint) as channel:
+            duplex = Duplex(Stubs(channel).consumers.Consume)
+            duplex.send(pb.ConsumeRequest())
+            thread_id, exception = ctypes.c_ulong(threading.get_ident()), ctypes.py_object(KeyboardInterrupt)
+            timer = threading.Timer(0.2, ctypes.pythonapi.PyThreadState_SetAsyncExc, (thread_id, exception))
+            timer.start()
+            with pytest.raises(KeyboardInterrupt):
+                duplex.receive()
+            duplex.finish(0.05)
+            with pytest.raises(errors.UnavailableError, match="interrupted"):
+                duplex.receive()
+
+    async with fake_broker(Consume=silent) as endpoint:
+        await asyncio.to_thread(talk, endpoint)
 
 
 async def test_closing_ends_a_wait_for_a_response() -> None:

@@ -120,15 +120,20 @@ class Responses(Generic[Response]):
         # grpc gives no public name to what a stub's streaming methods return: an iterator that is also a grpc.Call.
         self._call = call
         self._is_closed = False
+        self._is_interrupted = False
 
     def receive(self, timeout_s: float | None = None) -> Response | None:
         """The next response; None when the call has ended well or was closed here. One caller at a time.
+
+        A wait that Ctrl-C interrupts ends the call: grpc cannot take up such a wait again.
 
         Without `timeout_s`, it is the channel's keepalive that ends the call when the broker is gone: a deadline takes
         a thread to watch it, too dear for every response.
 
         Raises: what the call ended with; UnavailableError after `timeout_s` of silence.
         """
+        if self._is_interrupted:
+            raise errors.UnavailableError("the call was interrupted")
         watch = threading.Timer(timeout_s, self._call.cancel) if timeout_s is not None else None
         if watch is not None:
             watch.start()
@@ -138,6 +143,9 @@ class Responses(Generic[Response]):
             if self._is_closed and self._call.cancelled():
                 return None
             raise self.ending() from error
+        except BaseException:
+            self._is_interrupted = True
+            raise
         finally:
             if watch is not None:
                 watch.cancel()

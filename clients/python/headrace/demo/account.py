@@ -196,7 +196,8 @@ class Account:
         except errors.ResourceNotFoundError:
             # The trigger host has not begun yet.
             return "", 0
-        shards = group.shards
+        # A shard that has split or merged ends before the last record.
+        shards = [shard for shard in group.shards if not shard.shard_end]
         return (
             min((shard.sequence_number or "" for shard in shards), default=""),
             max((shard.millis_behind_latest for shard in shards), default=0),
