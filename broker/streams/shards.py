@@ -182,11 +182,19 @@ def gap_after(shard: Shard, after: int, time_ms: int = 0) -> Gap | None:
 def gap_in_stream(stream: Stream, places: Iterable[tuple[Shard, int, int]]) -> Gap | None:
     """What a reader of a whole stream has lost, by its places: each a shard, a position in it, and the time of that.
 
-    Trimming cuts all shards at one number: so what is beyond the last trimmed record is held, in every shard.
+    Trimming cuts all shards at one number: so what is beyond the last trimmed record is held, in every shard. What the
+    shards that follow the places have lost is told with them, since whoever reads on after the gap does not come by it.
     """
+    places = list(places)
     gaps = [gap for shard, after, time_ms in places if (gap := gap_after(shard, after, time_ms)) is not None]
     if not gaps:
         return None
+    followed = [shard for shard, _, _ in places]
+    gaps += [
+        gap
+        for shard in _descendants(stream, followed)
+        if (gap := gap_after(shard, shard.starting_sequence_number - 1)) is not None
+    ]
     last_lost, lost_to_ms = _last_trimmed(stream)
     return Gap(
         shard_id=gaps[0].shard_id if len(gaps) == 1 and gaps[0].last_lost == last_lost else "",
@@ -228,6 +236,23 @@ def _last_trimmed(stream: Stream) -> tuple[int, int]:
 
 def _reaches_beyond(shard: Shard, after: int) -> bool:
     return shard.ending_sequence_number is None or shard.ending_sequence_number > after
+
+
+def _descendants(stream: Stream, shards: list[Shard]) -> list[Shard]:
+    """The shards that follow these, and those that follow them, without these."""
+    reached = {shard.shard_id for shard in shards}
+    found = []
+    # A shard's number on disk is greater than those of its parents.
+    for shard in sorted(stream.lineage, key=_number):
+        is_child = not reached.isdisjoint((shard.parent_shard_id, shard.adjacent_parent_shard_id))
+        if is_child and shard.shard_id not in reached:
+            reached.add(shard.shard_id)
+            found.append(shard)
+    return found
+
+
+def _number(shard: Shard) -> int:
+    return shard.id
 
 
 def _first_hash(shard: Shard) -> int:

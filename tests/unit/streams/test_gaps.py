@@ -7,7 +7,7 @@ from pathlib import Path
 from random import Random
 from tempfile import TemporaryDirectory
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from broker.encoding.items import canonicalize
@@ -95,10 +95,14 @@ async def reshard(engine: Engine, random: Random) -> None:
         await engine.catalog.split_shard(stream, shards[place].shard_id, None)
 
 
-@settings(max_examples=60)
-@given(st.randoms(use_true_random=False))
-def test_each_record_is_delivered_or_told_to_be_lost_and_nothing_is_told_in_vain(random: Random) -> None:
+# A seed and not st.randoms: to draw each of some thousand choices by itself takes longer than what is tested.
+# 1043: a gap in one shard while the children of another, which the reader has not begun, have lost records too.
+@settings(max_examples=100)
+@example(1043)
+@given(st.integers(0, 2**64 - 1))
+def test_each_record_is_delivered_or_told_to_be_lost_and_nothing_is_told_in_vain(seed: int) -> None:
     async def run(folder: Path) -> None:
+        random = Random(seed)
         clock = FakeClock()
         reader = Reader(Iterators(b"s" * 32, clock))
         written: set[int] = set()
