@@ -393,8 +393,13 @@ def new_group(name: str, stream_arn: str, stream: Stream, start: Start, now_ms: 
         snapshot_ranges=start.snapshot_ranges,
     )
     shards = {}
+    unfinished = {shard.shard_id for shard in stream.shards if not consumer.is_finished(shard)}
     for shard in stream.shards:
         begin = shard.starting_sequence_number - 1 if start.is_exact else horizon(shard)
+        # A shard that follows one to be read has no state before that: so it is seen if the parent vanishes unread. If
+        # the shard itself is trimmed, nothing of its parents was left to read.
+        if begin < shard.starting_sequence_number and not unfinished.isdisjoint(_parent_ids(shard)):
+            continue
         shards[shard.shard_id] = ShardState(checkpoint=max(start.after, begin), is_finished=consumer.is_finished(shard))
     ranges = {range_id: ShardState(checkpoint=0) for range_id in consumer.range_ids}
     return replace(consumer, shards=shards | ranges)

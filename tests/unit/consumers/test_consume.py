@@ -827,6 +827,38 @@ async def test_records_of_a_parent_that_has_vanished_are_a_gap_before_its_childr
     assert scene.groups.get(GROUP).shards.keys() == {shard.shard_id for shard in scene.shards}
 
 
+async def test_a_group_made_after_a_split_is_told_of_a_parent_that_vanishes_unread(scene: Scene) -> None:
+    await scene.groups.delete(GROUP)
+    numbers = await scene.write("a", count=2)
+    await scene.split()
+    await scene.groups.ensure(GROUP, scene.arn, OLDEST)
+    await scene.write("a")
+    await scene.trim(scene.shards[0], vanish=True)
+    async with scene.joined() as member:
+        await member.take(events.Started)
+        with pytest.raises(TrimmedDataAccessError) as lost:
+            await member.next()
+        assert lost.value.gap.last_lost == numbers[-1]
+
+
+async def test_what_was_gone_before_a_group_was_made_is_no_gap(scene: Scene) -> None:
+    await scene.groups.delete(GROUP)
+    await scene.write("a", count=2)
+    parent = scene.shards[0]
+    await scene.split()
+    await scene.write("a")
+    for shard in scene.shards:
+        await scene.trim(shard)
+    await scene.groups.ensure(GROUP, scene.arn, OLDEST)
+    more = await scene.write("a")
+    await scene.trim(parent, vanish=True)
+    async with scene.joined() as member:
+        await member.take(events.Started)
+        for _ in range(2):
+            await member.take(events.Assigned)
+        assert (await member.batch()).numbers == more
+
+
 async def test_a_parent_that_vanished_without_unprocessed_records_is_no_gap(scene: Scene) -> None:
     await scene.write("a", count=2)
     async with scene.joined() as member:
