@@ -6,6 +6,7 @@ it into a gRPC status. Raise low, translate once.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar, Final
 
 # A message may quote what the caller sent, and a status that is larger than gRPC's 8 KiB of trailers is lost whole.
@@ -46,9 +47,44 @@ class ResourceInUseError(HeadraceError):
 
 
 class ConditionalCheckFailedError(HeadraceError):
-    """The condition of a write does not hold."""
+    """The condition of a write does not hold. `item` is the encoded item, if it was asked for and there is one."""
 
     reason = "CONDITIONAL_CHECK_FAILED"
+
+    def __init__(self, message: str, *, item: bytes | None = None, **metadata: object) -> None:
+        super().__init__(message, **metadata)
+        self.item = item
+
+
+class TransactionCanceledError(HeadraceError):
+    """A transaction of which some actions could not be carried out. `causes` has one entry per action, None if innocent."""
+
+    reason = "TRANSACTION_CANCELED"
+
+    def __init__(self, causes: Sequence[HeadraceError | None]) -> None:
+        codes = ", ".join(cancellation_code(cause) for cause in causes)
+        super().__init__(
+            f"Transaction cancelled, please refer cancellation reasons for specific reasons [{codes}]",
+        )
+        # Not cut: at most 100 codes, of which all but a few are short.
+        self.metadata["cancellation_reasons"] = codes.replace(" ", "")
+        self.causes = causes
+
+
+class IdempotentParameterMismatchError(HeadraceError):
+    """Another request came with the same token before."""
+
+    reason = "IDEMPOTENT_PARAMETER_MISMATCH"
+
+
+class ProvisionedThroughputExceededError(HeadraceError):
+    """A table or index has used up its provisioned throughput; try again after `retry_after_ms`."""
+
+    reason = "PROVISIONED_THROUGHPUT_EXCEEDED"
+
+    def __init__(self, message: str, *, retry_after_ms: int, **metadata: object) -> None:
+        super().__init__(message, **metadata)
+        self.retry_after_ms = retry_after_ms
 
 
 class ExpiredIteratorError(HeadraceError):
@@ -87,6 +123,19 @@ class UnavailableError(HeadraceError):
 
 class CorruptionError(Exception):
     """Stored bytes that are not what was written. The node stops: a wrong answer is worse than none."""
+
+
+def cancellation_code(cause: HeadraceError | None) -> str:
+    """DynamoDB's code for why an action lets its transaction be cancelled; None if it does not."""
+    match cause:
+        case None:
+            return "None"
+        case ConditionalCheckFailedError():
+            return "ConditionalCheckFailed"
+        case ProvisionedThroughputExceededError():
+            return "ProvisionedThroughputExceeded"
+        case _:
+            return "ValidationError"
 
 
 def _cut(text: str, bytes_max: int) -> str:

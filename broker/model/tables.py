@@ -64,6 +64,55 @@ class KeyAttribute:
     type: KeyAttributeType
 
 
+class ProjectionType(StrEnum):
+    """Which attributes an index holds besides the key attributes of the table and its own."""
+
+    ALL = "ALL"
+    KEYS_ONLY = "KEYS_ONLY"
+    INCLUDE = "INCLUDE"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Throughput:
+    """Capacity units a second that are provisioned."""
+
+    read_units: int
+    write_units: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Index:
+    """A secondary index. `id` is its prefix on disk and never used again."""
+
+    name: str
+    id: int
+    is_global: bool
+    partition_key: KeyAttribute
+    sort_key: KeyAttribute | None
+    projection_type: ProjectionType
+    # With INCLUDE.
+    non_key_attributes: tuple[str, ...] = ()
+    # Whether items that the table had before the index may be missing in it.
+    is_backfilling: bool = False
+    # None: not limited by itself.
+    throughput: Throughput | None = None
+
+    @property
+    def key_attributes(self) -> tuple[KeyAttribute, ...]:
+        """The partition key, then the sort key if there is one."""
+        return (self.partition_key,) if self.sort_key is None else (self.partition_key, self.sort_key)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TimeToLive:
+    """By which attribute items expire; `id` is the prefix on disk of the index by that time."""
+
+    attribute: str
+    id: int
+    # Whether items that the table had before may be missing in the index.
+    is_backfilling: bool = True
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StreamSettings:
     """How long a table's streams keep records, and into how many shards they are divided."""
@@ -94,6 +143,14 @@ class Table:
     # The newest stream, also after it was disabled; empty if there never was one.
     stream_label: str = ""
     stream_settings: StreamSettings = field(default_factory=StreamSettings)
+    # By name, local ones first.
+    indexes: tuple[Index, ...] = ()
+    time_to_live: TimeToLive | None = None
+    # None: pay per request.
+    throughput: Throughput | None = None
+    # Whether it may not be deleted.
+    is_protected: bool = False
+    tags: dict[str, str] = field(default_factory=dict)
 
     @property
     def key_attributes(self) -> tuple[KeyAttribute, ...]:

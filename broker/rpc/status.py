@@ -31,6 +31,9 @@ _CODES: Final[dict[type[errors.HeadraceError], grpc.StatusCode]] = {
     errors.ResourceNotFoundError: grpc.StatusCode.NOT_FOUND,
     errors.ResourceInUseError: grpc.StatusCode.FAILED_PRECONDITION,
     errors.ConditionalCheckFailedError: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.TransactionCanceledError: grpc.StatusCode.ABORTED,
+    errors.IdempotentParameterMismatchError: grpc.StatusCode.INVALID_ARGUMENT,
+    errors.ProvisionedThroughputExceededError: grpc.StatusCode.RESOURCE_EXHAUSTED,
     errors.ExpiredIteratorError: grpc.StatusCode.FAILED_PRECONDITION,
     TrimmedDataAccessError: grpc.StatusCode.OUT_OF_RANGE,
     errors.LimitExceededError: grpc.StatusCode.RESOURCE_EXHAUSTED,
@@ -57,7 +60,7 @@ async def abort(context: Context, error: errors.HeadraceError) -> NoReturn:
     details: list[Message] = [
         error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=error.metadata),
     ]
-    if isinstance(error, errors.ThrottlingError):
+    if isinstance(error, errors.ThrottlingError | errors.ProvisionedThroughputExceededError):
         seconds, millis = divmod(error.retry_after_ms, _MILLIS_PER_SECOND)
         delay = duration_pb2.Duration(seconds=seconds, nanos=millis * 1_000_000)
         details.append(error_details_pb2.RetryInfo(retry_delay=delay))

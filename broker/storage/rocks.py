@@ -34,6 +34,8 @@ class Family(StrEnum):
     CATALOG = "catalog"
     # Items by stored key.
     ITEMS = "items"
+    # Entries of secondary indexes, by index, its key and the item's; and of the indexes by time of expiry.
+    INDEXES = "indexes"
     # Versions of items that a replicated delete removed, by stored key.
     TOMBSTONES = "tombstones"
     # Log blocks by shard and last sequence number.

@@ -7,12 +7,271 @@ import builtins
 import collections.abc
 import google.protobuf.descriptor
 import google.protobuf.internal.containers
+import google.protobuf.internal.enum_type_wrapper
 import google.protobuf.message
 import headrace.v1.attribute_value_pb2
 import headrace.v1.error_pb2
+import sys
 import typing
 
+if sys.version_info >= (3, 10):
+    import typing as typing_extensions
+else:
+    import typing_extensions
+
 DESCRIPTOR: google.protobuf.descriptor.FileDescriptor
+
+class _ReturnValues:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: typing_extensions.TypeAlias = ValueType
+
+class _ReturnValuesEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_ReturnValues.ValueType], builtins.type):
+    DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+    RETURN_VALUES_UNSPECIFIED: _ReturnValues.ValueType  # 0
+    """As NONE."""
+    RETURN_VALUES_NONE: _ReturnValues.ValueType  # 1
+    """Nothing."""
+    RETURN_VALUES_ALL_OLD: _ReturnValues.ValueType  # 2
+    """The whole item before the write."""
+    RETURN_VALUES_UPDATED_OLD: _ReturnValues.ValueType  # 3
+    """Of the item before the write what the update expression names; UpdateItem only."""
+    RETURN_VALUES_ALL_NEW: _ReturnValues.ValueType  # 4
+    """The whole item after the write; UpdateItem only."""
+    RETURN_VALUES_UPDATED_NEW: _ReturnValues.ValueType  # 5
+    """Of the item after the write what the update expression names; UpdateItem only."""
+
+class ReturnValues(_ReturnValues, metaclass=_ReturnValuesEnumTypeWrapper):
+    """What a write returns of the item it changed. Source: Amazon DynamoDB API Reference, "UpdateItem", ReturnValues."""
+
+RETURN_VALUES_UNSPECIFIED: ReturnValues.ValueType  # 0
+"""As NONE."""
+RETURN_VALUES_NONE: ReturnValues.ValueType  # 1
+"""Nothing."""
+RETURN_VALUES_ALL_OLD: ReturnValues.ValueType  # 2
+"""The whole item before the write."""
+RETURN_VALUES_UPDATED_OLD: ReturnValues.ValueType  # 3
+"""Of the item before the write what the update expression names; UpdateItem only."""
+RETURN_VALUES_ALL_NEW: ReturnValues.ValueType  # 4
+"""The whole item after the write; UpdateItem only."""
+RETURN_VALUES_UPDATED_NEW: ReturnValues.ValueType  # 5
+"""Of the item after the write what the update expression names; UpdateItem only."""
+global___ReturnValues = ReturnValues
+
+class _ReturnValuesOnConditionCheckFailure:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: typing_extensions.TypeAlias = ValueType
+
+class _ReturnValuesOnConditionCheckFailureEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_ReturnValuesOnConditionCheckFailure.ValueType], builtins.type):
+    DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+    RETURN_VALUES_ON_CONDITION_CHECK_FAILURE_UNSPECIFIED: _ReturnValuesOnConditionCheckFailure.ValueType  # 0
+    """As NONE."""
+    RETURN_VALUES_ON_CONDITION_CHECK_FAILURE_NONE: _ReturnValuesOnConditionCheckFailure.ValueType  # 1
+    """The call fails with CONDITIONAL_CHECK_FAILED."""
+    RETURN_VALUES_ON_CONDITION_CHECK_FAILURE_ALL_OLD: _ReturnValuesOnConditionCheckFailure.ValueType  # 2
+    """The call succeeds with `condition_check_failure` set and nothing written: an item may be larger than what the
+    trailers of a failed call can carry.
+    """
+
+class ReturnValuesOnConditionCheckFailure(_ReturnValuesOnConditionCheckFailure, metaclass=_ReturnValuesOnConditionCheckFailureEnumTypeWrapper):
+    """Whether a write whose condition does not hold shows the item."""
+
+RETURN_VALUES_ON_CONDITION_CHECK_FAILURE_UNSPECIFIED: ReturnValuesOnConditionCheckFailure.ValueType  # 0
+"""As NONE."""
+RETURN_VALUES_ON_CONDITION_CHECK_FAILURE_NONE: ReturnValuesOnConditionCheckFailure.ValueType  # 1
+"""The call fails with CONDITIONAL_CHECK_FAILED."""
+RETURN_VALUES_ON_CONDITION_CHECK_FAILURE_ALL_OLD: ReturnValuesOnConditionCheckFailure.ValueType  # 2
+"""The call succeeds with `condition_check_failure` set and nothing written: an item may be larger than what the
+trailers of a failed call can carry.
+"""
+global___ReturnValuesOnConditionCheckFailure = ReturnValuesOnConditionCheckFailure
+
+class _ReturnConsumedCapacity:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: typing_extensions.TypeAlias = ValueType
+
+class _ReturnConsumedCapacityEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_ReturnConsumedCapacity.ValueType], builtins.type):
+    DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+    RETURN_CONSUMED_CAPACITY_UNSPECIFIED: _ReturnConsumedCapacity.ValueType  # 0
+    """As NONE."""
+    RETURN_CONSUMED_CAPACITY_NONE: _ReturnConsumedCapacity.ValueType  # 1
+    """Nothing."""
+    RETURN_CONSUMED_CAPACITY_TOTAL: _ReturnConsumedCapacity.ValueType  # 2
+    """The sum, by table."""
+    RETURN_CONSUMED_CAPACITY_INDEXES: _ReturnConsumedCapacity.ValueType  # 3
+    """The sum, and the parts of the table and of each index."""
+
+class ReturnConsumedCapacity(_ReturnConsumedCapacity, metaclass=_ReturnConsumedCapacityEnumTypeWrapper):
+    """How much a response tells of the capacity that the call consumed."""
+
+RETURN_CONSUMED_CAPACITY_UNSPECIFIED: ReturnConsumedCapacity.ValueType  # 0
+"""As NONE."""
+RETURN_CONSUMED_CAPACITY_NONE: ReturnConsumedCapacity.ValueType  # 1
+"""Nothing."""
+RETURN_CONSUMED_CAPACITY_TOTAL: ReturnConsumedCapacity.ValueType  # 2
+"""The sum, by table."""
+RETURN_CONSUMED_CAPACITY_INDEXES: ReturnConsumedCapacity.ValueType  # 3
+"""The sum, and the parts of the table and of each index."""
+global___ReturnConsumedCapacity = ReturnConsumedCapacity
+
+class _Select:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: typing_extensions.TypeAlias = ValueType
+
+class _SelectEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_Select.ValueType], builtins.type):
+    DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+    SELECT_UNSPECIFIED: _Select.ValueType  # 0
+    """SPECIFIC_ATTRIBUTES with a projection expression; else ALL_ATTRIBUTES of a table, ALL_PROJECTED_ATTRIBUTES of an index."""
+    SELECT_ALL_ATTRIBUTES: _Select.ValueType  # 1
+    """Whole items. Of a local index that projects less they are fetched from the table; a global one must project ALL."""
+    SELECT_ALL_PROJECTED_ATTRIBUTES: _Select.ValueType  # 2
+    """What the index projects; indexes only."""
+    SELECT_SPECIFIC_ATTRIBUTES: _Select.ValueType  # 3
+    """What the projection expression names."""
+    SELECT_COUNT: _Select.ValueType  # 4
+    """No items, only their number."""
+
+class Select(_Select, metaclass=_SelectEnumTypeWrapper):
+    """Which attributes Query and Scan return."""
+
+SELECT_UNSPECIFIED: Select.ValueType  # 0
+"""SPECIFIC_ATTRIBUTES with a projection expression; else ALL_ATTRIBUTES of a table, ALL_PROJECTED_ATTRIBUTES of an index."""
+SELECT_ALL_ATTRIBUTES: Select.ValueType  # 1
+"""Whole items. Of a local index that projects less they are fetched from the table; a global one must project ALL."""
+SELECT_ALL_PROJECTED_ATTRIBUTES: Select.ValueType  # 2
+"""What the index projects; indexes only."""
+SELECT_SPECIFIC_ATTRIBUTES: Select.ValueType  # 3
+"""What the projection expression names."""
+SELECT_COUNT: Select.ValueType  # 4
+"""No items, only their number."""
+global___Select = Select
+
+@typing.final
+class Capacity(google.protobuf.message.Message):
+    """Units that a call consumed, by DynamoDB's rules (Developer Guide, "Read and write operations"): a read unit is 4 KB read
+    strongly consistent, half of one eventually consistent, two in a transaction; a write unit is 1 KB, two in a transaction.
+    """
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    CAPACITY_UNITS_FIELD_NUMBER: builtins.int
+    READ_CAPACITY_UNITS_FIELD_NUMBER: builtins.int
+    WRITE_CAPACITY_UNITS_FIELD_NUMBER: builtins.int
+    capacity_units: builtins.float
+    """Read and write units together."""
+    read_capacity_units: builtins.float
+    """Read units."""
+    write_capacity_units: builtins.float
+    """Write units."""
+    def __init__(
+        self,
+        *,
+        capacity_units: builtins.float = ...,
+        read_capacity_units: builtins.float = ...,
+        write_capacity_units: builtins.float = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["capacity_units", b"capacity_units", "read_capacity_units", b"read_capacity_units", "write_capacity_units", b"write_capacity_units"]) -> None: ...
+
+global___Capacity = Capacity
+
+@typing.final
+class ConsumedCapacity(google.protobuf.message.Message):
+    """What a call consumed of one table."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    @typing.final
+    class LocalSecondaryIndexesEntry(google.protobuf.message.Message):
+        DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: builtins.int
+        VALUE_FIELD_NUMBER: builtins.int
+        key: builtins.str
+        @property
+        def value(self) -> global___Capacity: ...
+        def __init__(
+            self,
+            *,
+            key: builtins.str = ...,
+            value: global___Capacity | None = ...,
+        ) -> None: ...
+        def HasField(self, field_name: typing.Literal["value", b"value"]) -> builtins.bool: ...
+        def ClearField(self, field_name: typing.Literal["key", b"key", "value", b"value"]) -> None: ...
+
+    @typing.final
+    class GlobalSecondaryIndexesEntry(google.protobuf.message.Message):
+        DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: builtins.int
+        VALUE_FIELD_NUMBER: builtins.int
+        key: builtins.str
+        @property
+        def value(self) -> global___Capacity: ...
+        def __init__(
+            self,
+            *,
+            key: builtins.str = ...,
+            value: global___Capacity | None = ...,
+        ) -> None: ...
+        def HasField(self, field_name: typing.Literal["value", b"value"]) -> builtins.bool: ...
+        def ClearField(self, field_name: typing.Literal["key", b"key", "value", b"value"]) -> None: ...
+
+    TABLE_NAME_FIELD_NUMBER: builtins.int
+    TOTAL_FIELD_NUMBER: builtins.int
+    TABLE_FIELD_NUMBER: builtins.int
+    LOCAL_SECONDARY_INDEXES_FIELD_NUMBER: builtins.int
+    GLOBAL_SECONDARY_INDEXES_FIELD_NUMBER: builtins.int
+    table_name: builtins.str
+    """The table's name."""
+    @property
+    def total(self) -> global___Capacity:
+        """All of it."""
+
+    @property
+    def table(self) -> global___Capacity:
+        """The table's part; only if INDEXES was asked for, as the next two."""
+
+    @property
+    def local_secondary_indexes(self) -> google.protobuf.internal.containers.MessageMap[builtins.str, global___Capacity]:
+        """The part of each local secondary index that took any."""
+
+    @property
+    def global_secondary_indexes(self) -> google.protobuf.internal.containers.MessageMap[builtins.str, global___Capacity]:
+        """The part of each global secondary index that took any."""
+
+    def __init__(
+        self,
+        *,
+        table_name: builtins.str = ...,
+        total: global___Capacity | None = ...,
+        table: global___Capacity | None = ...,
+        local_secondary_indexes: collections.abc.Mapping[builtins.str, global___Capacity] | None = ...,
+        global_secondary_indexes: collections.abc.Mapping[builtins.str, global___Capacity] | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["table", b"table", "total", b"total"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["global_secondary_indexes", b"global_secondary_indexes", "local_secondary_indexes", b"local_secondary_indexes", "table", b"table", "table_name", b"table_name", "total", b"total"]) -> None: ...
+
+global___ConsumedCapacity = ConsumedCapacity
+
+@typing.final
+class ConditionCheckFailure(google.protobuf.message.Message):
+    """Says that a condition did not hold, so that nothing was written."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    ITEM_FIELD_NUMBER: builtins.int
+    @property
+    def item(self) -> headrace.v1.attribute_value_pb2.Item:
+        """The item as it is; absent if there is none."""
+
+    def __init__(
+        self,
+        *,
+        item: headrace.v1.attribute_value_pb2.Item | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["item", b"item"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["item", b"item"]) -> None: ...
+
+global___ConditionCheckFailure = ConditionCheckFailure
 
 @typing.final
 class PutItemRequest(google.protobuf.message.Message):
@@ -59,12 +318,21 @@ class PutItemRequest(google.protobuf.message.Message):
     CONDITION_EXPRESSION_FIELD_NUMBER: builtins.int
     EXPRESSION_ATTRIBUTE_NAMES_FIELD_NUMBER: builtins.int
     EXPRESSION_ATTRIBUTE_VALUES_FIELD_NUMBER: builtins.int
+    RETURN_VALUES_FIELD_NUMBER: builtins.int
+    RETURN_VALUES_ON_CONDITION_CHECK_FAILURE_FIELD_NUMBER: builtins.int
+    RETURN_CONSUMED_CAPACITY_FIELD_NUMBER: builtins.int
     table_name: builtins.str
     """The table's name."""
     condition_expression: builtins.str
-    """The write happens only if this holds for the item as it was; empty: always. At most 4 KB.
-    In this version: attribute_exists(path) or attribute_not_exists(path), joined by AND.
+    """The write happens only if this holds for the item as it was, or for an item without attributes if there was none;
+    empty: always. At most 4 KB and 300 operators. Language: docs/expressions.md, which is DynamoDB's.
     """
+    return_values: global___ReturnValues.ValueType
+    """What to return; NONE or ALL_OLD."""
+    return_values_on_condition_check_failure: global___ReturnValuesOnConditionCheckFailure.ValueType
+    """What to return if the condition does not hold."""
+    return_consumed_capacity: global___ReturnConsumedCapacity.ValueType
+    """Whether to tell the capacity consumed."""
     @property
     def item(self) -> headrace.v1.attribute_value_pb2.Item:
         """The whole item, with all its key attributes; at most 400 KB."""
@@ -85,9 +353,12 @@ class PutItemRequest(google.protobuf.message.Message):
         condition_expression: builtins.str = ...,
         expression_attribute_names: collections.abc.Mapping[builtins.str, builtins.str] | None = ...,
         expression_attribute_values: collections.abc.Mapping[builtins.str, headrace.v1.attribute_value_pb2.AttributeValue] | None = ...,
+        return_values: global___ReturnValues.ValueType = ...,
+        return_values_on_condition_check_failure: global___ReturnValuesOnConditionCheckFailure.ValueType = ...,
+        return_consumed_capacity: global___ReturnConsumedCapacity.ValueType = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["item", b"item"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["condition_expression", b"condition_expression", "expression_attribute_names", b"expression_attribute_names", "expression_attribute_values", b"expression_attribute_values", "item", b"item", "table_name", b"table_name"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["condition_expression", b"condition_expression", "expression_attribute_names", b"expression_attribute_names", "expression_attribute_values", b"expression_attribute_values", "item", b"item", "return_consumed_capacity", b"return_consumed_capacity", "return_values", b"return_values", "return_values_on_condition_check_failure", b"return_values_on_condition_check_failure", "table_name", b"table_name"]) -> None: ...
 
 global___PutItemRequest = PutItemRequest
 
@@ -97,9 +368,30 @@ class PutItemResponse(google.protobuf.message.Message):
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
+    ATTRIBUTES_FIELD_NUMBER: builtins.int
+    CONDITION_CHECK_FAILURE_FIELD_NUMBER: builtins.int
+    CONSUMED_CAPACITY_FIELD_NUMBER: builtins.int
+    @property
+    def attributes(self) -> headrace.v1.attribute_value_pb2.Item:
+        """What return_values asked for; absent if that is nothing, or there was none."""
+
+    @property
+    def condition_check_failure(self) -> global___ConditionCheckFailure:
+        """Set only if return_values_on_condition_check_failure is ALL_OLD and the condition did not hold: nothing was written."""
+
+    @property
+    def consumed_capacity(self) -> global___ConsumedCapacity:
+        """Present if it was asked for."""
+
     def __init__(
         self,
+        *,
+        attributes: headrace.v1.attribute_value_pb2.Item | None = ...,
+        condition_check_failure: global___ConditionCheckFailure | None = ...,
+        consumed_capacity: global___ConsumedCapacity | None = ...,
     ) -> None: ...
+    def HasField(self, field_name: typing.Literal["attributes", b"attributes", "condition_check_failure", b"condition_check_failure", "consumed_capacity", b"consumed_capacity"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["attributes", b"attributes", "condition_check_failure", b"condition_check_failure", "consumed_capacity", b"consumed_capacity"]) -> None: ...
 
 global___PutItemResponse = PutItemResponse
 
@@ -109,22 +401,56 @@ class GetItemRequest(google.protobuf.message.Message):
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
+    @typing.final
+    class ExpressionAttributeNamesEntry(google.protobuf.message.Message):
+        DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: builtins.int
+        VALUE_FIELD_NUMBER: builtins.int
+        key: builtins.str
+        value: builtins.str
+        def __init__(
+            self,
+            *,
+            key: builtins.str = ...,
+            value: builtins.str = ...,
+        ) -> None: ...
+        def ClearField(self, field_name: typing.Literal["key", b"key", "value", b"value"]) -> None: ...
+
     TABLE_NAME_FIELD_NUMBER: builtins.int
     KEY_FIELD_NUMBER: builtins.int
+    CONSISTENT_READ_FIELD_NUMBER: builtins.int
+    PROJECTION_EXPRESSION_FIELD_NUMBER: builtins.int
+    EXPRESSION_ATTRIBUTE_NAMES_FIELD_NUMBER: builtins.int
+    RETURN_CONSUMED_CAPACITY_FIELD_NUMBER: builtins.int
     table_name: builtins.str
     """The table's name."""
+    consistent_read: builtins.bool
+    """Whether the read must see every write that finished before it. Here every read does; it only changes what is metered."""
+    projection_expression: builtins.str
+    """Document paths, joined by commas, of what to return; empty: the whole item. At most 4 KB."""
+    return_consumed_capacity: global___ReturnConsumedCapacity.ValueType
+    """Whether to tell the capacity consumed."""
     @property
     def key(self) -> headrace.v1.attribute_value_pb2.Item:
         """Exactly the key attributes."""
+
+    @property
+    def expression_attribute_names(self) -> google.protobuf.internal.containers.ScalarMap[builtins.str, builtins.str]:
+        """What the placeholders "#name" in expressions stand for."""
 
     def __init__(
         self,
         *,
         table_name: builtins.str = ...,
         key: headrace.v1.attribute_value_pb2.Item | None = ...,
+        consistent_read: builtins.bool = ...,
+        projection_expression: builtins.str = ...,
+        expression_attribute_names: collections.abc.Mapping[builtins.str, builtins.str] | None = ...,
+        return_consumed_capacity: global___ReturnConsumedCapacity.ValueType = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["key", b"key"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["key", b"key", "table_name", b"table_name"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["consistent_read", b"consistent_read", "expression_attribute_names", b"expression_attribute_names", "key", b"key", "projection_expression", b"projection_expression", "return_consumed_capacity", b"return_consumed_capacity", "table_name", b"table_name"]) -> None: ...
 
 global___GetItemRequest = GetItemRequest
 
@@ -135,17 +461,23 @@ class GetItemResponse(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     ITEM_FIELD_NUMBER: builtins.int
+    CONSUMED_CAPACITY_FIELD_NUMBER: builtins.int
     @property
     def item(self) -> headrace.v1.attribute_value_pb2.Item:
         """The item; absent if there is none."""
+
+    @property
+    def consumed_capacity(self) -> global___ConsumedCapacity:
+        """Present if it was asked for."""
 
     def __init__(
         self,
         *,
         item: headrace.v1.attribute_value_pb2.Item | None = ...,
+        consumed_capacity: global___ConsumedCapacity | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["item", b"item"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["item", b"item"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["consumed_capacity", b"consumed_capacity", "item", b"item"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["consumed_capacity", b"consumed_capacity", "item", b"item"]) -> None: ...
 
 global___GetItemResponse = GetItemResponse
 
@@ -195,12 +527,23 @@ class UpdateItemRequest(google.protobuf.message.Message):
     CONDITION_EXPRESSION_FIELD_NUMBER: builtins.int
     EXPRESSION_ATTRIBUTE_NAMES_FIELD_NUMBER: builtins.int
     EXPRESSION_ATTRIBUTE_VALUES_FIELD_NUMBER: builtins.int
+    RETURN_VALUES_FIELD_NUMBER: builtins.int
+    RETURN_VALUES_ON_CONDITION_CHECK_FAILURE_FIELD_NUMBER: builtins.int
+    RETURN_CONSUMED_CAPACITY_FIELD_NUMBER: builtins.int
     table_name: builtins.str
     """The table's name."""
     update_expression: builtins.str
-    """What to change. At most 4 KB. In this version: "SET name = :value, ..." and "REMOVE name, ..." of top-level attributes."""
+    """What to change: SET, REMOVE, ADD and DELETE sections, each at most once; empty: nothing, but a missing item is created
+    with its key alone. At most 4 KB and 300 operators.
+    """
     condition_expression: builtins.str
     """As in PutItemRequest."""
+    return_values: global___ReturnValues.ValueType
+    """What to return; any."""
+    return_values_on_condition_check_failure: global___ReturnValuesOnConditionCheckFailure.ValueType
+    """What to return if the condition does not hold."""
+    return_consumed_capacity: global___ReturnConsumedCapacity.ValueType
+    """Whether to tell the capacity consumed."""
     @property
     def key(self) -> headrace.v1.attribute_value_pb2.Item:
         """Exactly the key attributes."""
@@ -222,9 +565,12 @@ class UpdateItemRequest(google.protobuf.message.Message):
         condition_expression: builtins.str = ...,
         expression_attribute_names: collections.abc.Mapping[builtins.str, builtins.str] | None = ...,
         expression_attribute_values: collections.abc.Mapping[builtins.str, headrace.v1.attribute_value_pb2.AttributeValue] | None = ...,
+        return_values: global___ReturnValues.ValueType = ...,
+        return_values_on_condition_check_failure: global___ReturnValuesOnConditionCheckFailure.ValueType = ...,
+        return_consumed_capacity: global___ReturnConsumedCapacity.ValueType = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["key", b"key"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["condition_expression", b"condition_expression", "expression_attribute_names", b"expression_attribute_names", "expression_attribute_values", b"expression_attribute_values", "key", b"key", "table_name", b"table_name", "update_expression", b"update_expression"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["condition_expression", b"condition_expression", "expression_attribute_names", b"expression_attribute_names", "expression_attribute_values", b"expression_attribute_values", "key", b"key", "return_consumed_capacity", b"return_consumed_capacity", "return_values", b"return_values", "return_values_on_condition_check_failure", b"return_values_on_condition_check_failure", "table_name", b"table_name", "update_expression", b"update_expression"]) -> None: ...
 
 global___UpdateItemRequest = UpdateItemRequest
 
@@ -234,9 +580,30 @@ class UpdateItemResponse(google.protobuf.message.Message):
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
+    ATTRIBUTES_FIELD_NUMBER: builtins.int
+    CONDITION_CHECK_FAILURE_FIELD_NUMBER: builtins.int
+    CONSUMED_CAPACITY_FIELD_NUMBER: builtins.int
+    @property
+    def attributes(self) -> headrace.v1.attribute_value_pb2.Item:
+        """What return_values asked for; absent if that is nothing, or there was none."""
+
+    @property
+    def condition_check_failure(self) -> global___ConditionCheckFailure:
+        """Set only if return_values_on_condition_check_failure is ALL_OLD and the condition did not hold: nothing was written."""
+
+    @property
+    def consumed_capacity(self) -> global___ConsumedCapacity:
+        """Present if it was asked for."""
+
     def __init__(
         self,
+        *,
+        attributes: headrace.v1.attribute_value_pb2.Item | None = ...,
+        condition_check_failure: global___ConditionCheckFailure | None = ...,
+        consumed_capacity: global___ConsumedCapacity | None = ...,
     ) -> None: ...
+    def HasField(self, field_name: typing.Literal["attributes", b"attributes", "condition_check_failure", b"condition_check_failure", "consumed_capacity", b"consumed_capacity"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["attributes", b"attributes", "condition_check_failure", b"condition_check_failure", "consumed_capacity", b"consumed_capacity"]) -> None: ...
 
 global___UpdateItemResponse = UpdateItemResponse
 
@@ -285,10 +652,19 @@ class DeleteItemRequest(google.protobuf.message.Message):
     CONDITION_EXPRESSION_FIELD_NUMBER: builtins.int
     EXPRESSION_ATTRIBUTE_NAMES_FIELD_NUMBER: builtins.int
     EXPRESSION_ATTRIBUTE_VALUES_FIELD_NUMBER: builtins.int
+    RETURN_VALUES_FIELD_NUMBER: builtins.int
+    RETURN_VALUES_ON_CONDITION_CHECK_FAILURE_FIELD_NUMBER: builtins.int
+    RETURN_CONSUMED_CAPACITY_FIELD_NUMBER: builtins.int
     table_name: builtins.str
     """The table's name."""
     condition_expression: builtins.str
     """As in PutItemRequest."""
+    return_values: global___ReturnValues.ValueType
+    """What to return; NONE or ALL_OLD."""
+    return_values_on_condition_check_failure: global___ReturnValuesOnConditionCheckFailure.ValueType
+    """What to return if the condition does not hold."""
+    return_consumed_capacity: global___ReturnConsumedCapacity.ValueType
+    """Whether to tell the capacity consumed."""
     @property
     def key(self) -> headrace.v1.attribute_value_pb2.Item:
         """Exactly the key attributes."""
@@ -309,9 +685,12 @@ class DeleteItemRequest(google.protobuf.message.Message):
         condition_expression: builtins.str = ...,
         expression_attribute_names: collections.abc.Mapping[builtins.str, builtins.str] | None = ...,
         expression_attribute_values: collections.abc.Mapping[builtins.str, headrace.v1.attribute_value_pb2.AttributeValue] | None = ...,
+        return_values: global___ReturnValues.ValueType = ...,
+        return_values_on_condition_check_failure: global___ReturnValuesOnConditionCheckFailure.ValueType = ...,
+        return_consumed_capacity: global___ReturnConsumedCapacity.ValueType = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["key", b"key"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["condition_expression", b"condition_expression", "expression_attribute_names", b"expression_attribute_names", "expression_attribute_values", b"expression_attribute_values", "key", b"key", "table_name", b"table_name"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["condition_expression", b"condition_expression", "expression_attribute_names", b"expression_attribute_names", "expression_attribute_values", b"expression_attribute_values", "key", b"key", "return_consumed_capacity", b"return_consumed_capacity", "return_values", b"return_values", "return_values_on_condition_check_failure", b"return_values_on_condition_check_failure", "table_name", b"table_name"]) -> None: ...
 
 global___DeleteItemRequest = DeleteItemRequest
 
@@ -321,9 +700,30 @@ class DeleteItemResponse(google.protobuf.message.Message):
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
+    ATTRIBUTES_FIELD_NUMBER: builtins.int
+    CONDITION_CHECK_FAILURE_FIELD_NUMBER: builtins.int
+    CONSUMED_CAPACITY_FIELD_NUMBER: builtins.int
+    @property
+    def attributes(self) -> headrace.v1.attribute_value_pb2.Item:
+        """What return_values asked for; absent if that is nothing, or there was none."""
+
+    @property
+    def condition_check_failure(self) -> global___ConditionCheckFailure:
+        """Set only if return_values_on_condition_check_failure is ALL_OLD and the condition did not hold: nothing was written."""
+
+    @property
+    def consumed_capacity(self) -> global___ConsumedCapacity:
+        """Present if it was asked for."""
+
     def __init__(
         self,
+        *,
+        attributes: headrace.v1.attribute_value_pb2.Item | None = ...,
+        condition_check_failure: global___ConditionCheckFailure | None = ...,
+        consumed_capacity: global___ConsumedCapacity | None = ...,
     ) -> None: ...
+    def HasField(self, field_name: typing.Literal["attributes", b"attributes", "condition_check_failure", b"condition_check_failure", "consumed_capacity", b"consumed_capacity"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["attributes", b"attributes", "condition_check_failure", b"condition_check_failure", "consumed_capacity", b"consumed_capacity"]) -> None: ...
 
 global___DeleteItemResponse = DeleteItemResponse
 
@@ -334,6 +734,9 @@ class BatchWriteItemRequest(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     OPERATIONS_FIELD_NUMBER: builtins.int
+    RETURN_CONSUMED_CAPACITY_FIELD_NUMBER: builtins.int
+    return_consumed_capacity: global___ReturnConsumedCapacity.ValueType
+    """Whether to tell the capacity consumed."""
     @property
     def operations(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___WriteOperation]:
         """1 to 25 puts and deletes, over any tables; no two of one table with the same key; no conditions."""
@@ -342,8 +745,9 @@ class BatchWriteItemRequest(google.protobuf.message.Message):
         self,
         *,
         operations: collections.abc.Iterable[global___WriteOperation] | None = ...,
+        return_consumed_capacity: global___ReturnConsumedCapacity.ValueType = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["operations", b"operations"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["operations", b"operations", "return_consumed_capacity", b"return_consumed_capacity"]) -> None: ...
 
 global___BatchWriteItemRequest = BatchWriteItemRequest
 
@@ -354,16 +758,22 @@ class BatchWriteItemResponse(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     UNPROCESSED_OPERATIONS_FIELD_NUMBER: builtins.int
+    CONSUMED_CAPACITY_FIELD_NUMBER: builtins.int
     @property
     def unprocessed_operations(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___WriteOperation]:
-        """What was not written because the server was too busy; send it again after a pause."""
+        """What was not written because the server was too busy or a table's throughput was exceeded; send it again after a pause."""
+
+    @property
+    def consumed_capacity(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___ConsumedCapacity]:
+        """One per table, if it was asked for."""
 
     def __init__(
         self,
         *,
         unprocessed_operations: collections.abc.Iterable[global___WriteOperation] | None = ...,
+        consumed_capacity: collections.abc.Iterable[global___ConsumedCapacity] | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["unprocessed_operations", b"unprocessed_operations"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["consumed_capacity", b"consumed_capacity", "unprocessed_operations", b"unprocessed_operations"]) -> None: ...
 
 global___BatchWriteItemResponse = BatchWriteItemResponse
 
@@ -452,16 +862,804 @@ class WriteResult(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     ERROR_FIELD_NUMBER: builtins.int
+    ATTRIBUTES_FIELD_NUMBER: builtins.int
+    CONDITION_CHECK_FAILURE_FIELD_NUMBER: builtins.int
+    CONSUMED_CAPACITY_FIELD_NUMBER: builtins.int
     @property
     def error(self) -> headrace.v1.error_pb2.Error:
         """Absent: written. Otherwise what the unary call would have failed with."""
+
+    @property
+    def attributes(self) -> headrace.v1.attribute_value_pb2.Item:
+        """As in the response of the unary call."""
+
+    @property
+    def condition_check_failure(self) -> global___ConditionCheckFailure:
+        """As in the response of the unary call; then `error` is absent and nothing was written."""
+
+    @property
+    def consumed_capacity(self) -> global___ConsumedCapacity:
+        """As in the response of the unary call."""
 
     def __init__(
         self,
         *,
         error: headrace.v1.error_pb2.Error | None = ...,
+        attributes: headrace.v1.attribute_value_pb2.Item | None = ...,
+        condition_check_failure: global___ConditionCheckFailure | None = ...,
+        consumed_capacity: global___ConsumedCapacity | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["error", b"error"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["error", b"error"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["attributes", b"attributes", "condition_check_failure", b"condition_check_failure", "consumed_capacity", b"consumed_capacity", "error", b"error"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["attributes", b"attributes", "condition_check_failure", b"condition_check_failure", "consumed_capacity", b"consumed_capacity", "error", b"error"]) -> None: ...
 
 global___WriteResult = WriteResult
+
+@typing.final
+class TableKeys(google.protobuf.message.Message):
+    """Keys of one table to read."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    @typing.final
+    class ExpressionAttributeNamesEntry(google.protobuf.message.Message):
+        DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: builtins.int
+        VALUE_FIELD_NUMBER: builtins.int
+        key: builtins.str
+        value: builtins.str
+        def __init__(
+            self,
+            *,
+            key: builtins.str = ...,
+            value: builtins.str = ...,
+        ) -> None: ...
+        def ClearField(self, field_name: typing.Literal["key", b"key", "value", b"value"]) -> None: ...
+
+    TABLE_NAME_FIELD_NUMBER: builtins.int
+    KEYS_FIELD_NUMBER: builtins.int
+    CONSISTENT_READ_FIELD_NUMBER: builtins.int
+    PROJECTION_EXPRESSION_FIELD_NUMBER: builtins.int
+    EXPRESSION_ATTRIBUTE_NAMES_FIELD_NUMBER: builtins.int
+    table_name: builtins.str
+    """The table's name."""
+    consistent_read: builtins.bool
+    """As in GetItemRequest."""
+    projection_expression: builtins.str
+    """As in GetItemRequest, for all keys."""
+    @property
+    def keys(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[headrace.v1.attribute_value_pb2.Item]:
+        """Each exactly the key attributes; no two equal."""
+
+    @property
+    def expression_attribute_names(self) -> google.protobuf.internal.containers.ScalarMap[builtins.str, builtins.str]:
+        """What the placeholders "#name" in expressions stand for."""
+
+    def __init__(
+        self,
+        *,
+        table_name: builtins.str = ...,
+        keys: collections.abc.Iterable[headrace.v1.attribute_value_pb2.Item] | None = ...,
+        consistent_read: builtins.bool = ...,
+        projection_expression: builtins.str = ...,
+        expression_attribute_names: collections.abc.Mapping[builtins.str, builtins.str] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["consistent_read", b"consistent_read", "expression_attribute_names", b"expression_attribute_names", "keys", b"keys", "projection_expression", b"projection_expression", "table_name", b"table_name"]) -> None: ...
+
+global___TableKeys = TableKeys
+
+@typing.final
+class BatchGetItemRequest(google.protobuf.message.Message):
+    """Request of BatchGetItem."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    TABLES_FIELD_NUMBER: builtins.int
+    RETURN_CONSUMED_CAPACITY_FIELD_NUMBER: builtins.int
+    return_consumed_capacity: global___ReturnConsumedCapacity.ValueType
+    """Whether to tell the capacity consumed."""
+    @property
+    def tables(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___TableKeys]:
+        """1 to 100 keys in all; each table at most once."""
+
+    def __init__(
+        self,
+        *,
+        tables: collections.abc.Iterable[global___TableKeys] | None = ...,
+        return_consumed_capacity: global___ReturnConsumedCapacity.ValueType = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["return_consumed_capacity", b"return_consumed_capacity", "tables", b"tables"]) -> None: ...
+
+global___BatchGetItemRequest = BatchGetItemRequest
+
+@typing.final
+class TableItems(google.protobuf.message.Message):
+    """Items of one table."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    TABLE_NAME_FIELD_NUMBER: builtins.int
+    ITEMS_FIELD_NUMBER: builtins.int
+    table_name: builtins.str
+    """The table's name."""
+    @property
+    def items(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[headrace.v1.attribute_value_pb2.Item]:
+        """Those that were found, in the order of their keys in the request."""
+
+    def __init__(
+        self,
+        *,
+        table_name: builtins.str = ...,
+        items: collections.abc.Iterable[headrace.v1.attribute_value_pb2.Item] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["items", b"items", "table_name", b"table_name"]) -> None: ...
+
+global___TableItems = TableItems
+
+@typing.final
+class BatchGetItemResponse(google.protobuf.message.Message):
+    """Response of BatchGetItem."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    TABLES_FIELD_NUMBER: builtins.int
+    UNPROCESSED_KEYS_FIELD_NUMBER: builtins.int
+    CONSUMED_CAPACITY_FIELD_NUMBER: builtins.int
+    @property
+    def tables(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___TableItems]:
+        """One per table of the request, in its order."""
+
+    @property
+    def unprocessed_keys(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___TableKeys]:
+        """What was not read because the response had 1 MB already or a table's throughput was exceeded; ask for it again."""
+
+    @property
+    def consumed_capacity(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___ConsumedCapacity]:
+        """One per table, if it was asked for."""
+
+    def __init__(
+        self,
+        *,
+        tables: collections.abc.Iterable[global___TableItems] | None = ...,
+        unprocessed_keys: collections.abc.Iterable[global___TableKeys] | None = ...,
+        consumed_capacity: collections.abc.Iterable[global___ConsumedCapacity] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["consumed_capacity", b"consumed_capacity", "tables", b"tables", "unprocessed_keys", b"unprocessed_keys"]) -> None: ...
+
+global___BatchGetItemResponse = BatchGetItemResponse
+
+@typing.final
+class QueryRequest(google.protobuf.message.Message):
+    """Request of Query."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    @typing.final
+    class ExpressionAttributeNamesEntry(google.protobuf.message.Message):
+        DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: builtins.int
+        VALUE_FIELD_NUMBER: builtins.int
+        key: builtins.str
+        value: builtins.str
+        def __init__(
+            self,
+            *,
+            key: builtins.str = ...,
+            value: builtins.str = ...,
+        ) -> None: ...
+        def ClearField(self, field_name: typing.Literal["key", b"key", "value", b"value"]) -> None: ...
+
+    @typing.final
+    class ExpressionAttributeValuesEntry(google.protobuf.message.Message):
+        DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: builtins.int
+        VALUE_FIELD_NUMBER: builtins.int
+        key: builtins.str
+        @property
+        def value(self) -> headrace.v1.attribute_value_pb2.AttributeValue: ...
+        def __init__(
+            self,
+            *,
+            key: builtins.str = ...,
+            value: headrace.v1.attribute_value_pb2.AttributeValue | None = ...,
+        ) -> None: ...
+        def HasField(self, field_name: typing.Literal["value", b"value"]) -> builtins.bool: ...
+        def ClearField(self, field_name: typing.Literal["key", b"key", "value", b"value"]) -> None: ...
+
+    TABLE_NAME_FIELD_NUMBER: builtins.int
+    INDEX_NAME_FIELD_NUMBER: builtins.int
+    KEY_CONDITION_EXPRESSION_FIELD_NUMBER: builtins.int
+    FILTER_EXPRESSION_FIELD_NUMBER: builtins.int
+    PROJECTION_EXPRESSION_FIELD_NUMBER: builtins.int
+    EXPRESSION_ATTRIBUTE_NAMES_FIELD_NUMBER: builtins.int
+    EXPRESSION_ATTRIBUTE_VALUES_FIELD_NUMBER: builtins.int
+    SELECT_FIELD_NUMBER: builtins.int
+    LIMIT_FIELD_NUMBER: builtins.int
+    SCAN_INDEX_FORWARD_FIELD_NUMBER: builtins.int
+    EXCLUSIVE_START_KEY_FIELD_NUMBER: builtins.int
+    CONSISTENT_READ_FIELD_NUMBER: builtins.int
+    RETURN_CONSUMED_CAPACITY_FIELD_NUMBER: builtins.int
+    table_name: builtins.str
+    """The table's name."""
+    index_name: builtins.str
+    """The index to read; empty: the table."""
+    key_condition_expression: builtins.str
+    """"partition = :v", and at most one condition on the sort key: = < <= > >= BETWEEN or begins_with."""
+    filter_expression: builtins.str
+    """Items for which this does not hold are left out, after they were read; may not mention key attributes."""
+    projection_expression: builtins.str
+    """Document paths, joined by commas, of what to return; empty: as `select` says."""
+    select: global___Select.ValueType
+    """Which attributes to return."""
+    limit: builtins.int
+    """The most items to read, before the filter; 1 or more. A page ends at 1 MB in any case."""
+    scan_index_forward: builtins.bool
+    """False: descending order; true if absent."""
+    consistent_read: builtins.bool
+    """As in GetItemRequest; refused for global indexes."""
+    return_consumed_capacity: global___ReturnConsumedCapacity.ValueType
+    """Whether to tell the capacity consumed."""
+    @property
+    def expression_attribute_names(self) -> google.protobuf.internal.containers.ScalarMap[builtins.str, builtins.str]:
+        """What the placeholders "#name" in expressions stand for."""
+
+    @property
+    def expression_attribute_values(self) -> google.protobuf.internal.containers.MessageMap[builtins.str, headrace.v1.attribute_value_pb2.AttributeValue]:
+        """What the placeholders ":value" in expressions stand for."""
+
+    @property
+    def exclusive_start_key(self) -> headrace.v1.attribute_value_pb2.Item:
+        """The last_evaluated_key of the page before; the item need not exist any more."""
+
+    def __init__(
+        self,
+        *,
+        table_name: builtins.str = ...,
+        index_name: builtins.str = ...,
+        key_condition_expression: builtins.str = ...,
+        filter_expression: builtins.str = ...,
+        projection_expression: builtins.str = ...,
+        expression_attribute_names: collections.abc.Mapping[builtins.str, builtins.str] | None = ...,
+        expression_attribute_values: collections.abc.Mapping[builtins.str, headrace.v1.attribute_value_pb2.AttributeValue] | None = ...,
+        select: global___Select.ValueType = ...,
+        limit: builtins.int | None = ...,
+        scan_index_forward: builtins.bool | None = ...,
+        exclusive_start_key: headrace.v1.attribute_value_pb2.Item | None = ...,
+        consistent_read: builtins.bool = ...,
+        return_consumed_capacity: global___ReturnConsumedCapacity.ValueType = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["_limit", b"_limit", "_scan_index_forward", b"_scan_index_forward", "exclusive_start_key", b"exclusive_start_key", "limit", b"limit", "scan_index_forward", b"scan_index_forward"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_limit", b"_limit", "_scan_index_forward", b"_scan_index_forward", "consistent_read", b"consistent_read", "exclusive_start_key", b"exclusive_start_key", "expression_attribute_names", b"expression_attribute_names", "expression_attribute_values", b"expression_attribute_values", "filter_expression", b"filter_expression", "index_name", b"index_name", "key_condition_expression", b"key_condition_expression", "limit", b"limit", "projection_expression", b"projection_expression", "return_consumed_capacity", b"return_consumed_capacity", "scan_index_forward", b"scan_index_forward", "select", b"select", "table_name", b"table_name"]) -> None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_limit", b"_limit"]) -> typing.Literal["limit"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_scan_index_forward", b"_scan_index_forward"]) -> typing.Literal["scan_index_forward"] | None: ...
+
+global___QueryRequest = QueryRequest
+
+@typing.final
+class QueryResponse(google.protobuf.message.Message):
+    """Response of Query."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    ITEMS_FIELD_NUMBER: builtins.int
+    COUNT_FIELD_NUMBER: builtins.int
+    SCANNED_COUNT_FIELD_NUMBER: builtins.int
+    LAST_EVALUATED_KEY_FIELD_NUMBER: builtins.int
+    CONSUMED_CAPACITY_FIELD_NUMBER: builtins.int
+    count: builtins.int
+    """How many passed the filter."""
+    scanned_count: builtins.int
+    """How many were read."""
+    @property
+    def items(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[headrace.v1.attribute_value_pb2.Item]:
+        """The page's items that passed the filter; none if `select` is COUNT."""
+
+    @property
+    def last_evaluated_key(self) -> headrace.v1.attribute_value_pb2.Item:
+        """Where to go on; absent only if nothing is left. More need not follow."""
+
+    @property
+    def consumed_capacity(self) -> global___ConsumedCapacity:
+        """Present if it was asked for."""
+
+    def __init__(
+        self,
+        *,
+        items: collections.abc.Iterable[headrace.v1.attribute_value_pb2.Item] | None = ...,
+        count: builtins.int = ...,
+        scanned_count: builtins.int = ...,
+        last_evaluated_key: headrace.v1.attribute_value_pb2.Item | None = ...,
+        consumed_capacity: global___ConsumedCapacity | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["consumed_capacity", b"consumed_capacity", "last_evaluated_key", b"last_evaluated_key"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["consumed_capacity", b"consumed_capacity", "count", b"count", "items", b"items", "last_evaluated_key", b"last_evaluated_key", "scanned_count", b"scanned_count"]) -> None: ...
+
+global___QueryResponse = QueryResponse
+
+@typing.final
+class ScanRequest(google.protobuf.message.Message):
+    """Request of Scan."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    @typing.final
+    class ExpressionAttributeNamesEntry(google.protobuf.message.Message):
+        DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: builtins.int
+        VALUE_FIELD_NUMBER: builtins.int
+        key: builtins.str
+        value: builtins.str
+        def __init__(
+            self,
+            *,
+            key: builtins.str = ...,
+            value: builtins.str = ...,
+        ) -> None: ...
+        def ClearField(self, field_name: typing.Literal["key", b"key", "value", b"value"]) -> None: ...
+
+    @typing.final
+    class ExpressionAttributeValuesEntry(google.protobuf.message.Message):
+        DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: builtins.int
+        VALUE_FIELD_NUMBER: builtins.int
+        key: builtins.str
+        @property
+        def value(self) -> headrace.v1.attribute_value_pb2.AttributeValue: ...
+        def __init__(
+            self,
+            *,
+            key: builtins.str = ...,
+            value: headrace.v1.attribute_value_pb2.AttributeValue | None = ...,
+        ) -> None: ...
+        def HasField(self, field_name: typing.Literal["value", b"value"]) -> builtins.bool: ...
+        def ClearField(self, field_name: typing.Literal["key", b"key", "value", b"value"]) -> None: ...
+
+    TABLE_NAME_FIELD_NUMBER: builtins.int
+    INDEX_NAME_FIELD_NUMBER: builtins.int
+    FILTER_EXPRESSION_FIELD_NUMBER: builtins.int
+    PROJECTION_EXPRESSION_FIELD_NUMBER: builtins.int
+    EXPRESSION_ATTRIBUTE_NAMES_FIELD_NUMBER: builtins.int
+    EXPRESSION_ATTRIBUTE_VALUES_FIELD_NUMBER: builtins.int
+    SELECT_FIELD_NUMBER: builtins.int
+    LIMIT_FIELD_NUMBER: builtins.int
+    EXCLUSIVE_START_KEY_FIELD_NUMBER: builtins.int
+    CONSISTENT_READ_FIELD_NUMBER: builtins.int
+    SEGMENT_FIELD_NUMBER: builtins.int
+    TOTAL_SEGMENTS_FIELD_NUMBER: builtins.int
+    RETURN_CONSUMED_CAPACITY_FIELD_NUMBER: builtins.int
+    table_name: builtins.str
+    """The table's name."""
+    index_name: builtins.str
+    """The index to read; empty: the table."""
+    filter_expression: builtins.str
+    """As in QueryRequest, but may mention key attributes."""
+    projection_expression: builtins.str
+    """As in QueryRequest."""
+    select: global___Select.ValueType
+    """Which attributes to return."""
+    limit: builtins.int
+    """As in QueryRequest."""
+    consistent_read: builtins.bool
+    """As in QueryRequest."""
+    segment: builtins.int
+    """Which of total_segments parts to read, from 0; absent, as total_segments must be then: all."""
+    total_segments: builtins.int
+    """1 to 1,000,000. Each item lies in exactly one segment; those of one partition key lie in the same."""
+    return_consumed_capacity: global___ReturnConsumedCapacity.ValueType
+    """Whether to tell the capacity consumed."""
+    @property
+    def expression_attribute_names(self) -> google.protobuf.internal.containers.ScalarMap[builtins.str, builtins.str]:
+        """What the placeholders "#name" in expressions stand for."""
+
+    @property
+    def expression_attribute_values(self) -> google.protobuf.internal.containers.MessageMap[builtins.str, headrace.v1.attribute_value_pb2.AttributeValue]:
+        """What the placeholders ":value" in expressions stand for."""
+
+    @property
+    def exclusive_start_key(self) -> headrace.v1.attribute_value_pb2.Item:
+        """As in QueryRequest; must lie in the segment."""
+
+    def __init__(
+        self,
+        *,
+        table_name: builtins.str = ...,
+        index_name: builtins.str = ...,
+        filter_expression: builtins.str = ...,
+        projection_expression: builtins.str = ...,
+        expression_attribute_names: collections.abc.Mapping[builtins.str, builtins.str] | None = ...,
+        expression_attribute_values: collections.abc.Mapping[builtins.str, headrace.v1.attribute_value_pb2.AttributeValue] | None = ...,
+        select: global___Select.ValueType = ...,
+        limit: builtins.int | None = ...,
+        exclusive_start_key: headrace.v1.attribute_value_pb2.Item | None = ...,
+        consistent_read: builtins.bool = ...,
+        segment: builtins.int | None = ...,
+        total_segments: builtins.int | None = ...,
+        return_consumed_capacity: global___ReturnConsumedCapacity.ValueType = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["_limit", b"_limit", "_segment", b"_segment", "_total_segments", b"_total_segments", "exclusive_start_key", b"exclusive_start_key", "limit", b"limit", "segment", b"segment", "total_segments", b"total_segments"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_limit", b"_limit", "_segment", b"_segment", "_total_segments", b"_total_segments", "consistent_read", b"consistent_read", "exclusive_start_key", b"exclusive_start_key", "expression_attribute_names", b"expression_attribute_names", "expression_attribute_values", b"expression_attribute_values", "filter_expression", b"filter_expression", "index_name", b"index_name", "limit", b"limit", "projection_expression", b"projection_expression", "return_consumed_capacity", b"return_consumed_capacity", "segment", b"segment", "select", b"select", "table_name", b"table_name", "total_segments", b"total_segments"]) -> None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_limit", b"_limit"]) -> typing.Literal["limit"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_segment", b"_segment"]) -> typing.Literal["segment"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_total_segments", b"_total_segments"]) -> typing.Literal["total_segments"] | None: ...
+
+global___ScanRequest = ScanRequest
+
+@typing.final
+class ScanResponse(google.protobuf.message.Message):
+    """Response of Scan."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    ITEMS_FIELD_NUMBER: builtins.int
+    COUNT_FIELD_NUMBER: builtins.int
+    SCANNED_COUNT_FIELD_NUMBER: builtins.int
+    LAST_EVALUATED_KEY_FIELD_NUMBER: builtins.int
+    CONSUMED_CAPACITY_FIELD_NUMBER: builtins.int
+    count: builtins.int
+    """As in QueryResponse."""
+    scanned_count: builtins.int
+    """As in QueryResponse."""
+    @property
+    def items(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[headrace.v1.attribute_value_pb2.Item]:
+        """As in QueryResponse."""
+
+    @property
+    def last_evaluated_key(self) -> headrace.v1.attribute_value_pb2.Item:
+        """As in QueryResponse."""
+
+    @property
+    def consumed_capacity(self) -> global___ConsumedCapacity:
+        """Present if it was asked for."""
+
+    def __init__(
+        self,
+        *,
+        items: collections.abc.Iterable[headrace.v1.attribute_value_pb2.Item] | None = ...,
+        count: builtins.int = ...,
+        scanned_count: builtins.int = ...,
+        last_evaluated_key: headrace.v1.attribute_value_pb2.Item | None = ...,
+        consumed_capacity: global___ConsumedCapacity | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["consumed_capacity", b"consumed_capacity", "last_evaluated_key", b"last_evaluated_key"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["consumed_capacity", b"consumed_capacity", "count", b"count", "items", b"items", "last_evaluated_key", b"last_evaluated_key", "scanned_count", b"scanned_count"]) -> None: ...
+
+global___ScanResponse = ScanResponse
+
+@typing.final
+class ConditionCheck(google.protobuf.message.Message):
+    """A condition on an item that the transaction does not change."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    @typing.final
+    class ExpressionAttributeNamesEntry(google.protobuf.message.Message):
+        DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: builtins.int
+        VALUE_FIELD_NUMBER: builtins.int
+        key: builtins.str
+        value: builtins.str
+        def __init__(
+            self,
+            *,
+            key: builtins.str = ...,
+            value: builtins.str = ...,
+        ) -> None: ...
+        def ClearField(self, field_name: typing.Literal["key", b"key", "value", b"value"]) -> None: ...
+
+    @typing.final
+    class ExpressionAttributeValuesEntry(google.protobuf.message.Message):
+        DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: builtins.int
+        VALUE_FIELD_NUMBER: builtins.int
+        key: builtins.str
+        @property
+        def value(self) -> headrace.v1.attribute_value_pb2.AttributeValue: ...
+        def __init__(
+            self,
+            *,
+            key: builtins.str = ...,
+            value: headrace.v1.attribute_value_pb2.AttributeValue | None = ...,
+        ) -> None: ...
+        def HasField(self, field_name: typing.Literal["value", b"value"]) -> builtins.bool: ...
+        def ClearField(self, field_name: typing.Literal["key", b"key", "value", b"value"]) -> None: ...
+
+    TABLE_NAME_FIELD_NUMBER: builtins.int
+    KEY_FIELD_NUMBER: builtins.int
+    CONDITION_EXPRESSION_FIELD_NUMBER: builtins.int
+    EXPRESSION_ATTRIBUTE_NAMES_FIELD_NUMBER: builtins.int
+    EXPRESSION_ATTRIBUTE_VALUES_FIELD_NUMBER: builtins.int
+    RETURN_VALUES_ON_CONDITION_CHECK_FAILURE_FIELD_NUMBER: builtins.int
+    table_name: builtins.str
+    """The table's name."""
+    condition_expression: builtins.str
+    """As in PutItemRequest; required."""
+    return_values_on_condition_check_failure: global___ReturnValuesOnConditionCheckFailure.ValueType
+    """What to return if the condition does not hold."""
+    @property
+    def key(self) -> headrace.v1.attribute_value_pb2.Item:
+        """Exactly the key attributes."""
+
+    @property
+    def expression_attribute_names(self) -> google.protobuf.internal.containers.ScalarMap[builtins.str, builtins.str]:
+        """What the placeholders "#name" in expressions stand for."""
+
+    @property
+    def expression_attribute_values(self) -> google.protobuf.internal.containers.MessageMap[builtins.str, headrace.v1.attribute_value_pb2.AttributeValue]:
+        """What the placeholders ":value" in expressions stand for."""
+
+    def __init__(
+        self,
+        *,
+        table_name: builtins.str = ...,
+        key: headrace.v1.attribute_value_pb2.Item | None = ...,
+        condition_expression: builtins.str = ...,
+        expression_attribute_names: collections.abc.Mapping[builtins.str, builtins.str] | None = ...,
+        expression_attribute_values: collections.abc.Mapping[builtins.str, headrace.v1.attribute_value_pb2.AttributeValue] | None = ...,
+        return_values_on_condition_check_failure: global___ReturnValuesOnConditionCheckFailure.ValueType = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["key", b"key"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["condition_expression", b"condition_expression", "expression_attribute_names", b"expression_attribute_names", "expression_attribute_values", b"expression_attribute_values", "key", b"key", "return_values_on_condition_check_failure", b"return_values_on_condition_check_failure", "table_name", b"table_name"]) -> None: ...
+
+global___ConditionCheck = ConditionCheck
+
+@typing.final
+class TransactWriteItem(google.protobuf.message.Message):
+    """One action of TransactWriteItems. In put, update and delete return_values must be absent or NONE, and
+    return_consumed_capacity is not looked at.
+    """
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    CONDITION_CHECK_FIELD_NUMBER: builtins.int
+    PUT_FIELD_NUMBER: builtins.int
+    DELETE_FIELD_NUMBER: builtins.int
+    UPDATE_FIELD_NUMBER: builtins.int
+    @property
+    def condition_check(self) -> global___ConditionCheck:
+        """Only check a condition."""
+
+    @property
+    def put(self) -> global___PutItemRequest:
+        """Create or replace an item."""
+
+    @property
+    def delete(self) -> global___DeleteItemRequest:
+        """Remove an item."""
+
+    @property
+    def update(self) -> global___UpdateItemRequest:
+        """Change an item."""
+
+    def __init__(
+        self,
+        *,
+        condition_check: global___ConditionCheck | None = ...,
+        put: global___PutItemRequest | None = ...,
+        delete: global___DeleteItemRequest | None = ...,
+        update: global___UpdateItemRequest | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["action", b"action", "condition_check", b"condition_check", "delete", b"delete", "put", b"put", "update", b"update"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["action", b"action", "condition_check", b"condition_check", "delete", b"delete", "put", b"put", "update", b"update"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["action", b"action"]) -> typing.Literal["condition_check", "put", "delete", "update"] | None: ...
+
+global___TransactWriteItem = TransactWriteItem
+
+@typing.final
+class TransactWriteItemsRequest(google.protobuf.message.Message):
+    """Request of TransactWriteItems."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    TRANSACT_ITEMS_FIELD_NUMBER: builtins.int
+    CLIENT_REQUEST_TOKEN_FIELD_NUMBER: builtins.int
+    RETURN_CONSUMED_CAPACITY_FIELD_NUMBER: builtins.int
+    client_request_token: builtins.str
+    """1 to 36 characters: for 10 minutes the same request with the same token succeeds without a new effect, and another
+    request with it is refused with IDEMPOTENT_PARAMETER_MISMATCH. Empty: the request stands for itself.
+    """
+    return_consumed_capacity: global___ReturnConsumedCapacity.ValueType
+    """Whether to tell the capacity consumed."""
+    @property
+    def transact_items(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___TransactWriteItem]:
+        """1 to 100 actions, each on another item; at most 4 MB in all."""
+
+    def __init__(
+        self,
+        *,
+        transact_items: collections.abc.Iterable[global___TransactWriteItem] | None = ...,
+        client_request_token: builtins.str = ...,
+        return_consumed_capacity: global___ReturnConsumedCapacity.ValueType = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["client_request_token", b"client_request_token", "return_consumed_capacity", b"return_consumed_capacity", "transact_items", b"transact_items"]) -> None: ...
+
+global___TransactWriteItemsRequest = TransactWriteItemsRequest
+
+@typing.final
+class CancellationReason(google.protobuf.message.Message):
+    """Why an action of a transaction did or did not let it be cancelled."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    CODE_FIELD_NUMBER: builtins.int
+    MESSAGE_FIELD_NUMBER: builtins.int
+    ITEM_FIELD_NUMBER: builtins.int
+    code: builtins.str
+    """None, ConditionalCheckFailed, ValidationError, ProvisionedThroughputExceeded: DynamoDB's codes."""
+    message: builtins.str
+    """For people; empty if the code is None."""
+    @property
+    def item(self) -> headrace.v1.attribute_value_pb2.Item:
+        """The item as it is, if the action asked for ALL_OLD and there is one."""
+
+    def __init__(
+        self,
+        *,
+        code: builtins.str = ...,
+        message: builtins.str = ...,
+        item: headrace.v1.attribute_value_pb2.Item | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["item", b"item"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["code", b"code", "item", b"item", "message", b"message"]) -> None: ...
+
+global___CancellationReason = CancellationReason
+
+@typing.final
+class TransactWriteItemsResponse(google.protobuf.message.Message):
+    """Response of TransactWriteItems."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    CANCELLATION_REASONS_FIELD_NUMBER: builtins.int
+    CONSUMED_CAPACITY_FIELD_NUMBER: builtins.int
+    @property
+    def cancellation_reasons(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___CancellationReason]:
+        """Not empty only if an action asks for ALL_OLD on a condition check failure and the transaction was cancelled: then nothing
+        was written, and each action has its reason, in order. Without such an action the call fails.
+        """
+
+    @property
+    def consumed_capacity(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___ConsumedCapacity]:
+        """One per table, if it was asked for."""
+
+    def __init__(
+        self,
+        *,
+        cancellation_reasons: collections.abc.Iterable[global___CancellationReason] | None = ...,
+        consumed_capacity: collections.abc.Iterable[global___ConsumedCapacity] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["cancellation_reasons", b"cancellation_reasons", "consumed_capacity", b"consumed_capacity"]) -> None: ...
+
+global___TransactWriteItemsResponse = TransactWriteItemsResponse
+
+@typing.final
+class TransactGetItem(google.protobuf.message.Message):
+    """One item of TransactGetItems."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    @typing.final
+    class ExpressionAttributeNamesEntry(google.protobuf.message.Message):
+        DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: builtins.int
+        VALUE_FIELD_NUMBER: builtins.int
+        key: builtins.str
+        value: builtins.str
+        def __init__(
+            self,
+            *,
+            key: builtins.str = ...,
+            value: builtins.str = ...,
+        ) -> None: ...
+        def ClearField(self, field_name: typing.Literal["key", b"key", "value", b"value"]) -> None: ...
+
+    TABLE_NAME_FIELD_NUMBER: builtins.int
+    KEY_FIELD_NUMBER: builtins.int
+    PROJECTION_EXPRESSION_FIELD_NUMBER: builtins.int
+    EXPRESSION_ATTRIBUTE_NAMES_FIELD_NUMBER: builtins.int
+    table_name: builtins.str
+    """The table's name."""
+    projection_expression: builtins.str
+    """As in GetItemRequest."""
+    @property
+    def key(self) -> headrace.v1.attribute_value_pb2.Item:
+        """Exactly the key attributes."""
+
+    @property
+    def expression_attribute_names(self) -> google.protobuf.internal.containers.ScalarMap[builtins.str, builtins.str]:
+        """What the placeholders "#name" in expressions stand for."""
+
+    def __init__(
+        self,
+        *,
+        table_name: builtins.str = ...,
+        key: headrace.v1.attribute_value_pb2.Item | None = ...,
+        projection_expression: builtins.str = ...,
+        expression_attribute_names: collections.abc.Mapping[builtins.str, builtins.str] | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["key", b"key"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["expression_attribute_names", b"expression_attribute_names", "key", b"key", "projection_expression", b"projection_expression", "table_name", b"table_name"]) -> None: ...
+
+global___TransactGetItem = TransactGetItem
+
+@typing.final
+class TransactGetItemsRequest(google.protobuf.message.Message):
+    """Request of TransactGetItems."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    TRANSACT_ITEMS_FIELD_NUMBER: builtins.int
+    RETURN_CONSUMED_CAPACITY_FIELD_NUMBER: builtins.int
+    return_consumed_capacity: global___ReturnConsumedCapacity.ValueType
+    """Whether to tell the capacity consumed."""
+    @property
+    def transact_items(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___TransactGetItem]:
+        """1 to 100 items, no two the same."""
+
+    def __init__(
+        self,
+        *,
+        transact_items: collections.abc.Iterable[global___TransactGetItem] | None = ...,
+        return_consumed_capacity: global___ReturnConsumedCapacity.ValueType = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["return_consumed_capacity", b"return_consumed_capacity", "transact_items", b"transact_items"]) -> None: ...
+
+global___TransactGetItemsRequest = TransactGetItemsRequest
+
+@typing.final
+class ItemResponse(google.protobuf.message.Message):
+    """What was read of one item."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    ITEM_FIELD_NUMBER: builtins.int
+    @property
+    def item(self) -> headrace.v1.attribute_value_pb2.Item:
+        """The item; absent if there is none."""
+
+    def __init__(
+        self,
+        *,
+        item: headrace.v1.attribute_value_pb2.Item | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["item", b"item"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["item", b"item"]) -> None: ...
+
+global___ItemResponse = ItemResponse
+
+@typing.final
+class TransactGetItemsResponse(google.protobuf.message.Message):
+    """Response of TransactGetItems."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    RESPONSES_FIELD_NUMBER: builtins.int
+    CONSUMED_CAPACITY_FIELD_NUMBER: builtins.int
+    @property
+    def responses(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___ItemResponse]:
+        """One per item of the request, in its order."""
+
+    @property
+    def consumed_capacity(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___ConsumedCapacity]:
+        """One per table, if it was asked for."""
+
+    def __init__(
+        self,
+        *,
+        responses: collections.abc.Iterable[global___ItemResponse] | None = ...,
+        consumed_capacity: collections.abc.Iterable[global___ConsumedCapacity] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["consumed_capacity", b"consumed_capacity", "responses", b"responses"]) -> None: ...
+
+global___TransactGetItemsResponse = TransactGetItemsResponse

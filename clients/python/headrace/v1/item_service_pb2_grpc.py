@@ -65,6 +65,31 @@ class ItemServiceStub(object):
                 request_serializer=headrace_dot_v1_dot_item__service__pb2.WriteItemsRequest.SerializeToString,
                 response_deserializer=headrace_dot_v1_dot_item__service__pb2.WriteItemsResponse.FromString,
                 _registered_method=True)
+        self.BatchGetItem = channel.unary_unary(
+                '/headrace.v1.ItemService/BatchGetItem',
+                request_serializer=headrace_dot_v1_dot_item__service__pb2.BatchGetItemRequest.SerializeToString,
+                response_deserializer=headrace_dot_v1_dot_item__service__pb2.BatchGetItemResponse.FromString,
+                _registered_method=True)
+        self.Query = channel.unary_unary(
+                '/headrace.v1.ItemService/Query',
+                request_serializer=headrace_dot_v1_dot_item__service__pb2.QueryRequest.SerializeToString,
+                response_deserializer=headrace_dot_v1_dot_item__service__pb2.QueryResponse.FromString,
+                _registered_method=True)
+        self.Scan = channel.unary_unary(
+                '/headrace.v1.ItemService/Scan',
+                request_serializer=headrace_dot_v1_dot_item__service__pb2.ScanRequest.SerializeToString,
+                response_deserializer=headrace_dot_v1_dot_item__service__pb2.ScanResponse.FromString,
+                _registered_method=True)
+        self.TransactWriteItems = channel.unary_unary(
+                '/headrace.v1.ItemService/TransactWriteItems',
+                request_serializer=headrace_dot_v1_dot_item__service__pb2.TransactWriteItemsRequest.SerializeToString,
+                response_deserializer=headrace_dot_v1_dot_item__service__pb2.TransactWriteItemsResponse.FromString,
+                _registered_method=True)
+        self.TransactGetItems = channel.unary_unary(
+                '/headrace.v1.ItemService/TransactGetItems',
+                request_serializer=headrace_dot_v1_dot_item__service__pb2.TransactGetItemsRequest.SerializeToString,
+                response_deserializer=headrace_dot_v1_dot_item__service__pb2.TransactGetItemsResponse.FromString,
+                _registered_method=True)
 
 
 class ItemServiceServicer(object):
@@ -73,7 +98,8 @@ class ItemServiceServicer(object):
 
     def PutItem(self, request, context):
         """Creates an item, or replaces the whole item with the same key. A put of an equal item changes nothing and makes no
-        change record. Errors: VALIDATION, RESOURCE_NOT_FOUND, CONDITIONAL_CHECK_FAILED, THROTTLING.
+        change record. Errors: VALIDATION, RESOURCE_NOT_FOUND, CONDITIONAL_CHECK_FAILED, THROTTLING,
+        PROVISIONED_THROUGHPUT_EXCEEDED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -81,7 +107,7 @@ class ItemServiceServicer(object):
 
     def GetItem(self, request, context):
         """Reads one item; sees every acknowledged write, and nothing that could still be lost.
-        Errors: VALIDATION, RESOURCE_NOT_FOUND.
+        Errors: VALIDATION, RESOURCE_NOT_FOUND, PROVISIONED_THROUGHPUT_EXCEEDED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -89,14 +115,16 @@ class ItemServiceServicer(object):
 
     def UpdateItem(self, request, context):
         """Changes attributes of an item; creates the item if it is missing and the expression sets something (or there is no
-        expression). Errors: VALIDATION, RESOURCE_NOT_FOUND, CONDITIONAL_CHECK_FAILED, THROTTLING.
+        expression). Errors: VALIDATION, RESOURCE_NOT_FOUND, CONDITIONAL_CHECK_FAILED, THROTTLING,
+        PROVISIONED_THROUGHPUT_EXCEEDED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DeleteItem(self, request, context):
-        """Removes an item; succeeds if there is none. Errors: VALIDATION, RESOURCE_NOT_FOUND, CONDITIONAL_CHECK_FAILED, THROTTLING.
+        """Removes an item; succeeds if there is none. Errors: VALIDATION, RESOURCE_NOT_FOUND, CONDITIONAL_CHECK_FAILED, THROTTLING,
+        PROVISIONED_THROUGHPUT_EXCEEDED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -117,6 +145,49 @@ class ItemServiceServicer(object):
         stop the others. A response is sent when all of its batch's writes are on disk. The server takes up to 16 batches
         ahead of their responses; send several to keep it busy.
         Errors that end the call: VALIDATION (a batch of no or over 1,000 operations). All others are results.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def BatchGetItem(self, request, context):
+        """Reads up to 100 items of any tables. Each item is read on its own; missing ones are left out.
+        Errors: VALIDATION (also for two equal keys of one table), RESOURCE_NOT_FOUND, PROVISIONED_THROUGHPUT_EXCEEDED.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Query(self, request, context):
+        """Reads the items of one partition key, of a table or an index, in the order of the sort key, page by page.
+        Errors: VALIDATION, RESOURCE_NOT_FOUND, PROVISIONED_THROUGHPUT_EXCEEDED.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Scan(self, request, context):
+        """Reads all items of a table or an index, or one segment of them, page by page: partition keys in the order of their
+        hash, each with its items in the order of the sort key. Each page shows one moment; the whole scan is no snapshot.
+        Errors: VALIDATION, RESOURCE_NOT_FOUND, PROVISIONED_THROUGHPUT_EXCEEDED.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def TransactWriteItems(self, request, context):
+        """Carries out up to 100 writes and checks of different items, of any tables, all or none; they become durable together.
+        Serializable with all other writes. The records of one transaction carry no common mark, as in DynamoDB.
+        Errors: VALIDATION, RESOURCE_NOT_FOUND, THROTTLING, PROVISIONED_THROUGHPUT_EXCEEDED, IDEMPOTENT_PARAMETER_MISMATCH;
+        TRANSACTION_CANCELED, whose metadata "cancellation_reasons" has one code per action, in order, joined by commas.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def TransactGetItems(self, request, context):
+        """Reads up to 100 items of any tables, all as they are at one moment; at most 4 MB.
+        Errors: VALIDATION, RESOURCE_NOT_FOUND, PROVISIONED_THROUGHPUT_EXCEEDED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -154,6 +225,31 @@ def add_ItemServiceServicer_to_server(servicer, server):
                     servicer.WriteItems,
                     request_deserializer=headrace_dot_v1_dot_item__service__pb2.WriteItemsRequest.FromString,
                     response_serializer=headrace_dot_v1_dot_item__service__pb2.WriteItemsResponse.SerializeToString,
+            ),
+            'BatchGetItem': grpc.unary_unary_rpc_method_handler(
+                    servicer.BatchGetItem,
+                    request_deserializer=headrace_dot_v1_dot_item__service__pb2.BatchGetItemRequest.FromString,
+                    response_serializer=headrace_dot_v1_dot_item__service__pb2.BatchGetItemResponse.SerializeToString,
+            ),
+            'Query': grpc.unary_unary_rpc_method_handler(
+                    servicer.Query,
+                    request_deserializer=headrace_dot_v1_dot_item__service__pb2.QueryRequest.FromString,
+                    response_serializer=headrace_dot_v1_dot_item__service__pb2.QueryResponse.SerializeToString,
+            ),
+            'Scan': grpc.unary_unary_rpc_method_handler(
+                    servicer.Scan,
+                    request_deserializer=headrace_dot_v1_dot_item__service__pb2.ScanRequest.FromString,
+                    response_serializer=headrace_dot_v1_dot_item__service__pb2.ScanResponse.SerializeToString,
+            ),
+            'TransactWriteItems': grpc.unary_unary_rpc_method_handler(
+                    servicer.TransactWriteItems,
+                    request_deserializer=headrace_dot_v1_dot_item__service__pb2.TransactWriteItemsRequest.FromString,
+                    response_serializer=headrace_dot_v1_dot_item__service__pb2.TransactWriteItemsResponse.SerializeToString,
+            ),
+            'TransactGetItems': grpc.unary_unary_rpc_method_handler(
+                    servicer.TransactGetItems,
+                    request_deserializer=headrace_dot_v1_dot_item__service__pb2.TransactGetItemsRequest.FromString,
+                    response_serializer=headrace_dot_v1_dot_item__service__pb2.TransactGetItemsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -319,6 +415,141 @@ class ItemService(object):
             '/headrace.v1.ItemService/WriteItems',
             headrace_dot_v1_dot_item__service__pb2.WriteItemsRequest.SerializeToString,
             headrace_dot_v1_dot_item__service__pb2.WriteItemsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def BatchGetItem(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/headrace.v1.ItemService/BatchGetItem',
+            headrace_dot_v1_dot_item__service__pb2.BatchGetItemRequest.SerializeToString,
+            headrace_dot_v1_dot_item__service__pb2.BatchGetItemResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Query(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/headrace.v1.ItemService/Query',
+            headrace_dot_v1_dot_item__service__pb2.QueryRequest.SerializeToString,
+            headrace_dot_v1_dot_item__service__pb2.QueryResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Scan(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/headrace.v1.ItemService/Scan',
+            headrace_dot_v1_dot_item__service__pb2.ScanRequest.SerializeToString,
+            headrace_dot_v1_dot_item__service__pb2.ScanResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def TransactWriteItems(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/headrace.v1.ItemService/TransactWriteItems',
+            headrace_dot_v1_dot_item__service__pb2.TransactWriteItemsRequest.SerializeToString,
+            headrace_dot_v1_dot_item__service__pb2.TransactWriteItemsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def TransactGetItems(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/headrace.v1.ItemService/TransactGetItems',
+            headrace_dot_v1_dot_item__service__pb2.TransactGetItemsRequest.SerializeToString,
+            headrace_dot_v1_dot_item__service__pb2.TransactGetItemsResponse.FromString,
             options,
             channel_credentials,
             insecure,

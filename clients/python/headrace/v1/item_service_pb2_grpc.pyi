@@ -26,7 +26,8 @@ class ItemServiceStub:
         headrace.v1.item_service_pb2.PutItemResponse,
     ]
     """Creates an item, or replaces the whole item with the same key. A put of an equal item changes nothing and makes no
-    change record. Errors: VALIDATION, RESOURCE_NOT_FOUND, CONDITIONAL_CHECK_FAILED, THROTTLING.
+    change record. Errors: VALIDATION, RESOURCE_NOT_FOUND, CONDITIONAL_CHECK_FAILED, THROTTLING,
+    PROVISIONED_THROUGHPUT_EXCEEDED.
     """
 
     GetItem: grpc.UnaryUnaryMultiCallable[
@@ -34,7 +35,7 @@ class ItemServiceStub:
         headrace.v1.item_service_pb2.GetItemResponse,
     ]
     """Reads one item; sees every acknowledged write, and nothing that could still be lost.
-    Errors: VALIDATION, RESOURCE_NOT_FOUND.
+    Errors: VALIDATION, RESOURCE_NOT_FOUND, PROVISIONED_THROUGHPUT_EXCEEDED.
     """
 
     UpdateItem: grpc.UnaryUnaryMultiCallable[
@@ -42,14 +43,17 @@ class ItemServiceStub:
         headrace.v1.item_service_pb2.UpdateItemResponse,
     ]
     """Changes attributes of an item; creates the item if it is missing and the expression sets something (or there is no
-    expression). Errors: VALIDATION, RESOURCE_NOT_FOUND, CONDITIONAL_CHECK_FAILED, THROTTLING.
+    expression). Errors: VALIDATION, RESOURCE_NOT_FOUND, CONDITIONAL_CHECK_FAILED, THROTTLING,
+    PROVISIONED_THROUGHPUT_EXCEEDED.
     """
 
     DeleteItem: grpc.UnaryUnaryMultiCallable[
         headrace.v1.item_service_pb2.DeleteItemRequest,
         headrace.v1.item_service_pb2.DeleteItemResponse,
     ]
-    """Removes an item; succeeds if there is none. Errors: VALIDATION, RESOURCE_NOT_FOUND, CONDITIONAL_CHECK_FAILED, THROTTLING."""
+    """Removes an item; succeeds if there is none. Errors: VALIDATION, RESOURCE_NOT_FOUND, CONDITIONAL_CHECK_FAILED, THROTTLING,
+    PROVISIONED_THROUGHPUT_EXCEEDED.
+    """
 
     BatchWriteItem: grpc.UnaryUnaryMultiCallable[
         headrace.v1.item_service_pb2.BatchWriteItemRequest,
@@ -71,6 +75,49 @@ class ItemServiceStub:
     Errors that end the call: VALIDATION (a batch of no or over 1,000 operations). All others are results.
     """
 
+    BatchGetItem: grpc.UnaryUnaryMultiCallable[
+        headrace.v1.item_service_pb2.BatchGetItemRequest,
+        headrace.v1.item_service_pb2.BatchGetItemResponse,
+    ]
+    """Reads up to 100 items of any tables. Each item is read on its own; missing ones are left out.
+    Errors: VALIDATION (also for two equal keys of one table), RESOURCE_NOT_FOUND, PROVISIONED_THROUGHPUT_EXCEEDED.
+    """
+
+    Query: grpc.UnaryUnaryMultiCallable[
+        headrace.v1.item_service_pb2.QueryRequest,
+        headrace.v1.item_service_pb2.QueryResponse,
+    ]
+    """Reads the items of one partition key, of a table or an index, in the order of the sort key, page by page.
+    Errors: VALIDATION, RESOURCE_NOT_FOUND, PROVISIONED_THROUGHPUT_EXCEEDED.
+    """
+
+    Scan: grpc.UnaryUnaryMultiCallable[
+        headrace.v1.item_service_pb2.ScanRequest,
+        headrace.v1.item_service_pb2.ScanResponse,
+    ]
+    """Reads all items of a table or an index, or one segment of them, page by page: partition keys in the order of their
+    hash, each with its items in the order of the sort key. Each page shows one moment; the whole scan is no snapshot.
+    Errors: VALIDATION, RESOURCE_NOT_FOUND, PROVISIONED_THROUGHPUT_EXCEEDED.
+    """
+
+    TransactWriteItems: grpc.UnaryUnaryMultiCallable[
+        headrace.v1.item_service_pb2.TransactWriteItemsRequest,
+        headrace.v1.item_service_pb2.TransactWriteItemsResponse,
+    ]
+    """Carries out up to 100 writes and checks of different items, of any tables, all or none; they become durable together.
+    Serializable with all other writes. The records of one transaction carry no common mark, as in DynamoDB.
+    Errors: VALIDATION, RESOURCE_NOT_FOUND, THROTTLING, PROVISIONED_THROUGHPUT_EXCEEDED, IDEMPOTENT_PARAMETER_MISMATCH;
+    TRANSACTION_CANCELED, whose metadata "cancellation_reasons" has one code per action, in order, joined by commas.
+    """
+
+    TransactGetItems: grpc.UnaryUnaryMultiCallable[
+        headrace.v1.item_service_pb2.TransactGetItemsRequest,
+        headrace.v1.item_service_pb2.TransactGetItemsResponse,
+    ]
+    """Reads up to 100 items of any tables, all as they are at one moment; at most 4 MB.
+    Errors: VALIDATION, RESOURCE_NOT_FOUND, PROVISIONED_THROUGHPUT_EXCEEDED.
+    """
+
 class ItemServiceAsyncStub:
     """Reads and writes items. An acknowledged write is on disk (synced) together with its change record."""
 
@@ -79,7 +126,8 @@ class ItemServiceAsyncStub:
         headrace.v1.item_service_pb2.PutItemResponse,
     ]
     """Creates an item, or replaces the whole item with the same key. A put of an equal item changes nothing and makes no
-    change record. Errors: VALIDATION, RESOURCE_NOT_FOUND, CONDITIONAL_CHECK_FAILED, THROTTLING.
+    change record. Errors: VALIDATION, RESOURCE_NOT_FOUND, CONDITIONAL_CHECK_FAILED, THROTTLING,
+    PROVISIONED_THROUGHPUT_EXCEEDED.
     """
 
     GetItem: grpc.aio.UnaryUnaryMultiCallable[
@@ -87,7 +135,7 @@ class ItemServiceAsyncStub:
         headrace.v1.item_service_pb2.GetItemResponse,
     ]
     """Reads one item; sees every acknowledged write, and nothing that could still be lost.
-    Errors: VALIDATION, RESOURCE_NOT_FOUND.
+    Errors: VALIDATION, RESOURCE_NOT_FOUND, PROVISIONED_THROUGHPUT_EXCEEDED.
     """
 
     UpdateItem: grpc.aio.UnaryUnaryMultiCallable[
@@ -95,14 +143,17 @@ class ItemServiceAsyncStub:
         headrace.v1.item_service_pb2.UpdateItemResponse,
     ]
     """Changes attributes of an item; creates the item if it is missing and the expression sets something (or there is no
-    expression). Errors: VALIDATION, RESOURCE_NOT_FOUND, CONDITIONAL_CHECK_FAILED, THROTTLING.
+    expression). Errors: VALIDATION, RESOURCE_NOT_FOUND, CONDITIONAL_CHECK_FAILED, THROTTLING,
+    PROVISIONED_THROUGHPUT_EXCEEDED.
     """
 
     DeleteItem: grpc.aio.UnaryUnaryMultiCallable[
         headrace.v1.item_service_pb2.DeleteItemRequest,
         headrace.v1.item_service_pb2.DeleteItemResponse,
     ]
-    """Removes an item; succeeds if there is none. Errors: VALIDATION, RESOURCE_NOT_FOUND, CONDITIONAL_CHECK_FAILED, THROTTLING."""
+    """Removes an item; succeeds if there is none. Errors: VALIDATION, RESOURCE_NOT_FOUND, CONDITIONAL_CHECK_FAILED, THROTTLING,
+    PROVISIONED_THROUGHPUT_EXCEEDED.
+    """
 
     BatchWriteItem: grpc.aio.UnaryUnaryMultiCallable[
         headrace.v1.item_service_pb2.BatchWriteItemRequest,
@@ -124,6 +175,49 @@ class ItemServiceAsyncStub:
     Errors that end the call: VALIDATION (a batch of no or over 1,000 operations). All others are results.
     """
 
+    BatchGetItem: grpc.aio.UnaryUnaryMultiCallable[
+        headrace.v1.item_service_pb2.BatchGetItemRequest,
+        headrace.v1.item_service_pb2.BatchGetItemResponse,
+    ]
+    """Reads up to 100 items of any tables. Each item is read on its own; missing ones are left out.
+    Errors: VALIDATION (also for two equal keys of one table), RESOURCE_NOT_FOUND, PROVISIONED_THROUGHPUT_EXCEEDED.
+    """
+
+    Query: grpc.aio.UnaryUnaryMultiCallable[
+        headrace.v1.item_service_pb2.QueryRequest,
+        headrace.v1.item_service_pb2.QueryResponse,
+    ]
+    """Reads the items of one partition key, of a table or an index, in the order of the sort key, page by page.
+    Errors: VALIDATION, RESOURCE_NOT_FOUND, PROVISIONED_THROUGHPUT_EXCEEDED.
+    """
+
+    Scan: grpc.aio.UnaryUnaryMultiCallable[
+        headrace.v1.item_service_pb2.ScanRequest,
+        headrace.v1.item_service_pb2.ScanResponse,
+    ]
+    """Reads all items of a table or an index, or one segment of them, page by page: partition keys in the order of their
+    hash, each with its items in the order of the sort key. Each page shows one moment; the whole scan is no snapshot.
+    Errors: VALIDATION, RESOURCE_NOT_FOUND, PROVISIONED_THROUGHPUT_EXCEEDED.
+    """
+
+    TransactWriteItems: grpc.aio.UnaryUnaryMultiCallable[
+        headrace.v1.item_service_pb2.TransactWriteItemsRequest,
+        headrace.v1.item_service_pb2.TransactWriteItemsResponse,
+    ]
+    """Carries out up to 100 writes and checks of different items, of any tables, all or none; they become durable together.
+    Serializable with all other writes. The records of one transaction carry no common mark, as in DynamoDB.
+    Errors: VALIDATION, RESOURCE_NOT_FOUND, THROTTLING, PROVISIONED_THROUGHPUT_EXCEEDED, IDEMPOTENT_PARAMETER_MISMATCH;
+    TRANSACTION_CANCELED, whose metadata "cancellation_reasons" has one code per action, in order, joined by commas.
+    """
+
+    TransactGetItems: grpc.aio.UnaryUnaryMultiCallable[
+        headrace.v1.item_service_pb2.TransactGetItemsRequest,
+        headrace.v1.item_service_pb2.TransactGetItemsResponse,
+    ]
+    """Reads up to 100 items of any tables, all as they are at one moment; at most 4 MB.
+    Errors: VALIDATION, RESOURCE_NOT_FOUND, PROVISIONED_THROUGHPUT_EXCEEDED.
+    """
+
 class ItemServiceServicer(metaclass=abc.ABCMeta):
     """Reads and writes items. An acknowledged write is on disk (synced) together with its change record."""
 
@@ -134,7 +228,8 @@ class ItemServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[headrace.v1.item_service_pb2.PutItemResponse, collections.abc.Awaitable[headrace.v1.item_service_pb2.PutItemResponse]]:
         """Creates an item, or replaces the whole item with the same key. A put of an equal item changes nothing and makes no
-        change record. Errors: VALIDATION, RESOURCE_NOT_FOUND, CONDITIONAL_CHECK_FAILED, THROTTLING.
+        change record. Errors: VALIDATION, RESOURCE_NOT_FOUND, CONDITIONAL_CHECK_FAILED, THROTTLING,
+        PROVISIONED_THROUGHPUT_EXCEEDED.
         """
 
     @abc.abstractmethod
@@ -144,7 +239,7 @@ class ItemServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[headrace.v1.item_service_pb2.GetItemResponse, collections.abc.Awaitable[headrace.v1.item_service_pb2.GetItemResponse]]:
         """Reads one item; sees every acknowledged write, and nothing that could still be lost.
-        Errors: VALIDATION, RESOURCE_NOT_FOUND.
+        Errors: VALIDATION, RESOURCE_NOT_FOUND, PROVISIONED_THROUGHPUT_EXCEEDED.
         """
 
     @abc.abstractmethod
@@ -154,7 +249,8 @@ class ItemServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[headrace.v1.item_service_pb2.UpdateItemResponse, collections.abc.Awaitable[headrace.v1.item_service_pb2.UpdateItemResponse]]:
         """Changes attributes of an item; creates the item if it is missing and the expression sets something (or there is no
-        expression). Errors: VALIDATION, RESOURCE_NOT_FOUND, CONDITIONAL_CHECK_FAILED, THROTTLING.
+        expression). Errors: VALIDATION, RESOURCE_NOT_FOUND, CONDITIONAL_CHECK_FAILED, THROTTLING,
+        PROVISIONED_THROUGHPUT_EXCEEDED.
         """
 
     @abc.abstractmethod
@@ -163,7 +259,9 @@ class ItemServiceServicer(metaclass=abc.ABCMeta):
         request: headrace.v1.item_service_pb2.DeleteItemRequest,
         context: _ServicerContext,
     ) -> typing.Union[headrace.v1.item_service_pb2.DeleteItemResponse, collections.abc.Awaitable[headrace.v1.item_service_pb2.DeleteItemResponse]]:
-        """Removes an item; succeeds if there is none. Errors: VALIDATION, RESOURCE_NOT_FOUND, CONDITIONAL_CHECK_FAILED, THROTTLING."""
+        """Removes an item; succeeds if there is none. Errors: VALIDATION, RESOURCE_NOT_FOUND, CONDITIONAL_CHECK_FAILED, THROTTLING,
+        PROVISIONED_THROUGHPUT_EXCEEDED.
+        """
 
     @abc.abstractmethod
     def BatchWriteItem(
@@ -187,6 +285,59 @@ class ItemServiceServicer(metaclass=abc.ABCMeta):
         stop the others. A response is sent when all of its batch's writes are on disk. The server takes up to 16 batches
         ahead of their responses; send several to keep it busy.
         Errors that end the call: VALIDATION (a batch of no or over 1,000 operations). All others are results.
+        """
+
+    @abc.abstractmethod
+    def BatchGetItem(
+        self,
+        request: headrace.v1.item_service_pb2.BatchGetItemRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[headrace.v1.item_service_pb2.BatchGetItemResponse, collections.abc.Awaitable[headrace.v1.item_service_pb2.BatchGetItemResponse]]:
+        """Reads up to 100 items of any tables. Each item is read on its own; missing ones are left out.
+        Errors: VALIDATION (also for two equal keys of one table), RESOURCE_NOT_FOUND, PROVISIONED_THROUGHPUT_EXCEEDED.
+        """
+
+    @abc.abstractmethod
+    def Query(
+        self,
+        request: headrace.v1.item_service_pb2.QueryRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[headrace.v1.item_service_pb2.QueryResponse, collections.abc.Awaitable[headrace.v1.item_service_pb2.QueryResponse]]:
+        """Reads the items of one partition key, of a table or an index, in the order of the sort key, page by page.
+        Errors: VALIDATION, RESOURCE_NOT_FOUND, PROVISIONED_THROUGHPUT_EXCEEDED.
+        """
+
+    @abc.abstractmethod
+    def Scan(
+        self,
+        request: headrace.v1.item_service_pb2.ScanRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[headrace.v1.item_service_pb2.ScanResponse, collections.abc.Awaitable[headrace.v1.item_service_pb2.ScanResponse]]:
+        """Reads all items of a table or an index, or one segment of them, page by page: partition keys in the order of their
+        hash, each with its items in the order of the sort key. Each page shows one moment; the whole scan is no snapshot.
+        Errors: VALIDATION, RESOURCE_NOT_FOUND, PROVISIONED_THROUGHPUT_EXCEEDED.
+        """
+
+    @abc.abstractmethod
+    def TransactWriteItems(
+        self,
+        request: headrace.v1.item_service_pb2.TransactWriteItemsRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[headrace.v1.item_service_pb2.TransactWriteItemsResponse, collections.abc.Awaitable[headrace.v1.item_service_pb2.TransactWriteItemsResponse]]:
+        """Carries out up to 100 writes and checks of different items, of any tables, all or none; they become durable together.
+        Serializable with all other writes. The records of one transaction carry no common mark, as in DynamoDB.
+        Errors: VALIDATION, RESOURCE_NOT_FOUND, THROTTLING, PROVISIONED_THROUGHPUT_EXCEEDED, IDEMPOTENT_PARAMETER_MISMATCH;
+        TRANSACTION_CANCELED, whose metadata "cancellation_reasons" has one code per action, in order, joined by commas.
+        """
+
+    @abc.abstractmethod
+    def TransactGetItems(
+        self,
+        request: headrace.v1.item_service_pb2.TransactGetItemsRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[headrace.v1.item_service_pb2.TransactGetItemsResponse, collections.abc.Awaitable[headrace.v1.item_service_pb2.TransactGetItemsResponse]]:
+        """Reads up to 100 items of any tables, all as they are at one moment; at most 4 MB.
+        Errors: VALIDATION, RESOURCE_NOT_FOUND, PROVISIONED_THROUGHPUT_EXCEEDED.
         """
 
 def add_ItemServiceServicer_to_server(servicer: ItemServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

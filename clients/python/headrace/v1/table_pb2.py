@@ -26,19 +26,25 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from headrace.v1 import record_pb2 as headrace_dot_v1_dot_record__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17headrace/v1/table.proto\x12\x0bheadrace.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18headrace/v1/record.proto\"g\n\x13\x41ttributeDefinition\x12\x16\n\x0e\x61ttribute_name\x18\x01 \x01(\t\x12\x38\n\x0e\x61ttribute_type\x18\x02 \x01(\x0e\x32 .headrace.v1.ScalarAttributeType\"R\n\x10KeySchemaElement\x12\x16\n\x0e\x61ttribute_name\x18\x01 \x01(\t\x12&\n\x08key_type\x18\x02 \x01(\x0e\x32\x14.headrace.v1.KeyType\"d\n\x13StreamSpecification\x12\x16\n\x0estream_enabled\x18\x01 \x01(\x08\x12\x35\n\x10stream_view_type\x18\x02 \x01(\x0e\x32\x1b.headrace.v1.StreamViewType\"\xdc\x01\n\x0eStreamSettings\x12(\n\x1bretention_period_in_seconds\x18\x01 \x01(\x03H\x00\x88\x01\x01\x12\x1c\n\x0fretention_bytes\x18\x02 \x01(\x03H\x01\x88\x01\x01\x12\x17\n\nmin_shards\x18\x03 \x01(\x05H\x02\x88\x01\x01\x12\x17\n\nmax_shards\x18\x04 \x01(\x05H\x03\x88\x01\x01\x42\x1e\n\x1c_retention_period_in_secondsB\x12\n\x10_retention_bytesB\r\n\x0b_min_shardsB\r\n\x0b_max_shards\"\xd5\x03\n\x10TableDescription\x12\x12\n\ntable_name\x18\x01 \x01(\t\x12\x11\n\ttable_arn\x18\x02 \x01(\t\x12\x10\n\x08table_id\x18\x03 \x01(\t\x12.\n\x0ctable_status\x18\x04 \x01(\x0e\x32\x18.headrace.v1.TableStatus\x12\x31\n\nkey_schema\x18\x05 \x03(\x0b\x32\x1d.headrace.v1.KeySchemaElement\x12?\n\x15\x61ttribute_definitions\x18\x06 \x03(\x0b\x32 .headrace.v1.AttributeDefinition\x12\x36\n\x12\x63reation_date_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12>\n\x14stream_specification\x18\x08 \x01(\x0b\x32 .headrace.v1.StreamSpecification\x12\x1b\n\x13latest_stream_label\x18\t \x01(\t\x12\x19\n\x11latest_stream_arn\x18\n \x01(\t\x12\x34\n\x0fstream_settings\x18\x0b \x01(\x0b\x32\x1b.headrace.v1.StreamSettings*\x93\x01\n\x13ScalarAttributeType\x12%\n!SCALAR_ATTRIBUTE_TYPE_UNSPECIFIED\x10\x00\x12\x1b\n\x17SCALAR_ATTRIBUTE_TYPE_S\x10\x01\x12\x1b\n\x17SCALAR_ATTRIBUTE_TYPE_N\x10\x02\x12\x1b\n\x17SCALAR_ATTRIBUTE_TYPE_B\x10\x03*J\n\x07KeyType\x12\x18\n\x14KEY_TYPE_UNSPECIFIED\x10\x00\x12\x11\n\rKEY_TYPE_HASH\x10\x01\x12\x12\n\x0eKEY_TYPE_RANGE\x10\x02*\x95\x01\n\x0bTableStatus\x12\x1c\n\x18TABLE_STATUS_UNSPECIFIED\x10\x00\x12\x19\n\x15TABLE_STATUS_CREATING\x10\x01\x12\x19\n\x15TABLE_STATUS_UPDATING\x10\x02\x12\x19\n\x15TABLE_STATUS_DELETING\x10\x03\x12\x17\n\x13TABLE_STATUS_ACTIVE\x10\x04\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17headrace/v1/table.proto\x12\x0bheadrace.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18headrace/v1/record.proto\"g\n\x13\x41ttributeDefinition\x12\x16\n\x0e\x61ttribute_name\x18\x01 \x01(\t\x12\x38\n\x0e\x61ttribute_type\x18\x02 \x01(\x0e\x32 .headrace.v1.ScalarAttributeType\"R\n\x10KeySchemaElement\x12\x16\n\x0e\x61ttribute_name\x18\x01 \x01(\t\x12&\n\x08key_type\x18\x02 \x01(\x0e\x32\x14.headrace.v1.KeyType\"d\n\x13StreamSpecification\x12\x16\n\x0estream_enabled\x18\x01 \x01(\x08\x12\x35\n\x10stream_view_type\x18\x02 \x01(\x0e\x32\x1b.headrace.v1.StreamViewType\"\xdc\x01\n\x0eStreamSettings\x12(\n\x1bretention_period_in_seconds\x18\x01 \x01(\x03H\x00\x88\x01\x01\x12\x1c\n\x0fretention_bytes\x18\x02 \x01(\x03H\x01\x88\x01\x01\x12\x17\n\nmin_shards\x18\x03 \x01(\x05H\x02\x88\x01\x01\x12\x17\n\nmax_shards\x18\x04 \x01(\x05H\x03\x88\x01\x01\x42\x1e\n\x1c_retention_period_in_secondsB\x12\n\x10_retention_bytesB\r\n\x0b_min_shardsB\r\n\x0b_max_shards\"^\n\nProjection\x12\x34\n\x0fprojection_type\x18\x01 \x01(\x0e\x32\x1b.headrace.v1.ProjectionType\x12\x1a\n\x12non_key_attributes\x18\x02 \x03(\t\"R\n\x15ProvisionedThroughput\x12\x1b\n\x13read_capacity_units\x18\x01 \x01(\x03\x12\x1c\n\x14write_capacity_units\x18\x02 \x01(\x03\"\x89\x01\n\x13LocalSecondaryIndex\x12\x12\n\nindex_name\x18\x01 \x01(\t\x12\x31\n\nkey_schema\x18\x02 \x03(\x0b\x32\x1d.headrace.v1.KeySchemaElement\x12+\n\nprojection\x18\x03 \x01(\x0b\x32\x17.headrace.v1.Projection\"\xce\x01\n\x14GlobalSecondaryIndex\x12\x12\n\nindex_name\x18\x01 \x01(\t\x12\x31\n\nkey_schema\x18\x02 \x03(\x0b\x32\x1d.headrace.v1.KeySchemaElement\x12+\n\nprojection\x18\x03 \x01(\x0b\x32\x17.headrace.v1.Projection\x12\x42\n\x16provisioned_throughput\x18\x04 \x01(\x0b\x32\".headrace.v1.ProvisionedThroughput\"\xd0\x02\n\x10IndexDescription\x12\x12\n\nindex_name\x18\x01 \x01(\t\x12\x11\n\tindex_arn\x18\x02 \x01(\t\x12\x31\n\nkey_schema\x18\x03 \x03(\x0b\x32\x1d.headrace.v1.KeySchemaElement\x12+\n\nprojection\x18\x04 \x01(\x0b\x32\x17.headrace.v1.Projection\x12.\n\x0cindex_status\x18\x05 \x01(\x0e\x32\x18.headrace.v1.IndexStatus\x12\x13\n\x0b\x62\x61\x63kfilling\x18\x06 \x01(\x08\x12\x42\n\x16provisioned_throughput\x18\x07 \x01(\x0b\x32\".headrace.v1.ProvisionedThroughput\x12\x12\n\nitem_count\x18\x08 \x01(\x03\x12\x18\n\x10index_size_bytes\x18\t \x01(\x03\"!\n\x03Tag\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t\"\x9d\x06\n\x10TableDescription\x12\x12\n\ntable_name\x18\x01 \x01(\t\x12\x11\n\ttable_arn\x18\x02 \x01(\t\x12\x10\n\x08table_id\x18\x03 \x01(\t\x12.\n\x0ctable_status\x18\x04 \x01(\x0e\x32\x18.headrace.v1.TableStatus\x12\x31\n\nkey_schema\x18\x05 \x03(\x0b\x32\x1d.headrace.v1.KeySchemaElement\x12?\n\x15\x61ttribute_definitions\x18\x06 \x03(\x0b\x32 .headrace.v1.AttributeDefinition\x12\x36\n\x12\x63reation_date_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12>\n\x14stream_specification\x18\x08 \x01(\x0b\x32 .headrace.v1.StreamSpecification\x12\x1b\n\x13latest_stream_label\x18\t \x01(\t\x12\x19\n\x11latest_stream_arn\x18\n \x01(\t\x12\x34\n\x0fstream_settings\x18\x0b \x01(\x0b\x32\x1b.headrace.v1.StreamSettings\x12.\n\x0c\x62illing_mode\x18\x0c \x01(\x0e\x32\x18.headrace.v1.BillingMode\x12\x42\n\x16provisioned_throughput\x18\r \x01(\x0b\x32\".headrace.v1.ProvisionedThroughput\x12>\n\x17local_secondary_indexes\x18\x0e \x03(\x0b\x32\x1d.headrace.v1.IndexDescription\x12?\n\x18global_secondary_indexes\x18\x0f \x03(\x0b\x32\x1d.headrace.v1.IndexDescription\x12#\n\x1b\x64\x65letion_protection_enabled\x18\x10 \x01(\x08\x12\x12\n\nitem_count\x18\x11 \x01(\x03\x12\x18\n\x10table_size_bytes\x18\x12 \x01(\x03*\x93\x01\n\x13ScalarAttributeType\x12%\n!SCALAR_ATTRIBUTE_TYPE_UNSPECIFIED\x10\x00\x12\x1b\n\x17SCALAR_ATTRIBUTE_TYPE_S\x10\x01\x12\x1b\n\x17SCALAR_ATTRIBUTE_TYPE_N\x10\x02\x12\x1b\n\x17SCALAR_ATTRIBUTE_TYPE_B\x10\x03*J\n\x07KeyType\x12\x18\n\x14KEY_TYPE_UNSPECIFIED\x10\x00\x12\x11\n\rKEY_TYPE_HASH\x10\x01\x12\x12\n\x0eKEY_TYPE_RANGE\x10\x02*\x86\x01\n\x0eProjectionType\x12\x1f\n\x1bPROJECTION_TYPE_UNSPECIFIED\x10\x00\x12\x17\n\x13PROJECTION_TYPE_ALL\x10\x01\x12\x1d\n\x19PROJECTION_TYPE_KEYS_ONLY\x10\x02\x12\x1b\n\x17PROJECTION_TYPE_INCLUDE\x10\x03*k\n\x0b\x42illingMode\x12\x1c\n\x18\x42ILLING_MODE_UNSPECIFIED\x10\x00\x12\x1c\n\x18\x42ILLING_MODE_PROVISIONED\x10\x01\x12 \n\x1c\x42ILLING_MODE_PAY_PER_REQUEST\x10\x02*\x95\x01\n\x0bIndexStatus\x12\x1c\n\x18INDEX_STATUS_UNSPECIFIED\x10\x00\x12\x19\n\x15INDEX_STATUS_CREATING\x10\x01\x12\x19\n\x15INDEX_STATUS_UPDATING\x10\x02\x12\x19\n\x15INDEX_STATUS_DELETING\x10\x03\x12\x17\n\x13INDEX_STATUS_ACTIVE\x10\x04*\x95\x01\n\x0bTableStatus\x12\x1c\n\x18TABLE_STATUS_UNSPECIFIED\x10\x00\x12\x19\n\x15TABLE_STATUS_CREATING\x10\x01\x12\x19\n\x15TABLE_STATUS_UPDATING\x10\x02\x12\x19\n\x15TABLE_STATUS_DELETING\x10\x03\x12\x17\n\x13TABLE_STATUS_ACTIVE\x10\x04\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'headrace.v1.table_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_SCALARATTRIBUTETYPE']._serialized_start=1086
-  _globals['_SCALARATTRIBUTETYPE']._serialized_end=1233
-  _globals['_KEYTYPE']._serialized_start=1235
-  _globals['_KEYTYPE']._serialized_end=1309
-  _globals['_TABLESTATUS']._serialized_start=1312
-  _globals['_TABLESTATUS']._serialized_end=1461
+  _globals['_SCALARATTRIBUTETYPE']._serialized_start=2317
+  _globals['_SCALARATTRIBUTETYPE']._serialized_end=2464
+  _globals['_KEYTYPE']._serialized_start=2466
+  _globals['_KEYTYPE']._serialized_end=2540
+  _globals['_PROJECTIONTYPE']._serialized_start=2543
+  _globals['_PROJECTIONTYPE']._serialized_end=2677
+  _globals['_BILLINGMODE']._serialized_start=2679
+  _globals['_BILLINGMODE']._serialized_end=2786
+  _globals['_INDEXSTATUS']._serialized_start=2789
+  _globals['_INDEXSTATUS']._serialized_end=2938
+  _globals['_TABLESTATUS']._serialized_start=2941
+  _globals['_TABLESTATUS']._serialized_end=3090
   _globals['_ATTRIBUTEDEFINITION']._serialized_start=99
   _globals['_ATTRIBUTEDEFINITION']._serialized_end=202
   _globals['_KEYSCHEMAELEMENT']._serialized_start=204
@@ -47,6 +53,18 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_STREAMSPECIFICATION']._serialized_end=388
   _globals['_STREAMSETTINGS']._serialized_start=391
   _globals['_STREAMSETTINGS']._serialized_end=611
-  _globals['_TABLEDESCRIPTION']._serialized_start=614
-  _globals['_TABLEDESCRIPTION']._serialized_end=1083
+  _globals['_PROJECTION']._serialized_start=613
+  _globals['_PROJECTION']._serialized_end=707
+  _globals['_PROVISIONEDTHROUGHPUT']._serialized_start=709
+  _globals['_PROVISIONEDTHROUGHPUT']._serialized_end=791
+  _globals['_LOCALSECONDARYINDEX']._serialized_start=794
+  _globals['_LOCALSECONDARYINDEX']._serialized_end=931
+  _globals['_GLOBALSECONDARYINDEX']._serialized_start=934
+  _globals['_GLOBALSECONDARYINDEX']._serialized_end=1140
+  _globals['_INDEXDESCRIPTION']._serialized_start=1143
+  _globals['_INDEXDESCRIPTION']._serialized_end=1479
+  _globals['_TAG']._serialized_start=1481
+  _globals['_TAG']._serialized_end=1514
+  _globals['_TABLEDESCRIPTION']._serialized_start=1517
+  _globals['_TABLEDESCRIPTION']._serialized_end=2314
 # @@protoc_insertion_point(module_scope)

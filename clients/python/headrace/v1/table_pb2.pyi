@@ -73,6 +73,90 @@ KEY_TYPE_RANGE: KeyType.ValueType  # 2
 """The sort key."""
 global___KeyType = KeyType
 
+class _ProjectionType:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: typing_extensions.TypeAlias = ValueType
+
+class _ProjectionTypeEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_ProjectionType.ValueType], builtins.type):
+    DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+    PROJECTION_TYPE_UNSPECIFIED: _ProjectionType.ValueType  # 0
+    """Not set; refused with VALIDATION."""
+    PROJECTION_TYPE_ALL: _ProjectionType.ValueType  # 1
+    """All."""
+    PROJECTION_TYPE_KEYS_ONLY: _ProjectionType.ValueType  # 2
+    """None."""
+    PROJECTION_TYPE_INCLUDE: _ProjectionType.ValueType  # 3
+    """Those that non_key_attributes names."""
+
+class ProjectionType(_ProjectionType, metaclass=_ProjectionTypeEnumTypeWrapper):
+    """Which attributes an index holds besides the key attributes of the table and its own."""
+
+PROJECTION_TYPE_UNSPECIFIED: ProjectionType.ValueType  # 0
+"""Not set; refused with VALIDATION."""
+PROJECTION_TYPE_ALL: ProjectionType.ValueType  # 1
+"""All."""
+PROJECTION_TYPE_KEYS_ONLY: ProjectionType.ValueType  # 2
+"""None."""
+PROJECTION_TYPE_INCLUDE: ProjectionType.ValueType  # 3
+"""Those that non_key_attributes names."""
+global___ProjectionType = ProjectionType
+
+class _BillingMode:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: typing_extensions.TypeAlias = ValueType
+
+class _BillingModeEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_BillingMode.ValueType], builtins.type):
+    DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+    BILLING_MODE_UNSPECIFIED: _BillingMode.ValueType  # 0
+    """As PAY_PER_REQUEST."""
+    BILLING_MODE_PROVISIONED: _BillingMode.ValueType  # 1
+    """As much as is provisioned; what goes beyond it is refused with PROVISIONED_THROUGHPUT_EXCEEDED."""
+    BILLING_MODE_PAY_PER_REQUEST: _BillingMode.ValueType  # 2
+    """As much as is asked for. (DynamoDB's default is PROVISIONED, which then must be given.)"""
+
+class BillingMode(_BillingMode, metaclass=_BillingModeEnumTypeWrapper):
+    """How a table's capacity is limited and billed."""
+
+BILLING_MODE_UNSPECIFIED: BillingMode.ValueType  # 0
+"""As PAY_PER_REQUEST."""
+BILLING_MODE_PROVISIONED: BillingMode.ValueType  # 1
+"""As much as is provisioned; what goes beyond it is refused with PROVISIONED_THROUGHPUT_EXCEEDED."""
+BILLING_MODE_PAY_PER_REQUEST: BillingMode.ValueType  # 2
+"""As much as is asked for. (DynamoDB's default is PROVISIONED, which then must be given.)"""
+global___BillingMode = BillingMode
+
+class _IndexStatus:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: typing_extensions.TypeAlias = ValueType
+
+class _IndexStatusEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_IndexStatus.ValueType], builtins.type):
+    DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+    INDEX_STATUS_UNSPECIFIED: _IndexStatus.ValueType  # 0
+    """Not set."""
+    INDEX_STATUS_CREATING: _IndexStatus.ValueType  # 1
+    """Being filled with the items the table had when the index was added; not yet readable."""
+    INDEX_STATUS_UPDATING: _IndexStatus.ValueType  # 2
+    """Being changed."""
+    INDEX_STATUS_DELETING: _IndexStatus.ValueType  # 3
+    """Being removed."""
+    INDEX_STATUS_ACTIVE: _IndexStatus.ValueType  # 4
+    """Ready."""
+
+class IndexStatus(_IndexStatus, metaclass=_IndexStatusEnumTypeWrapper):
+    """Where an index is in its life."""
+
+INDEX_STATUS_UNSPECIFIED: IndexStatus.ValueType  # 0
+"""Not set."""
+INDEX_STATUS_CREATING: IndexStatus.ValueType  # 1
+"""Being filled with the items the table had when the index was added; not yet readable."""
+INDEX_STATUS_UPDATING: IndexStatus.ValueType  # 2
+"""Being changed."""
+INDEX_STATUS_DELETING: IndexStatus.ValueType  # 3
+"""Being removed."""
+INDEX_STATUS_ACTIVE: IndexStatus.ValueType  # 4
+"""Ready."""
+global___IndexStatus = IndexStatus
+
 class _TableStatus:
     ValueType = typing.NewType("ValueType", builtins.int)
     V: typing_extensions.TypeAlias = ValueType
@@ -217,6 +301,199 @@ class StreamSettings(google.protobuf.message.Message):
 global___StreamSettings = StreamSettings
 
 @typing.final
+class Projection(google.protobuf.message.Message):
+    """What an index holds."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    PROJECTION_TYPE_FIELD_NUMBER: builtins.int
+    NON_KEY_ATTRIBUTES_FIELD_NUMBER: builtins.int
+    projection_type: global___ProjectionType.ValueType
+    """Required."""
+    @property
+    def non_key_attributes(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Names of top-level attributes; with INCLUDE 1 to 20, at most 100 over all indexes of a table; otherwise none."""
+
+    def __init__(
+        self,
+        *,
+        projection_type: global___ProjectionType.ValueType = ...,
+        non_key_attributes: collections.abc.Iterable[builtins.str] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["non_key_attributes", b"non_key_attributes", "projection_type", b"projection_type"]) -> None: ...
+
+global___Projection = Projection
+
+@typing.final
+class ProvisionedThroughput(google.protobuf.message.Message):
+    """Capacity units a second; up to 300 seconds of unused ones may be used later (Developer Guide, "Burst capacity")."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    READ_CAPACITY_UNITS_FIELD_NUMBER: builtins.int
+    WRITE_CAPACITY_UNITS_FIELD_NUMBER: builtins.int
+    read_capacity_units: builtins.int
+    """Reads of 4 KB, strongly consistent. 1 or more with PROVISIONED; 0, as the next, with PAY_PER_REQUEST."""
+    write_capacity_units: builtins.int
+    """Writes of 1 KB."""
+    def __init__(
+        self,
+        *,
+        read_capacity_units: builtins.int = ...,
+        write_capacity_units: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["read_capacity_units", b"read_capacity_units", "write_capacity_units", b"write_capacity_units"]) -> None: ...
+
+global___ProvisionedThroughput = ProvisionedThroughput
+
+@typing.final
+class LocalSecondaryIndex(google.protobuf.message.Message):
+    """A local secondary index to create: the same partition key, another sort key."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    INDEX_NAME_FIELD_NUMBER: builtins.int
+    KEY_SCHEMA_FIELD_NUMBER: builtins.int
+    PROJECTION_FIELD_NUMBER: builtins.int
+    index_name: builtins.str
+    """3 to 255 characters of a-z, A-Z, 0-9, '_', '-' and '.'; unique among all indexes of the table."""
+    @property
+    def key_schema(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___KeySchemaElement]:
+        """The table's partition key as HASH, then a RANGE element."""
+
+    @property
+    def projection(self) -> global___Projection:
+        """What it holds."""
+
+    def __init__(
+        self,
+        *,
+        index_name: builtins.str = ...,
+        key_schema: collections.abc.Iterable[global___KeySchemaElement] | None = ...,
+        projection: global___Projection | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["projection", b"projection"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["index_name", b"index_name", "key_schema", b"key_schema", "projection", b"projection"]) -> None: ...
+
+global___LocalSecondaryIndex = LocalSecondaryIndex
+
+@typing.final
+class GlobalSecondaryIndex(google.protobuf.message.Message):
+    """A global secondary index to create: any key attributes, which need not be unique. Only items that have them all are in it."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    INDEX_NAME_FIELD_NUMBER: builtins.int
+    KEY_SCHEMA_FIELD_NUMBER: builtins.int
+    PROJECTION_FIELD_NUMBER: builtins.int
+    PROVISIONED_THROUGHPUT_FIELD_NUMBER: builtins.int
+    index_name: builtins.str
+    """As in LocalSecondaryIndex."""
+    @property
+    def key_schema(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___KeySchemaElement]:
+        """One HASH element, then at most one RANGE element."""
+
+    @property
+    def projection(self) -> global___Projection:
+        """What it holds."""
+
+    @property
+    def provisioned_throughput(self) -> global___ProvisionedThroughput:
+        """Required if the table is PROVISIONED, refused otherwise."""
+
+    def __init__(
+        self,
+        *,
+        index_name: builtins.str = ...,
+        key_schema: collections.abc.Iterable[global___KeySchemaElement] | None = ...,
+        projection: global___Projection | None = ...,
+        provisioned_throughput: global___ProvisionedThroughput | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["projection", b"projection", "provisioned_throughput", b"provisioned_throughput"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["index_name", b"index_name", "key_schema", b"key_schema", "projection", b"projection", "provisioned_throughput", b"provisioned_throughput"]) -> None: ...
+
+global___GlobalSecondaryIndex = GlobalSecondaryIndex
+
+@typing.final
+class IndexDescription(google.protobuf.message.Message):
+    """An index as it is now."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    INDEX_NAME_FIELD_NUMBER: builtins.int
+    INDEX_ARN_FIELD_NUMBER: builtins.int
+    KEY_SCHEMA_FIELD_NUMBER: builtins.int
+    PROJECTION_FIELD_NUMBER: builtins.int
+    INDEX_STATUS_FIELD_NUMBER: builtins.int
+    BACKFILLING_FIELD_NUMBER: builtins.int
+    PROVISIONED_THROUGHPUT_FIELD_NUMBER: builtins.int
+    ITEM_COUNT_FIELD_NUMBER: builtins.int
+    INDEX_SIZE_BYTES_FIELD_NUMBER: builtins.int
+    index_name: builtins.str
+    """Its name."""
+    index_arn: builtins.str
+    """The table's ARN and /index/NAME"""
+    index_status: global___IndexStatus.ValueType
+    """Where it is in its life; local ones are ACTIVE as long as there is the table."""
+    backfilling: builtins.bool
+    """Whether it is still being filled."""
+    item_count: builtins.int
+    """How many items it holds."""
+    index_size_bytes: builtins.int
+    """Their size by DynamoDB's rules, in bytes."""
+    @property
+    def key_schema(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___KeySchemaElement]:
+        """The partition key, then the sort key if there is one."""
+
+    @property
+    def projection(self) -> global___Projection:
+        """What it holds."""
+
+    @property
+    def provisioned_throughput(self) -> global___ProvisionedThroughput:
+        """What is provisioned for it; absent for local ones and without PROVISIONED."""
+
+    def __init__(
+        self,
+        *,
+        index_name: builtins.str = ...,
+        index_arn: builtins.str = ...,
+        key_schema: collections.abc.Iterable[global___KeySchemaElement] | None = ...,
+        projection: global___Projection | None = ...,
+        index_status: global___IndexStatus.ValueType = ...,
+        backfilling: builtins.bool = ...,
+        provisioned_throughput: global___ProvisionedThroughput | None = ...,
+        item_count: builtins.int = ...,
+        index_size_bytes: builtins.int = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["projection", b"projection", "provisioned_throughput", b"provisioned_throughput"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["backfilling", b"backfilling", "index_arn", b"index_arn", "index_name", b"index_name", "index_size_bytes", b"index_size_bytes", "index_status", b"index_status", "item_count", b"item_count", "key_schema", b"key_schema", "projection", b"projection", "provisioned_throughput", b"provisioned_throughput"]) -> None: ...
+
+global___IndexDescription = IndexDescription
+
+@typing.final
+class Tag(google.protobuf.message.Message):
+    """A word about a table, for its users."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    KEY_FIELD_NUMBER: builtins.int
+    VALUE_FIELD_NUMBER: builtins.int
+    key: builtins.str
+    """1 to 128 characters, not beginning with "aws:"."""
+    value: builtins.str
+    """At most 256 characters."""
+    def __init__(
+        self,
+        *,
+        key: builtins.str = ...,
+        value: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["key", b"key", "value", b"value"]) -> None: ...
+
+global___Tag = Tag
+
+@typing.final
 class TableDescription(google.protobuf.message.Message):
     """A table as it is now."""
 
@@ -233,6 +510,13 @@ class TableDescription(google.protobuf.message.Message):
     LATEST_STREAM_LABEL_FIELD_NUMBER: builtins.int
     LATEST_STREAM_ARN_FIELD_NUMBER: builtins.int
     STREAM_SETTINGS_FIELD_NUMBER: builtins.int
+    BILLING_MODE_FIELD_NUMBER: builtins.int
+    PROVISIONED_THROUGHPUT_FIELD_NUMBER: builtins.int
+    LOCAL_SECONDARY_INDEXES_FIELD_NUMBER: builtins.int
+    GLOBAL_SECONDARY_INDEXES_FIELD_NUMBER: builtins.int
+    DELETION_PROTECTION_ENABLED_FIELD_NUMBER: builtins.int
+    ITEM_COUNT_FIELD_NUMBER: builtins.int
+    TABLE_SIZE_BYTES_FIELD_NUMBER: builtins.int
     table_name: builtins.str
     """3 to 255 characters of a-z, A-Z, 0-9, '_', '-' and '.'."""
     table_arn: builtins.str
@@ -245,13 +529,21 @@ class TableDescription(google.protobuf.message.Message):
     """The label of the newest stream, kept after it was disabled; empty if there never was one."""
     latest_stream_arn: builtins.str
     """The ARN of the newest stream, kept after it was disabled; empty if there never was one."""
+    billing_mode: global___BillingMode.ValueType
+    """How its capacity is limited."""
+    deletion_protection_enabled: builtins.bool
+    """While true DeleteTable is refused."""
+    item_count: builtins.int
+    """How many items it holds."""
+    table_size_bytes: builtins.int
+    """Their size by DynamoDB's rules, in bytes."""
     @property
     def key_schema(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___KeySchemaElement]:
         """The partition key, then the sort key if there is one."""
 
     @property
     def attribute_definitions(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___AttributeDefinition]:
-        """The types of the key attributes."""
+        """The types of the key attributes of the table and its indexes."""
 
     @property
     def creation_date_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
@@ -264,6 +556,18 @@ class TableDescription(google.protobuf.message.Message):
     @property
     def stream_settings(self) -> global___StreamSettings:
         """What holds for the table's streams, defaults filled in."""
+
+    @property
+    def provisioned_throughput(self) -> global___ProvisionedThroughput:
+        """What is provisioned; zeros with PAY_PER_REQUEST."""
+
+    @property
+    def local_secondary_indexes(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___IndexDescription]:
+        """In the order of their names."""
+
+    @property
+    def global_secondary_indexes(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___IndexDescription]:
+        """In the order of their names."""
 
     def __init__(
         self,
@@ -279,8 +583,15 @@ class TableDescription(google.protobuf.message.Message):
         latest_stream_label: builtins.str = ...,
         latest_stream_arn: builtins.str = ...,
         stream_settings: global___StreamSettings | None = ...,
+        billing_mode: global___BillingMode.ValueType = ...,
+        provisioned_throughput: global___ProvisionedThroughput | None = ...,
+        local_secondary_indexes: collections.abc.Iterable[global___IndexDescription] | None = ...,
+        global_secondary_indexes: collections.abc.Iterable[global___IndexDescription] | None = ...,
+        deletion_protection_enabled: builtins.bool = ...,
+        item_count: builtins.int = ...,
+        table_size_bytes: builtins.int = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["creation_date_time", b"creation_date_time", "stream_settings", b"stream_settings", "stream_specification", b"stream_specification"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["attribute_definitions", b"attribute_definitions", "creation_date_time", b"creation_date_time", "key_schema", b"key_schema", "latest_stream_arn", b"latest_stream_arn", "latest_stream_label", b"latest_stream_label", "stream_settings", b"stream_settings", "stream_specification", b"stream_specification", "table_arn", b"table_arn", "table_id", b"table_id", "table_name", b"table_name", "table_status", b"table_status"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["creation_date_time", b"creation_date_time", "provisioned_throughput", b"provisioned_throughput", "stream_settings", b"stream_settings", "stream_specification", b"stream_specification"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["attribute_definitions", b"attribute_definitions", "billing_mode", b"billing_mode", "creation_date_time", b"creation_date_time", "deletion_protection_enabled", b"deletion_protection_enabled", "global_secondary_indexes", b"global_secondary_indexes", "item_count", b"item_count", "key_schema", b"key_schema", "latest_stream_arn", b"latest_stream_arn", "latest_stream_label", b"latest_stream_label", "local_secondary_indexes", b"local_secondary_indexes", "provisioned_throughput", b"provisioned_throughput", "stream_settings", b"stream_settings", "stream_specification", b"stream_specification", "table_arn", b"table_arn", "table_id", b"table_id", "table_name", b"table_name", "table_size_bytes", b"table_size_bytes", "table_status", b"table_status"]) -> None: ...
 
 global___TableDescription = TableDescription

@@ -7,11 +7,50 @@ import builtins
 import collections.abc
 import google.protobuf.descriptor
 import google.protobuf.internal.containers
+import google.protobuf.internal.enum_type_wrapper
 import google.protobuf.message
 import headrace.v1.table_pb2
+import sys
 import typing
 
+if sys.version_info >= (3, 10):
+    import typing as typing_extensions
+else:
+    import typing_extensions
+
 DESCRIPTOR: google.protobuf.descriptor.FileDescriptor
+
+class _TimeToLiveStatus:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: typing_extensions.TypeAlias = ValueType
+
+class _TimeToLiveStatusEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_TimeToLiveStatus.ValueType], builtins.type):
+    DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+    TIME_TO_LIVE_STATUS_UNSPECIFIED: _TimeToLiveStatus.ValueType  # 0
+    """Not set."""
+    TIME_TO_LIVE_STATUS_ENABLING: _TimeToLiveStatus.ValueType  # 1
+    """The items that the table had are being looked through; those that have expired are deleted already."""
+    TIME_TO_LIVE_STATUS_ENABLED: _TimeToLiveStatus.ValueType  # 2
+    """Expired items are deleted, usually within a minute."""
+    TIME_TO_LIVE_STATUS_DISABLING: _TimeToLiveStatus.ValueType  # 3
+    """Not used here."""
+    TIME_TO_LIVE_STATUS_DISABLED: _TimeToLiveStatus.ValueType  # 4
+    """Items do not expire."""
+
+class TimeToLiveStatus(_TimeToLiveStatus, metaclass=_TimeToLiveStatusEnumTypeWrapper):
+    """Whether items expire."""
+
+TIME_TO_LIVE_STATUS_UNSPECIFIED: TimeToLiveStatus.ValueType  # 0
+"""Not set."""
+TIME_TO_LIVE_STATUS_ENABLING: TimeToLiveStatus.ValueType  # 1
+"""The items that the table had are being looked through; those that have expired are deleted already."""
+TIME_TO_LIVE_STATUS_ENABLED: TimeToLiveStatus.ValueType  # 2
+"""Expired items are deleted, usually within a minute."""
+TIME_TO_LIVE_STATUS_DISABLING: TimeToLiveStatus.ValueType  # 3
+"""Not used here."""
+TIME_TO_LIVE_STATUS_DISABLED: TimeToLiveStatus.ValueType  # 4
+"""Items do not expire."""
+global___TimeToLiveStatus = TimeToLiveStatus
 
 @typing.final
 class CreateTableRequest(google.protobuf.message.Message):
@@ -24,15 +63,25 @@ class CreateTableRequest(google.protobuf.message.Message):
     ATTRIBUTE_DEFINITIONS_FIELD_NUMBER: builtins.int
     STREAM_SPECIFICATION_FIELD_NUMBER: builtins.int
     STREAM_SETTINGS_FIELD_NUMBER: builtins.int
+    LOCAL_SECONDARY_INDEXES_FIELD_NUMBER: builtins.int
+    GLOBAL_SECONDARY_INDEXES_FIELD_NUMBER: builtins.int
+    BILLING_MODE_FIELD_NUMBER: builtins.int
+    PROVISIONED_THROUGHPUT_FIELD_NUMBER: builtins.int
+    DELETION_PROTECTION_ENABLED_FIELD_NUMBER: builtins.int
+    TAGS_FIELD_NUMBER: builtins.int
     table_name: builtins.str
     """3 to 255 characters of a-z, A-Z, 0-9, '_', '-' and '.'."""
+    billing_mode: headrace.v1.table_pb2.BillingMode.ValueType
+    """PAY_PER_REQUEST if absent."""
+    deletion_protection_enabled: builtins.bool
+    """Whether the table is protected against deletion."""
     @property
     def key_schema(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[headrace.v1.table_pb2.KeySchemaElement]:
         """One HASH element, then at most one RANGE element."""
 
     @property
     def attribute_definitions(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[headrace.v1.table_pb2.AttributeDefinition]:
-        """Exactly the attributes that key_schema names."""
+        """Exactly the attributes that the key schemas of the table and its indexes name."""
 
     @property
     def stream_specification(self) -> headrace.v1.table_pb2.StreamSpecification:
@@ -42,6 +91,22 @@ class CreateTableRequest(google.protobuf.message.Message):
     def stream_settings(self) -> headrace.v1.table_pb2.StreamSettings:
         """Retention and shards of the table's streams; absent: the defaults."""
 
+    @property
+    def local_secondary_indexes(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[headrace.v1.table_pb2.LocalSecondaryIndex]:
+        """At most 5; the table must have a sort key."""
+
+    @property
+    def global_secondary_indexes(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[headrace.v1.table_pb2.GlobalSecondaryIndex]:
+        """At most 20."""
+
+    @property
+    def provisioned_throughput(self) -> headrace.v1.table_pb2.ProvisionedThroughput:
+        """Required with PROVISIONED, refused otherwise."""
+
+    @property
+    def tags(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[headrace.v1.table_pb2.Tag]:
+        """At most 50."""
+
     def __init__(
         self,
         *,
@@ -50,9 +115,15 @@ class CreateTableRequest(google.protobuf.message.Message):
         attribute_definitions: collections.abc.Iterable[headrace.v1.table_pb2.AttributeDefinition] | None = ...,
         stream_specification: headrace.v1.table_pb2.StreamSpecification | None = ...,
         stream_settings: headrace.v1.table_pb2.StreamSettings | None = ...,
+        local_secondary_indexes: collections.abc.Iterable[headrace.v1.table_pb2.LocalSecondaryIndex] | None = ...,
+        global_secondary_indexes: collections.abc.Iterable[headrace.v1.table_pb2.GlobalSecondaryIndex] | None = ...,
+        billing_mode: headrace.v1.table_pb2.BillingMode.ValueType = ...,
+        provisioned_throughput: headrace.v1.table_pb2.ProvisionedThroughput | None = ...,
+        deletion_protection_enabled: builtins.bool = ...,
+        tags: collections.abc.Iterable[headrace.v1.table_pb2.Tag] | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["stream_settings", b"stream_settings", "stream_specification", b"stream_specification"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["attribute_definitions", b"attribute_definitions", "key_schema", b"key_schema", "stream_settings", b"stream_settings", "stream_specification", b"stream_specification", "table_name", b"table_name"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["provisioned_throughput", b"provisioned_throughput", "stream_settings", b"stream_settings", "stream_specification", b"stream_specification"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["attribute_definitions", b"attribute_definitions", "billing_mode", b"billing_mode", "deletion_protection_enabled", b"deletion_protection_enabled", "global_secondary_indexes", b"global_secondary_indexes", "key_schema", b"key_schema", "local_secondary_indexes", b"local_secondary_indexes", "provisioned_throughput", b"provisioned_throughput", "stream_settings", b"stream_settings", "stream_specification", b"stream_specification", "table_name", b"table_name", "tags", b"tags"]) -> None: ...
 
 global___CreateTableRequest = CreateTableRequest
 
@@ -173,15 +244,36 @@ class UpdateTableRequest(google.protobuf.message.Message):
     TABLE_NAME_FIELD_NUMBER: builtins.int
     STREAM_SPECIFICATION_FIELD_NUMBER: builtins.int
     STREAM_SETTINGS_FIELD_NUMBER: builtins.int
+    ATTRIBUTE_DEFINITIONS_FIELD_NUMBER: builtins.int
+    GLOBAL_SECONDARY_INDEX_UPDATES_FIELD_NUMBER: builtins.int
+    BILLING_MODE_FIELD_NUMBER: builtins.int
+    PROVISIONED_THROUGHPUT_FIELD_NUMBER: builtins.int
+    DELETION_PROTECTION_ENABLED_FIELD_NUMBER: builtins.int
     table_name: builtins.str
     """The table's name."""
+    billing_mode: headrace.v1.table_pb2.BillingMode.ValueType
+    """Absent: as it is."""
+    deletion_protection_enabled: builtins.bool
+    """Absent: as it is."""
     @property
     def stream_specification(self) -> headrace.v1.table_pb2.StreamSpecification:
-        """The stream to switch on, or stream_enabled false to switch it off. Either this or stream_settings, or both."""
+        """The stream to switch on, or stream_enabled false to switch it off. At least one of this and the following is required."""
 
     @property
     def stream_settings(self) -> headrace.v1.table_pb2.StreamSettings:
         """Settings to change; those that are absent in it stay as they are."""
+
+    @property
+    def attribute_definitions(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[headrace.v1.table_pb2.AttributeDefinition]:
+        """The types of the key attributes of the index to create; those of other keys may be repeated."""
+
+    @property
+    def global_secondary_index_updates(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___GlobalSecondaryIndexUpdate]:
+        """At most one index to create or delete; any to update."""
+
+    @property
+    def provisioned_throughput(self) -> headrace.v1.table_pb2.ProvisionedThroughput:
+        """Required when billing_mode changes to PROVISIONED."""
 
     def __init__(
         self,
@@ -189,11 +281,94 @@ class UpdateTableRequest(google.protobuf.message.Message):
         table_name: builtins.str = ...,
         stream_specification: headrace.v1.table_pb2.StreamSpecification | None = ...,
         stream_settings: headrace.v1.table_pb2.StreamSettings | None = ...,
+        attribute_definitions: collections.abc.Iterable[headrace.v1.table_pb2.AttributeDefinition] | None = ...,
+        global_secondary_index_updates: collections.abc.Iterable[global___GlobalSecondaryIndexUpdate] | None = ...,
+        billing_mode: headrace.v1.table_pb2.BillingMode.ValueType = ...,
+        provisioned_throughput: headrace.v1.table_pb2.ProvisionedThroughput | None = ...,
+        deletion_protection_enabled: builtins.bool | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["stream_settings", b"stream_settings", "stream_specification", b"stream_specification"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["stream_settings", b"stream_settings", "stream_specification", b"stream_specification", "table_name", b"table_name"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_deletion_protection_enabled", b"_deletion_protection_enabled", "deletion_protection_enabled", b"deletion_protection_enabled", "provisioned_throughput", b"provisioned_throughput", "stream_settings", b"stream_settings", "stream_specification", b"stream_specification"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_deletion_protection_enabled", b"_deletion_protection_enabled", "attribute_definitions", b"attribute_definitions", "billing_mode", b"billing_mode", "deletion_protection_enabled", b"deletion_protection_enabled", "global_secondary_index_updates", b"global_secondary_index_updates", "provisioned_throughput", b"provisioned_throughput", "stream_settings", b"stream_settings", "stream_specification", b"stream_specification", "table_name", b"table_name"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["_deletion_protection_enabled", b"_deletion_protection_enabled"]) -> typing.Literal["deletion_protection_enabled"] | None: ...
 
 global___UpdateTableRequest = UpdateTableRequest
+
+@typing.final
+class GlobalSecondaryIndexUpdate(google.protobuf.message.Message):
+    """One change of the global indexes."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    CREATE_FIELD_NUMBER: builtins.int
+    UPDATE_FIELD_NUMBER: builtins.int
+    DELETE_FIELD_NUMBER: builtins.int
+    @property
+    def create(self) -> headrace.v1.table_pb2.GlobalSecondaryIndex:
+        """The index to add."""
+
+    @property
+    def update(self) -> global___UpdateGlobalSecondaryIndex:
+        """The index whose throughput to change."""
+
+    @property
+    def delete(self) -> global___DeleteGlobalSecondaryIndex:
+        """The index to remove."""
+
+    def __init__(
+        self,
+        *,
+        create: headrace.v1.table_pb2.GlobalSecondaryIndex | None = ...,
+        update: global___UpdateGlobalSecondaryIndex | None = ...,
+        delete: global___DeleteGlobalSecondaryIndex | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["change", b"change", "create", b"create", "delete", b"delete", "update", b"update"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["change", b"change", "create", b"create", "delete", b"delete", "update", b"update"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["change", b"change"]) -> typing.Literal["create", "update", "delete"] | None: ...
+
+global___GlobalSecondaryIndexUpdate = GlobalSecondaryIndexUpdate
+
+@typing.final
+class UpdateGlobalSecondaryIndex(google.protobuf.message.Message):
+    """New throughput of an index."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    INDEX_NAME_FIELD_NUMBER: builtins.int
+    PROVISIONED_THROUGHPUT_FIELD_NUMBER: builtins.int
+    index_name: builtins.str
+    """The index's name."""
+    @property
+    def provisioned_throughput(self) -> headrace.v1.table_pb2.ProvisionedThroughput:
+        """The throughput it shall have; the table must be PROVISIONED."""
+
+    def __init__(
+        self,
+        *,
+        index_name: builtins.str = ...,
+        provisioned_throughput: headrace.v1.table_pb2.ProvisionedThroughput | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["provisioned_throughput", b"provisioned_throughput"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["index_name", b"index_name", "provisioned_throughput", b"provisioned_throughput"]) -> None: ...
+
+global___UpdateGlobalSecondaryIndex = UpdateGlobalSecondaryIndex
+
+@typing.final
+class DeleteGlobalSecondaryIndex(google.protobuf.message.Message):
+    """An index to remove."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    INDEX_NAME_FIELD_NUMBER: builtins.int
+    index_name: builtins.str
+    """The index's name."""
+    def __init__(
+        self,
+        *,
+        index_name: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["index_name", b"index_name"]) -> None: ...
+
+global___DeleteGlobalSecondaryIndex = DeleteGlobalSecondaryIndex
 
 @typing.final
 class UpdateTableResponse(google.protobuf.message.Message):
@@ -254,3 +429,231 @@ class DeleteTableResponse(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["table_description", b"table_description"]) -> None: ...
 
 global___DeleteTableResponse = DeleteTableResponse
+
+@typing.final
+class TimeToLiveSpecification(google.protobuf.message.Message):
+    """Whether and by which attribute items expire."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    ENABLED_FIELD_NUMBER: builtins.int
+    ATTRIBUTE_NAME_FIELD_NUMBER: builtins.int
+    enabled: builtins.bool
+    """True lets items expire, false ends that."""
+    attribute_name: builtins.str
+    """1 to 255 characters: a top-level attribute. An item expires when it is a number of seconds since 1970 UTC that has passed,
+    by less than 5 years. To end expiry, the name in use.
+    """
+    def __init__(
+        self,
+        *,
+        enabled: builtins.bool = ...,
+        attribute_name: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["attribute_name", b"attribute_name", "enabled", b"enabled"]) -> None: ...
+
+global___TimeToLiveSpecification = TimeToLiveSpecification
+
+@typing.final
+class UpdateTimeToLiveRequest(google.protobuf.message.Message):
+    """Request of UpdateTimeToLive."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    TABLE_NAME_FIELD_NUMBER: builtins.int
+    TIME_TO_LIVE_SPECIFICATION_FIELD_NUMBER: builtins.int
+    table_name: builtins.str
+    """The table's name."""
+    @property
+    def time_to_live_specification(self) -> global___TimeToLiveSpecification:
+        """What shall hold."""
+
+    def __init__(
+        self,
+        *,
+        table_name: builtins.str = ...,
+        time_to_live_specification: global___TimeToLiveSpecification | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["time_to_live_specification", b"time_to_live_specification"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["table_name", b"table_name", "time_to_live_specification", b"time_to_live_specification"]) -> None: ...
+
+global___UpdateTimeToLiveRequest = UpdateTimeToLiveRequest
+
+@typing.final
+class UpdateTimeToLiveResponse(google.protobuf.message.Message):
+    """Response of UpdateTimeToLive."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    TIME_TO_LIVE_SPECIFICATION_FIELD_NUMBER: builtins.int
+    @property
+    def time_to_live_specification(self) -> global___TimeToLiveSpecification:
+        """As in the request."""
+
+    def __init__(
+        self,
+        *,
+        time_to_live_specification: global___TimeToLiveSpecification | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["time_to_live_specification", b"time_to_live_specification"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["time_to_live_specification", b"time_to_live_specification"]) -> None: ...
+
+global___UpdateTimeToLiveResponse = UpdateTimeToLiveResponse
+
+@typing.final
+class DescribeTimeToLiveRequest(google.protobuf.message.Message):
+    """Request of DescribeTimeToLive."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    TABLE_NAME_FIELD_NUMBER: builtins.int
+    table_name: builtins.str
+    """The table's name."""
+    def __init__(
+        self,
+        *,
+        table_name: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["table_name", b"table_name"]) -> None: ...
+
+global___DescribeTimeToLiveRequest = DescribeTimeToLiveRequest
+
+@typing.final
+class DescribeTimeToLiveResponse(google.protobuf.message.Message):
+    """Response of DescribeTimeToLive."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    TIME_TO_LIVE_STATUS_FIELD_NUMBER: builtins.int
+    ATTRIBUTE_NAME_FIELD_NUMBER: builtins.int
+    time_to_live_status: global___TimeToLiveStatus.ValueType
+    """Whether items expire."""
+    attribute_name: builtins.str
+    """By which attribute; empty if they do not."""
+    def __init__(
+        self,
+        *,
+        time_to_live_status: global___TimeToLiveStatus.ValueType = ...,
+        attribute_name: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["attribute_name", b"attribute_name", "time_to_live_status", b"time_to_live_status"]) -> None: ...
+
+global___DescribeTimeToLiveResponse = DescribeTimeToLiveResponse
+
+@typing.final
+class TagResourceRequest(google.protobuf.message.Message):
+    """Request of TagResource."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    RESOURCE_ARN_FIELD_NUMBER: builtins.int
+    TAGS_FIELD_NUMBER: builtins.int
+    resource_arn: builtins.str
+    """The ARN of a table."""
+    @property
+    def tags(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[headrace.v1.table_pb2.Tag]:
+        """1 to 50."""
+
+    def __init__(
+        self,
+        *,
+        resource_arn: builtins.str = ...,
+        tags: collections.abc.Iterable[headrace.v1.table_pb2.Tag] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["resource_arn", b"resource_arn", "tags", b"tags"]) -> None: ...
+
+global___TagResourceRequest = TagResourceRequest
+
+@typing.final
+class TagResourceResponse(google.protobuf.message.Message):
+    """Response of TagResource."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+
+global___TagResourceResponse = TagResourceResponse
+
+@typing.final
+class UntagResourceRequest(google.protobuf.message.Message):
+    """Request of UntagResource."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    RESOURCE_ARN_FIELD_NUMBER: builtins.int
+    TAG_KEYS_FIELD_NUMBER: builtins.int
+    resource_arn: builtins.str
+    """The ARN of a table."""
+    @property
+    def tag_keys(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """1 to 50 keys."""
+
+    def __init__(
+        self,
+        *,
+        resource_arn: builtins.str = ...,
+        tag_keys: collections.abc.Iterable[builtins.str] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["resource_arn", b"resource_arn", "tag_keys", b"tag_keys"]) -> None: ...
+
+global___UntagResourceRequest = UntagResourceRequest
+
+@typing.final
+class UntagResourceResponse(google.protobuf.message.Message):
+    """Response of UntagResource."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+
+global___UntagResourceResponse = UntagResourceResponse
+
+@typing.final
+class ListTagsOfResourceRequest(google.protobuf.message.Message):
+    """Request of ListTagsOfResource."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    RESOURCE_ARN_FIELD_NUMBER: builtins.int
+    NEXT_TOKEN_FIELD_NUMBER: builtins.int
+    resource_arn: builtins.str
+    """The ARN of a table."""
+    next_token: builtins.str
+    """The next_token of the page before; empty: from the beginning."""
+    def __init__(
+        self,
+        *,
+        resource_arn: builtins.str = ...,
+        next_token: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["next_token", b"next_token", "resource_arn", b"resource_arn"]) -> None: ...
+
+global___ListTagsOfResourceRequest = ListTagsOfResourceRequest
+
+@typing.final
+class ListTagsOfResourceResponse(google.protobuf.message.Message):
+    """Response of ListTagsOfResource."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    TAGS_FIELD_NUMBER: builtins.int
+    NEXT_TOKEN_FIELD_NUMBER: builtins.int
+    next_token: builtins.str
+    """Set only if more remain."""
+    @property
+    def tags(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[headrace.v1.table_pb2.Tag]:
+        """Up to 10."""
+
+    def __init__(
+        self,
+        *,
+        tags: collections.abc.Iterable[headrace.v1.table_pb2.Tag] | None = ...,
+        next_token: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["next_token", b"next_token", "tags", b"tags"]) -> None: ...
+
+global___ListTagsOfResourceResponse = ListTagsOfResourceResponse

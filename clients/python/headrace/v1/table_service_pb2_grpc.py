@@ -60,6 +60,31 @@ class TableServiceStub(object):
                 request_serializer=headrace_dot_v1_dot_table__service__pb2.DeleteTableRequest.SerializeToString,
                 response_deserializer=headrace_dot_v1_dot_table__service__pb2.DeleteTableResponse.FromString,
                 _registered_method=True)
+        self.UpdateTimeToLive = channel.unary_unary(
+                '/headrace.v1.TableService/UpdateTimeToLive',
+                request_serializer=headrace_dot_v1_dot_table__service__pb2.UpdateTimeToLiveRequest.SerializeToString,
+                response_deserializer=headrace_dot_v1_dot_table__service__pb2.UpdateTimeToLiveResponse.FromString,
+                _registered_method=True)
+        self.DescribeTimeToLive = channel.unary_unary(
+                '/headrace.v1.TableService/DescribeTimeToLive',
+                request_serializer=headrace_dot_v1_dot_table__service__pb2.DescribeTimeToLiveRequest.SerializeToString,
+                response_deserializer=headrace_dot_v1_dot_table__service__pb2.DescribeTimeToLiveResponse.FromString,
+                _registered_method=True)
+        self.TagResource = channel.unary_unary(
+                '/headrace.v1.TableService/TagResource',
+                request_serializer=headrace_dot_v1_dot_table__service__pb2.TagResourceRequest.SerializeToString,
+                response_deserializer=headrace_dot_v1_dot_table__service__pb2.TagResourceResponse.FromString,
+                _registered_method=True)
+        self.UntagResource = channel.unary_unary(
+                '/headrace.v1.TableService/UntagResource',
+                request_serializer=headrace_dot_v1_dot_table__service__pb2.UntagResourceRequest.SerializeToString,
+                response_deserializer=headrace_dot_v1_dot_table__service__pb2.UntagResourceResponse.FromString,
+                _registered_method=True)
+        self.ListTagsOfResource = channel.unary_unary(
+                '/headrace.v1.TableService/ListTagsOfResource',
+                request_serializer=headrace_dot_v1_dot_table__service__pb2.ListTagsOfResourceRequest.SerializeToString,
+                response_deserializer=headrace_dot_v1_dot_table__service__pb2.ListTagsOfResourceResponse.FromString,
+                _registered_method=True)
 
 
 class TableServiceServicer(object):
@@ -89,9 +114,11 @@ class TableServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def UpdateTable(self, request, context):
-        """Enables or disables the table's stream, or changes its settings. Enabling makes a new stream with a new label; a disabled
-        stream stays readable until its records age out. The view type of an enabled stream cannot be changed.
-        Errors: VALIDATION, RESOURCE_NOT_FOUND.
+        """Changes a table; all of it or nothing.
+        Enabling a stream makes a new one with a new label; a disabled stream stays readable until its records age out. The view
+        type of an enabled stream cannot be changed. A global index that is added is filled in the background.
+        Errors: VALIDATION, RESOURCE_NOT_FOUND; RESOURCE_IN_USE for an index that is being filled; LIMIT_EXCEEDED for more than
+        one index added or removed in one call.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -99,7 +126,43 @@ class TableServiceServicer(object):
 
     def DeleteTable(self, request, context):
         """Removes a table and its items; its stream is disabled and stays readable until its records age out.
-        Errors: RESOURCE_NOT_FOUND.
+        Errors: RESOURCE_NOT_FOUND; VALIDATION if the table is protected against deletion.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UpdateTimeToLive(self, request, context):
+        """Lets items expire by an attribute that holds a time, or ends that. Errors: VALIDATION, RESOURCE_NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DescribeTimeToLive(self, request, context):
+        """Says whether and by which attribute items expire. Errors: RESOURCE_NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def TagResource(self, request, context):
+        """Adds tags to a table, or replaces those with the same keys; at most 50 in all.
+        Errors: VALIDATION, RESOURCE_NOT_FOUND, LIMIT_EXCEEDED.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UntagResource(self, request, context):
+        """Removes tags; those that are not there are passed over. Errors: VALIDATION, RESOURCE_NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListTagsOfResource(self, request, context):
+        """Lists a table's tags in the order of their keys. Errors: VALIDATION, RESOURCE_NOT_FOUND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -132,6 +195,31 @@ def add_TableServiceServicer_to_server(servicer, server):
                     servicer.DeleteTable,
                     request_deserializer=headrace_dot_v1_dot_table__service__pb2.DeleteTableRequest.FromString,
                     response_serializer=headrace_dot_v1_dot_table__service__pb2.DeleteTableResponse.SerializeToString,
+            ),
+            'UpdateTimeToLive': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateTimeToLive,
+                    request_deserializer=headrace_dot_v1_dot_table__service__pb2.UpdateTimeToLiveRequest.FromString,
+                    response_serializer=headrace_dot_v1_dot_table__service__pb2.UpdateTimeToLiveResponse.SerializeToString,
+            ),
+            'DescribeTimeToLive': grpc.unary_unary_rpc_method_handler(
+                    servicer.DescribeTimeToLive,
+                    request_deserializer=headrace_dot_v1_dot_table__service__pb2.DescribeTimeToLiveRequest.FromString,
+                    response_serializer=headrace_dot_v1_dot_table__service__pb2.DescribeTimeToLiveResponse.SerializeToString,
+            ),
+            'TagResource': grpc.unary_unary_rpc_method_handler(
+                    servicer.TagResource,
+                    request_deserializer=headrace_dot_v1_dot_table__service__pb2.TagResourceRequest.FromString,
+                    response_serializer=headrace_dot_v1_dot_table__service__pb2.TagResourceResponse.SerializeToString,
+            ),
+            'UntagResource': grpc.unary_unary_rpc_method_handler(
+                    servicer.UntagResource,
+                    request_deserializer=headrace_dot_v1_dot_table__service__pb2.UntagResourceRequest.FromString,
+                    response_serializer=headrace_dot_v1_dot_table__service__pb2.UntagResourceResponse.SerializeToString,
+            ),
+            'ListTagsOfResource': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListTagsOfResource,
+                    request_deserializer=headrace_dot_v1_dot_table__service__pb2.ListTagsOfResourceRequest.FromString,
+                    response_serializer=headrace_dot_v1_dot_table__service__pb2.ListTagsOfResourceResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -270,6 +358,141 @@ class TableService(object):
             '/headrace.v1.TableService/DeleteTable',
             headrace_dot_v1_dot_table__service__pb2.DeleteTableRequest.SerializeToString,
             headrace_dot_v1_dot_table__service__pb2.DeleteTableResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateTimeToLive(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/headrace.v1.TableService/UpdateTimeToLive',
+            headrace_dot_v1_dot_table__service__pb2.UpdateTimeToLiveRequest.SerializeToString,
+            headrace_dot_v1_dot_table__service__pb2.UpdateTimeToLiveResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DescribeTimeToLive(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/headrace.v1.TableService/DescribeTimeToLive',
+            headrace_dot_v1_dot_table__service__pb2.DescribeTimeToLiveRequest.SerializeToString,
+            headrace_dot_v1_dot_table__service__pb2.DescribeTimeToLiveResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def TagResource(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/headrace.v1.TableService/TagResource',
+            headrace_dot_v1_dot_table__service__pb2.TagResourceRequest.SerializeToString,
+            headrace_dot_v1_dot_table__service__pb2.TagResourceResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UntagResource(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/headrace.v1.TableService/UntagResource',
+            headrace_dot_v1_dot_table__service__pb2.UntagResourceRequest.SerializeToString,
+            headrace_dot_v1_dot_table__service__pb2.UntagResourceResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListTagsOfResource(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/headrace.v1.TableService/ListTagsOfResource',
+            headrace_dot_v1_dot_table__service__pb2.ListTagsOfResourceRequest.SerializeToString,
+            headrace_dot_v1_dot_table__service__pb2.ListTagsOfResourceResponse.FromString,
             options,
             channel_credentials,
             insecure,

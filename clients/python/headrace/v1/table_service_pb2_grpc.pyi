@@ -45,9 +45,11 @@ class TableServiceStub:
         headrace.v1.table_service_pb2.UpdateTableRequest,
         headrace.v1.table_service_pb2.UpdateTableResponse,
     ]
-    """Enables or disables the table's stream, or changes its settings. Enabling makes a new stream with a new label; a disabled
-    stream stays readable until its records age out. The view type of an enabled stream cannot be changed.
-    Errors: VALIDATION, RESOURCE_NOT_FOUND.
+    """Changes a table; all of it or nothing.
+    Enabling a stream makes a new one with a new label; a disabled stream stays readable until its records age out. The view
+    type of an enabled stream cannot be changed. A global index that is added is filled in the background.
+    Errors: VALIDATION, RESOURCE_NOT_FOUND; RESOURCE_IN_USE for an index that is being filled; LIMIT_EXCEEDED for more than
+    one index added or removed in one call.
     """
 
     DeleteTable: grpc.UnaryUnaryMultiCallable[
@@ -55,8 +57,40 @@ class TableServiceStub:
         headrace.v1.table_service_pb2.DeleteTableResponse,
     ]
     """Removes a table and its items; its stream is disabled and stays readable until its records age out.
-    Errors: RESOURCE_NOT_FOUND.
+    Errors: RESOURCE_NOT_FOUND; VALIDATION if the table is protected against deletion.
     """
+
+    UpdateTimeToLive: grpc.UnaryUnaryMultiCallable[
+        headrace.v1.table_service_pb2.UpdateTimeToLiveRequest,
+        headrace.v1.table_service_pb2.UpdateTimeToLiveResponse,
+    ]
+    """Lets items expire by an attribute that holds a time, or ends that. Errors: VALIDATION, RESOURCE_NOT_FOUND."""
+
+    DescribeTimeToLive: grpc.UnaryUnaryMultiCallable[
+        headrace.v1.table_service_pb2.DescribeTimeToLiveRequest,
+        headrace.v1.table_service_pb2.DescribeTimeToLiveResponse,
+    ]
+    """Says whether and by which attribute items expire. Errors: RESOURCE_NOT_FOUND."""
+
+    TagResource: grpc.UnaryUnaryMultiCallable[
+        headrace.v1.table_service_pb2.TagResourceRequest,
+        headrace.v1.table_service_pb2.TagResourceResponse,
+    ]
+    """Adds tags to a table, or replaces those with the same keys; at most 50 in all.
+    Errors: VALIDATION, RESOURCE_NOT_FOUND, LIMIT_EXCEEDED.
+    """
+
+    UntagResource: grpc.UnaryUnaryMultiCallable[
+        headrace.v1.table_service_pb2.UntagResourceRequest,
+        headrace.v1.table_service_pb2.UntagResourceResponse,
+    ]
+    """Removes tags; those that are not there are passed over. Errors: VALIDATION, RESOURCE_NOT_FOUND."""
+
+    ListTagsOfResource: grpc.UnaryUnaryMultiCallable[
+        headrace.v1.table_service_pb2.ListTagsOfResourceRequest,
+        headrace.v1.table_service_pb2.ListTagsOfResourceResponse,
+    ]
+    """Lists a table's tags in the order of their keys. Errors: VALIDATION, RESOURCE_NOT_FOUND."""
 
 class TableServiceAsyncStub:
     """Creates, describes, changes and removes tables."""
@@ -85,9 +119,11 @@ class TableServiceAsyncStub:
         headrace.v1.table_service_pb2.UpdateTableRequest,
         headrace.v1.table_service_pb2.UpdateTableResponse,
     ]
-    """Enables or disables the table's stream, or changes its settings. Enabling makes a new stream with a new label; a disabled
-    stream stays readable until its records age out. The view type of an enabled stream cannot be changed.
-    Errors: VALIDATION, RESOURCE_NOT_FOUND.
+    """Changes a table; all of it or nothing.
+    Enabling a stream makes a new one with a new label; a disabled stream stays readable until its records age out. The view
+    type of an enabled stream cannot be changed. A global index that is added is filled in the background.
+    Errors: VALIDATION, RESOURCE_NOT_FOUND; RESOURCE_IN_USE for an index that is being filled; LIMIT_EXCEEDED for more than
+    one index added or removed in one call.
     """
 
     DeleteTable: grpc.aio.UnaryUnaryMultiCallable[
@@ -95,8 +131,40 @@ class TableServiceAsyncStub:
         headrace.v1.table_service_pb2.DeleteTableResponse,
     ]
     """Removes a table and its items; its stream is disabled and stays readable until its records age out.
-    Errors: RESOURCE_NOT_FOUND.
+    Errors: RESOURCE_NOT_FOUND; VALIDATION if the table is protected against deletion.
     """
+
+    UpdateTimeToLive: grpc.aio.UnaryUnaryMultiCallable[
+        headrace.v1.table_service_pb2.UpdateTimeToLiveRequest,
+        headrace.v1.table_service_pb2.UpdateTimeToLiveResponse,
+    ]
+    """Lets items expire by an attribute that holds a time, or ends that. Errors: VALIDATION, RESOURCE_NOT_FOUND."""
+
+    DescribeTimeToLive: grpc.aio.UnaryUnaryMultiCallable[
+        headrace.v1.table_service_pb2.DescribeTimeToLiveRequest,
+        headrace.v1.table_service_pb2.DescribeTimeToLiveResponse,
+    ]
+    """Says whether and by which attribute items expire. Errors: RESOURCE_NOT_FOUND."""
+
+    TagResource: grpc.aio.UnaryUnaryMultiCallable[
+        headrace.v1.table_service_pb2.TagResourceRequest,
+        headrace.v1.table_service_pb2.TagResourceResponse,
+    ]
+    """Adds tags to a table, or replaces those with the same keys; at most 50 in all.
+    Errors: VALIDATION, RESOURCE_NOT_FOUND, LIMIT_EXCEEDED.
+    """
+
+    UntagResource: grpc.aio.UnaryUnaryMultiCallable[
+        headrace.v1.table_service_pb2.UntagResourceRequest,
+        headrace.v1.table_service_pb2.UntagResourceResponse,
+    ]
+    """Removes tags; those that are not there are passed over. Errors: VALIDATION, RESOURCE_NOT_FOUND."""
+
+    ListTagsOfResource: grpc.aio.UnaryUnaryMultiCallable[
+        headrace.v1.table_service_pb2.ListTagsOfResourceRequest,
+        headrace.v1.table_service_pb2.ListTagsOfResourceResponse,
+    ]
+    """Lists a table's tags in the order of their keys. Errors: VALIDATION, RESOURCE_NOT_FOUND."""
 
 class TableServiceServicer(metaclass=abc.ABCMeta):
     """Creates, describes, changes and removes tables."""
@@ -133,9 +201,11 @@ class TableServiceServicer(metaclass=abc.ABCMeta):
         request: headrace.v1.table_service_pb2.UpdateTableRequest,
         context: _ServicerContext,
     ) -> typing.Union[headrace.v1.table_service_pb2.UpdateTableResponse, collections.abc.Awaitable[headrace.v1.table_service_pb2.UpdateTableResponse]]:
-        """Enables or disables the table's stream, or changes its settings. Enabling makes a new stream with a new label; a disabled
-        stream stays readable until its records age out. The view type of an enabled stream cannot be changed.
-        Errors: VALIDATION, RESOURCE_NOT_FOUND.
+        """Changes a table; all of it or nothing.
+        Enabling a stream makes a new one with a new label; a disabled stream stays readable until its records age out. The view
+        type of an enabled stream cannot be changed. A global index that is added is filled in the background.
+        Errors: VALIDATION, RESOURCE_NOT_FOUND; RESOURCE_IN_USE for an index that is being filled; LIMIT_EXCEEDED for more than
+        one index added or removed in one call.
         """
 
     @abc.abstractmethod
@@ -145,7 +215,49 @@ class TableServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[headrace.v1.table_service_pb2.DeleteTableResponse, collections.abc.Awaitable[headrace.v1.table_service_pb2.DeleteTableResponse]]:
         """Removes a table and its items; its stream is disabled and stays readable until its records age out.
-        Errors: RESOURCE_NOT_FOUND.
+        Errors: RESOURCE_NOT_FOUND; VALIDATION if the table is protected against deletion.
         """
+
+    @abc.abstractmethod
+    def UpdateTimeToLive(
+        self,
+        request: headrace.v1.table_service_pb2.UpdateTimeToLiveRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[headrace.v1.table_service_pb2.UpdateTimeToLiveResponse, collections.abc.Awaitable[headrace.v1.table_service_pb2.UpdateTimeToLiveResponse]]:
+        """Lets items expire by an attribute that holds a time, or ends that. Errors: VALIDATION, RESOURCE_NOT_FOUND."""
+
+    @abc.abstractmethod
+    def DescribeTimeToLive(
+        self,
+        request: headrace.v1.table_service_pb2.DescribeTimeToLiveRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[headrace.v1.table_service_pb2.DescribeTimeToLiveResponse, collections.abc.Awaitable[headrace.v1.table_service_pb2.DescribeTimeToLiveResponse]]:
+        """Says whether and by which attribute items expire. Errors: RESOURCE_NOT_FOUND."""
+
+    @abc.abstractmethod
+    def TagResource(
+        self,
+        request: headrace.v1.table_service_pb2.TagResourceRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[headrace.v1.table_service_pb2.TagResourceResponse, collections.abc.Awaitable[headrace.v1.table_service_pb2.TagResourceResponse]]:
+        """Adds tags to a table, or replaces those with the same keys; at most 50 in all.
+        Errors: VALIDATION, RESOURCE_NOT_FOUND, LIMIT_EXCEEDED.
+        """
+
+    @abc.abstractmethod
+    def UntagResource(
+        self,
+        request: headrace.v1.table_service_pb2.UntagResourceRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[headrace.v1.table_service_pb2.UntagResourceResponse, collections.abc.Awaitable[headrace.v1.table_service_pb2.UntagResourceResponse]]:
+        """Removes tags; those that are not there are passed over. Errors: VALIDATION, RESOURCE_NOT_FOUND."""
+
+    @abc.abstractmethod
+    def ListTagsOfResource(
+        self,
+        request: headrace.v1.table_service_pb2.ListTagsOfResourceRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[headrace.v1.table_service_pb2.ListTagsOfResourceResponse, collections.abc.Awaitable[headrace.v1.table_service_pb2.ListTagsOfResourceResponse]]:
+        """Lists a table's tags in the order of their keys. Errors: VALIDATION, RESOURCE_NOT_FOUND."""
 
 def add_TableServiceServicer_to_server(servicer: TableServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...
