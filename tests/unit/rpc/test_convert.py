@@ -44,7 +44,7 @@ def test_unknown_roles_and_types_are_kept_as_unknown() -> None:
     element = table_pb2.KeySchemaElement(attribute_name="a", key_type=table_pb2.KEY_TYPE_UNSPECIFIED)
     assert convert.key_schema_pairs([element]) == [("a", "")]
     definition = table_pb2.AttributeDefinition(attribute_name="a")
-    assert convert.definition_letters([definition]) == {"a": None}
+    assert convert.definition_pairs([definition]) == [("a", None)]
 
 
 async def test_a_table_is_described_as_it_is(engine: Engine) -> None:
@@ -55,7 +55,7 @@ async def test_a_table_is_described_as_it_is(engine: Engine) -> None:
     assert described.table_id == table.definition.uuid
     assert described.table_status == table_pb2.TABLE_STATUS_ACTIVE
     assert convert.key_schema_pairs(described.key_schema) == [("id", "HASH"), ("at", "RANGE")]
-    assert convert.definition_letters(described.attribute_definitions) == {"id": "S", "at": "N"}
+    assert convert.definition_pairs(described.attribute_definitions) == [("id", "S"), ("at", "N")]
     assert described.creation_date_time.ToMilliseconds() == NOON_MS
     assert described.stream_specification.stream_enabled
     assert described.stream_specification.stream_view_type == record_pb2.STREAM_VIEW_TYPE_KEYS_ONLY

@@ -12,6 +12,7 @@ from broker.encoding.keys import table_prefix
 from broker.model.errors import HeadraceError, ResourceInUseError, ResourceNotFoundError, ValidationError
 from broker.model.tables import HASH_MAX, StreamViewType
 from broker.storage.rocks import Family, Store
+from broker.tables.definition import NewTable
 from broker.tables.operations import Put
 from tests.unit.engine import AT, ID, NOON_MS, REGION, TIMEOUT_S, Engine, FakeClock, running
 from tests.values import item
@@ -30,7 +31,7 @@ def items_of(engine: Engine, table_id: int) -> list[bytes]:
 
 
 async def test_a_table_is_as_it_was_asked_for(engine: Engine) -> None:
-    table = await engine.catalog.create_table("pets", ID, AT, BOTH)
+    table = await engine.catalog.create_table(NewTable(name="pets", partition_key=ID, sort_key=AT, view_type=BOTH))
     assert (table.name, table.partition_key, table.sort_key, table.create_time_ms) == ("pets", ID, AT, NOON_MS)
     opened = engine.catalog.open_table("pets")
     assert opened.definition == table
@@ -43,7 +44,7 @@ async def test_a_table_is_as_it_was_asked_for(engine: Engine) -> None:
 
 
 async def test_a_table_without_a_stream_has_none(engine: Engine) -> None:
-    table = await engine.catalog.create_table("pets", ID, None, None)
+    table = await engine.catalog.create_table(NewTable(name="pets", partition_key=ID))
     assert table.stream_label == ""
     assert engine.catalog.newest_stream(table) is None
     assert engine.catalog.open_table("pets").stream is None
@@ -52,7 +53,7 @@ async def test_a_table_without_a_stream_has_none(engine: Engine) -> None:
 
 
 async def test_a_name_is_given_once(engine: Engine) -> None:
-    creations = [engine.catalog.create_table("pets", ID, None, None) for _ in range(3)]
+    creations = [engine.catalog.create_table(NewTable(name="pets", partition_key=ID)) for _ in range(3)]
     results = await asyncio.gather(*creations, return_exceptions=True)
     assert sorted(isinstance(result, ResourceInUseError) for result in results) == [False, True, True]
     assert len(engine.catalog.tables.all()) == 1
@@ -197,7 +198,7 @@ async def test_a_put_that_finds_its_table_deleted_in_the_same_group_is_refused(e
             engine.committer.commit(put(engine, "pets", "before")),
             engine.catalog.delete_table("pets"),
             engine.committer.commit(put(engine, "pets", "after")),
-            engine.catalog.create_table("pets", ID, None, BOTH),
+            engine.catalog.create_table(NewTable(name="pets", partition_key=ID, view_type=BOTH)),
             engine.committer.commit(put(engine, "pets", "of the old table")),
             return_exceptions=True,
         )
@@ -240,7 +241,7 @@ async def test_everything_is_there_after_a_restart(tmp_path: Path) -> None:
         assert opened.stream is not None
         assert opened.stream.view_type == StreamViewType.OLD_IMAGE
         assert engine.catalog.open_table("quiet").stream is None
-        created = await engine.catalog.create_table("gone", ID, None, BOTH)
+        created = await engine.catalog.create_table(NewTable(name="gone", partition_key=ID, view_type=BOTH))
         assert created.id > max(table.id for table in tables)
         assert created.id > max(shard.id for stream in streams for shard in stream.shards)
     again.close()
