@@ -32,13 +32,14 @@ from broker.tables.validate import (
     check_tags,
     check_throughput,
 )
-from headrace.v1 import record_pb2, stream_service_pb2, table_pb2, table_service_pb2
+from headrace.v1 import item_service_pb2, record_pb2, stream_service_pb2, table_pb2, table_service_pb2
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from broker.model.tables import KeyAttribute, Shard, Stream, Table
     from broker.streams.metering import ReadUsage
+    from broker.tables.capacity import Consumption, Units
     from broker.tables.catalog import Catalog
 
 _MILLIS_PER_SECOND: Final = 1000
@@ -58,6 +59,10 @@ _BILLING_TO_PB: Final = {mode: table_pb2.BillingMode.Value(f"BILLING_MODE_{mode}
 _BILLING_FROM_PB: Final = {number: mode for mode, number in _BILLING_TO_PB.items()} | {
     table_pb2.BILLING_MODE_UNSPECIFIED: BillingMode.PAY_PER_REQUEST
 }
+_CAPACITY_LEVELS: Final = (
+    item_service_pb2.RETURN_CONSUMED_CAPACITY_TOTAL,
+    item_service_pb2.RETURN_CONSUMED_CAPACITY_INDEXES,
+)
 _KEY_ROLES: Final = {table_pb2.KEY_TYPE_HASH: "HASH", table_pb2.KEY_TYPE_RANGE: "RANGE"}
 
 
@@ -342,6 +347,27 @@ def stream_settings(settings: StreamSettings) -> table_pb2.StreamSettings:
         retention_bytes=settings.retention_bytes,
         min_shards=settings.min_shards,
         max_shards=settings.shards_max,
+    )
+
+
+def consumed_capacity(
+    consumption: Consumption, level: item_service_pb2.ReturnConsumedCapacity.ValueType
+) -> item_service_pb2.ConsumedCapacity | None:
+    """What a call consumed of a table, in as much detail as was asked for; None if nothing was."""
+    if level not in _CAPACITY_LEVELS:
+        return None
+    consumed = item_service_pb2.ConsumedCapacity(table_name=consumption.table.name, total=_capacity(consumption.total))
+    if level == item_service_pb2.RETURN_CONSUMED_CAPACITY_INDEXES:
+        consumed.table.CopyFrom(_capacity(consumption.own))
+        for name, (index, units) in consumption.indexes.items():
+            indexes = consumed.global_secondary_indexes if index.is_global else consumed.local_secondary_indexes
+            indexes[name].CopyFrom(_capacity(units))
+    return consumed
+
+
+def _capacity(units: Units) -> item_service_pb2.Capacity:
+    return item_service_pb2.Capacity(
+        capacity_units=units.reads + units.writes, read_capacity_units=units.reads, write_capacity_units=units.writes
     )
 
 

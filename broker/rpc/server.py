@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from broker.streams.iterators import Iterators
     from broker.streams.metering import Metering
     from broker.streams.tail import LogReader
+    from broker.tables.capacity import CapacityMetering
     from broker.tables.catalog import Catalog
     from broker.tables.read import ItemReader
     from broker.telemetry import Telemetry
@@ -82,6 +83,7 @@ class Engine:
     watermarks: Watermarks
     log: LogReader
     metering: Metering
+    capacity: CapacityMetering
     iterators: Iterators
     groups: ConsumerGroups
     members: Members

@@ -28,7 +28,7 @@ from broker.tables.definition import NewTable, TableChange, with_index_ids
 from broker.tables.validate import TAGS_MAX, check_table_name
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping
+    from collections.abc import Callable, Collection, Iterable, Mapping
 
     from broker.storage.commit import Committer, Group
     from broker.storage.rocks import Store
@@ -63,8 +63,17 @@ class OpenTable:
 class Catalog:
     """All tables and streams of a store."""
 
-    def __init__(self, store: Store, committer: Committer, region: str, random: Random) -> None:
+    def __init__(
+        self,
+        store: Store,
+        committer: Committer,
+        region: str,
+        random: Random,
+        forget: Callable[[int], None] = lambda _: None,
+    ) -> None:
+        """Opens the tables of a store. `forget` is told the id of each table and index that goes."""
         self.region = region
+        self._forget = forget
         self._committer = committer
         self._random = random
         self.tables = Documents(store, "table", Table)
@@ -165,7 +174,7 @@ class Catalog:
             kept = {index.id for index in table.indexes}
             for index in before.indexes:
                 if index.id not in kept:
-                    _delete_ids(group, Family.INDEXES, index.id)
+                    self._delete_index(group, index.id)
             for old in self.streams.all():
                 # Those of a deleted table of the same name keep the settings they had.
                 if old.table_id == table.id and old.settings != table.stream_settings:
@@ -216,7 +225,7 @@ class Catalog:
                     field="time_to_live_specification.enabled",
                 )
             if expiry is not None:
-                _delete_ids(group, Family.INDEXES, expiry.id)
+                self._delete_index(group, expiry.id)
             after = TimeToLive(attribute=attribute, id=group.next_id()) if is_enabled else None
             return self._put_table(group, opened, replace(opened.definition, time_to_live=after))
 
@@ -330,11 +339,12 @@ class Catalog:
             del self._open[name]
             opened.is_deleted = True
             for family in (Family.ITEMS, Family.TOMBSTONES):
-                _delete_ids(group, family, table.id)
+                group.delete_range(family, table_prefix(table.id), table_prefix(table.id + 1))
+            self._forget(table.id)
             for index in table.indexes:
-                _delete_ids(group, Family.INDEXES, index.id)
+                self._delete_index(group, index.id)
             if table.time_to_live is not None:
-                _delete_ids(group, Family.INDEXES, table.time_to_live.id)
+                self._delete_index(group, table.time_to_live.id)
             return table
 
         return await self._committer.change(plan)
@@ -344,6 +354,11 @@ class Catalog:
         self.tables.put(group, table.name, table)
         opened.update(table, self._enabled_stream(table))
         return table
+
+    def _delete_index(self, group: Group, id_: int) -> None:
+        """Removes the entries of an index, or of the one by time of expiry."""
+        group.delete_range(Family.INDEXES, table_prefix(id_), table_prefix(id_ + 1))
+        self._forget(id_)
 
     def _enable_stream(self, group: Group, table: Table, view_type: StreamViewType) -> Table:
         """Begins a stream; returns the definition that names it."""
@@ -386,8 +401,3 @@ class Catalog:
     def _enabled_stream(self, table: Table) -> Stream | None:
         stream = self.newest_stream(table)
         return stream if stream is not None and stream.is_enabled else None
-
-
-def _delete_ids(group: Group, family: Family, id_: int) -> None:
-    """Deletes all that is stored under an id."""
-    group.delete_range(family, table_prefix(id_), table_prefix(id_ + 1))
