@@ -156,8 +156,8 @@ FAULTS: dict[str, tuple[CreateTableRequest, str, str]] = {
     "local with another partition key": (
         request_with(local_index("local", "total order")),
         (
-            "Index KeySchema does not have the same leading hash key as table KeySchema for index: local. index hash key: "
-            "total, table hash key: customer"
+            "Index KeySchema does not have the same leading hash key as table KeySchema for index: local. "
+            "index hash key: total, table hash key: customer"
         ),
         "local_secondary_indexes.key_schema",
     ),
