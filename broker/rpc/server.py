@@ -105,7 +105,7 @@ class RpcServer:
             (mirror.ITEM_SERVICE, ItemService(e.catalog, e.committer, e.items)),
             (
                 _service(stream_service_pb2),
-                StreamService(e.catalog, e.log, e.watermarks, e.iterators, e.metering, budget),
+                StreamService(e.catalog, e.log, e.watermarks, e.iterators, e.metering, e.capacity, budget),
             ),
             (_service(consumer_service_pb2), ConsumerService(e.catalog, e.groups, e.members, e.log, budget)),
             (_service(trigger_service_pb2), TriggerService(e.catalog, e.triggers, e.groups)),

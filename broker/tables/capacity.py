@@ -136,10 +136,9 @@ class ThroughputLimiter:
 
     def check(self, id_: int, throughput: Throughput, kind: Kind, index_name: str = "") -> None:
         """Raises ProvisionedThroughputExceededError if the bucket of a table, or an index, is empty."""
-        bucket = self._filled(id_, throughput, kind)
-        if bucket.units > 0:
+        wait_ms = self.wait_ms(id_, throughput, kind)
+        if not wait_ms:
             return
-        wait_ms = math.ceil((1 - bucket.units) * _MILLIS_PER_SECOND / kind.rate(throughput))
         whose, level = "the table", "level"
         if index_name:
             whose = "one or more global secondary indexes of the table"
@@ -152,6 +151,11 @@ class ThroughputLimiter:
             limit=kind.rate(throughput),
             **({"index_name": index_name} if index_name else {}),
         )
+
+    def wait_ms(self, id_: int, throughput: Throughput, kind: Kind) -> int:
+        """How long until an empty bucket holds a unit; 0 if it is not empty."""
+        units = self._filled(id_, throughput, kind).units
+        return 0 if units > 0 else math.ceil((1 - units) * _MILLIS_PER_SECOND / kind.rate(throughput))
 
     def charge(self, id_: int, throughput: Throughput, kind: Kind, units: float) -> None:
         """Takes units that were consumed."""
@@ -217,6 +221,12 @@ class CapacityMetering:
         """Before a read of a table's stream. Raises ProvisionedThroughputExceededError."""
         if table.throughput is not None:
             self._check(table, Kind.STREAM_READ)
+
+    def stream_read_wait_ms(self, table: Table) -> int:
+        """How long a reader of a table's stream must pause; 0 if it need not."""
+        if table.throughput is None:
+            return 0
+        return self._limiter.wait_ms(table.id, table.throughput, Kind.STREAM_READ)
 
     def consume(self, consumption: Consumption) -> None:
         """Takes note of what a call has consumed."""

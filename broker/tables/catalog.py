@@ -130,6 +130,11 @@ class Catalog:
         """The stream a table has or had last; None if it never had one."""
         return self.streams.get(stream_name(table.name, table.stream_label))
 
+    def table_of(self, stream: Stream) -> Table | None:
+        """The table whose changes a stream records; None if it was deleted."""
+        opened = self._open.get(stream.table_name)
+        return opened.definition if opened is not None and opened.definition.id == stream.table_id else None
+
     def stream_arn(self, stream: Stream) -> str:
         """A stream's public name."""
         return stream_arn(self.region, stream.table_name, stream.label)
