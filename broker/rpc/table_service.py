@@ -6,7 +6,15 @@ from typing import TYPE_CHECKING, Final
 
 from broker.model.errors import ValidationError
 from broker.rpc import convert
-from broker.tables.validate import TAGS_MAX, check_attribute_name, check_count, check_tag_key, check_tags, page_limit
+from broker.tables.validate import (
+    TAGS_MAX,
+    TIME_TO_LIVE_ATTRIBUTE_LENGTH_MAX,
+    check_count,
+    check_length,
+    check_tag_key,
+    check_tags,
+    page_limit,
+)
 from headrace.v1 import table_pb2
 from headrace.v1 import table_service_pb2 as pb
 
@@ -53,7 +61,12 @@ class TableService:
     async def UpdateTimeToLive(self, request: pb.UpdateTimeToLiveRequest) -> pb.UpdateTimeToLiveResponse:
         """Lets items expire, or ends that."""
         specification = request.time_to_live_specification
-        check_attribute_name(specification.attribute_name, "time_to_live_specification.attribute_name")
+        check_length(
+            specification.attribute_name,
+            "time_to_live_specification.attribute_name",
+            1,
+            TIME_TO_LIVE_ATTRIBUTE_LENGTH_MAX,
+        )
         await self._catalog.update_time_to_live(
             request.table_name, specification.attribute_name, is_enabled=specification.enabled
         )

@@ -24,7 +24,7 @@ from broker.storage import layout
 from broker.storage.documents import Documents
 from broker.storage.rocks import Family
 from broker.streams.shards import closed_stream, merge_shards, new_stream, split_shard, trimmed_stream
-from broker.tables.definition import NewTable, TableChange, with_index_ids
+from broker.tables.definition import NewTable, TableChange, with_ids
 from broker.tables.validate import TAGS_MAX, check_table_name
 
 if TYPE_CHECKING:
@@ -98,6 +98,7 @@ class Catalog:
             )
         opened = self._open.get(name)
         if opened is None or table_arn(self.region, name) != arn:
+            # The spelling is DynamoDB's.
             raise ResourceNotFoundError(
                 f"Requested resource not found: ResourcArn: {arn[:_QUOTED_MAX]} not found", resource_arn=arn
             )
@@ -141,14 +142,12 @@ class Catalog:
 
     async def create_table(self, new: NewTable) -> Table:
         """Creates a table. Raises ValidationError, and ResourceInUseError if the name is taken."""
-        table_uuid = str(uuid.UUID(int=self._random.getrandbits(128), version=4))
-        # Whether there can be such a table does not depend on when it is made.
-        new.table(0, table_uuid, 0)
+        wanted = new.table(str(uuid.UUID(int=self._random.getrandbits(128), version=4)))
 
         def plan(group: Group) -> Table:
             if new.name in self._open:
                 raise ResourceInUseError(f"Table already exists: {new.name}", table_name=new.name)
-            table = with_index_ids(new.table(group.next_id(), table_uuid, group.now_ms), group.next_id)
+            table = replace(with_ids(wanted, group.next_id), create_time_ms=group.now_ms)
             if new.view_type is not None:
                 table = self._enable_stream(group, table, new.view_type)
             self.tables.put(group, table.name, table)
@@ -175,7 +174,7 @@ class Catalog:
                 raise ValidationError(
                     f"Table has no stream to disable: TableName: {name}", field="stream_specification"
                 )
-            table = with_index_ids(table, group.next_id)
+            table = with_ids(table, group.next_id)
             kept = {index.id for index in table.indexes}
             for index in before.indexes:
                 if index.id not in kept:

@@ -39,7 +39,7 @@ class BillingMode(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewTable:
-    """A table to create. Its indexes get their ids with it."""
+    """A table to create."""
 
     name: str
     partition_key: KeyAttribute
@@ -53,13 +53,13 @@ class NewTable:
     is_protected: bool = False
     tags: Mapping[str, str] = field(default_factory=dict)
 
-    def table(self, table_id: int, uuid: str, create_time_ms: int) -> Table:
-        """Its definition, still without a stream. Raises ValidationError if there can be no such table."""
+    def table(self, uuid: str) -> Table:
+        """Its definition, still without ids, time and stream. Raises ValidationError if there can be no such table."""
         table = Table(
             name=self.name,
-            id=table_id,
+            id=0,
             uuid=uuid,
-            create_time_ms=create_time_ms,
+            create_time_ms=0,
             partition_key=self.partition_key,
             sort_key=self.sort_key,
             stream_settings=self.stream_settings,
@@ -204,10 +204,10 @@ def key_types(
     return types
 
 
-def with_index_ids(table: Table, next_id: Callable[[], int]) -> Table:
-    """A definition whose new indexes have got their ids."""
+def with_ids(table: Table, next_id: Callable[[], int]) -> Table:
+    """A definition that has got the ids it still lacks: of the table itself if it is new, and of new indexes."""
     indexes = tuple(index if index.id else replace(index, id=next_id()) for index in table.indexes)
-    return replace(table, indexes=indexes)
+    return replace(table, id=table.id or next_id(), indexes=indexes)
 
 
 def _check_index_counts(table: Table) -> None:

@@ -27,6 +27,7 @@ PAGE_SIZE_MAX: Final = 100
 KEY_SCHEMA_ELEMENTS_MAX: Final = 2
 NON_KEY_ATTRIBUTES_MAX: Final = 20
 CAPACITY_UNITS_MAX: Final = 10**12
+TIME_TO_LIVE_ATTRIBUTE_LENGTH_MAX: Final = 255
 TAGS_MAX: Final = 50
 TAG_KEY_LENGTH_MAX: Final = 128
 TAG_VALUE_LENGTH_MAX: Final = 256
@@ -72,6 +73,18 @@ def check_range(value: int, field: str, least: int, most: int) -> None:
         bound, limit = ("greater", least) if value < least else ("less", most)
         raise ValidationError(
             f"Value {value} at {field} failed to satisfy constraint: Member must have value {bound} than or equal to "
+            f"{limit}",
+            field=field,
+            limit=limit,
+        )
+
+
+def check_length(text: str, field: str, least: int, most: int) -> None:
+    """How many characters a text has."""
+    if not least <= len(text) <= most:
+        bound, limit = ("greater", least) if len(text) < least else ("less", most)
+        raise ValidationError(
+            f"Value {text!r} at {field} failed to satisfy constraint: Member must have length {bound} than or equal to "
             f"{limit}",
             field=field,
             limit=limit,
@@ -239,13 +252,7 @@ def check_tags(pairs: Sequence[tuple[str, str]]) -> dict[str, str]:
             raise ValidationError(
                 f"{INVALID}Tag keys must not begin with {_RESERVED_TAG_PREFIX}: {key}", field="tags.key"
             )
-        if len(value) > TAG_VALUE_LENGTH_MAX:
-            raise ValidationError(
-                f"Value {value!r} at tags.value failed to satisfy constraint: Member must have length less than or "
-                f"equal to {TAG_VALUE_LENGTH_MAX}",
-                field="tags.value",
-                limit=TAG_VALUE_LENGTH_MAX,
-            )
+        check_length(value, "tags.value", 0, TAG_VALUE_LENGTH_MAX)
         if key in tags:
             raise ValidationError(f"{INVALID}Duplicate tag key: {key}", field="tags.key")
         tags[key] = value
@@ -254,11 +261,4 @@ def check_tags(pairs: Sequence[tuple[str, str]]) -> dict[str, str]:
 
 def check_tag_key(key: str, field: str = "tags.key") -> None:
     """1 to 128 characters."""
-    if not 1 <= len(key) <= TAG_KEY_LENGTH_MAX:
-        bound, limit = ("less", TAG_KEY_LENGTH_MAX) if key else ("greater", 1)
-        raise ValidationError(
-            f"Value {key!r} at {field} failed to satisfy constraint: Member must have length {bound} than or equal to "
-            f"{limit}",
-            field=field,
-            limit=limit,
-        )
+    check_length(key, field, 1, TAG_KEY_LENGTH_MAX)

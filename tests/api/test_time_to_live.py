@@ -38,7 +38,7 @@ def test_items_of_a_new_table_do_not_expire(client: Client, table: TestTable) ->
 
 
 # The key may serve as the time, too.
-@pytest.mark.parametrize("attribute", ["expires_at", "x", "x" * 255, "id"])
+@pytest.mark.parametrize("attribute", ["expires_at", "x", "x" * 255, "\u00e9" * 255, "id"])
 def test_expiry_is_enabled_and_disabled_and_enabled_again_by_another_attribute(client: Client, attribute: str) -> None:
     name = client.create_table().name
     assert set_expiry(client, name, attribute, enabled=True) == TimeToLiveSpecification(
@@ -53,12 +53,12 @@ def test_expiry_is_enabled_and_disabled_and_enabled_again_by_another_attribute(c
     assert describe_expiry(client, name).attribute_name == "other"
 
 
-@pytest.mark.parametrize("attribute", ["", "x" * 256])
+@pytest.mark.parametrize(("attribute", "limit"), [("", 1), ("x" * 256, 255)])
 @pytest.mark.parametrize("enabled", [True, False])
-def test_the_attribute_has_1_to_255_bytes(client: Client, table: TestTable, attribute: str, *, enabled: bool) -> None:
-    with refused(
-        "INVALID_ARGUMENT", "VALIDATION", field="time_to_live_specification.attribute_name", limit=255, says="1 to 255"
-    ):
+def test_the_attribute_has_1_to_255_characters(
+    client: Client, table: TestTable, attribute: str, limit: int, *, enabled: bool
+) -> None:
+    with refused("INVALID_ARGUMENT", "VALIDATION", field="time_to_live_specification.attribute_name", limit=limit):
         set_expiry(client, table.name, attribute, enabled=enabled)
 
 
