@@ -1,20 +1,21 @@
-"""Primary keys: checked, encoded so that byte order is key order, and as the Item that change records carry.
+"""Keys of items and of index entries: checked, encoded so that byte order is key order, and as records carry them.
 
 A stored key is: table id (4 bytes), hash of the partition key (8 bytes), partition key, sort key. The hash prefix makes
-segments of a scan, and the slices of a split shard, ranges of keys.
+segments of a scan, and the slices of a split shard, ranges of keys. The key of an index entry is the same with the
+index's id and key attributes, followed by the item's place, for index keys need not be unique.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from hashlib import blake2b
 from typing import Final, NamedTuple
 
 from broker.encoding.varint import field_bytes
 from broker.model import numbers
 from broker.model.errors import ValidationError
-from broker.model.tables import KeyAttribute, KeyAttributeType, Table
-from broker.model.values import PARTITION_KEY_BYTES_MAX, SORT_KEY_BYTES_MAX
+from broker.model.tables import Index, KeyAttribute, KeyAttributeType, Table
+from broker.model.values import PARTITION_KEY_BYTES_MAX, SORT_KEY_BYTES_MAX, Value
 from headrace.v1 import attribute_value_pb2 as pb
 
 TABLE_ID_BYTES: Final = 4
@@ -44,6 +45,11 @@ class ItemKey(NamedTuple):
     size_bytes: int
 
     @property
+    def place(self) -> bytes:
+        """The stored key without the table's id: equal keys have equal places in all tables and regions."""
+        return self.stored[TABLE_ID_BYTES:]
+
+    @property
     def hash(self) -> int:
         """The partition key's place in the hash range."""
         return int.from_bytes(self.stored[TABLE_ID_BYTES:HASH_END], "big")
@@ -61,21 +67,34 @@ def key_hash(encoded_key: bytes, partition_key: KeyAttribute) -> int:
 
 
 def table_prefix(table_id: int) -> bytes:
-    """What every stored key of a table begins with."""
+    """What every stored key of a table or index begins with."""
     return table_id.to_bytes(TABLE_ID_BYTES, "big")
 
 
-class KeyCodec:
-    """Makes the keys of one table's items."""
+def prefix_end(prefix: bytes) -> bytes:
+    """The smallest byte string after all that begin with a prefix, which is not all FF."""
+    kept = prefix.rstrip(b"\xff")
+    return kept[:-1] + bytes((kept[-1] + 1,))
 
-    def __init__(self, table: Table) -> None:
-        self._prefix = table_prefix(table.id)
-        self._partition = _Attribute(table.partition_key, PARTITION_KEY_BYTES_MAX, is_sort_key=False)
+
+class KeyCodec:
+    """Makes the keys of one table's items, or the first part of those of one index's entries."""
+
+    def __init__(self, definition: Table | Index) -> None:
+        # In an index something follows the sort key, so that it needs an end.
+        self._is_index = isinstance(definition, Index)
+        self.prefix = table_prefix(definition.id)
+        self._partition = _Attribute(definition.partition_key, PARTITION_KEY_BYTES_MAX, is_sort_key=False)
         self._sort = (
-            None if table.sort_key is None else _Attribute(table.sort_key, SORT_KEY_BYTES_MAX, is_sort_key=True)
+            None
+            if definition.sort_key is None
+            else _Attribute(
+                definition.sort_key, SORT_KEY_BYTES_MAX, is_sort_key=True, is_followed=self._is_index
+            )
         )
+        self.attributes = tuple(a for a in (self._partition, self._sort) if a is not None)
         self._is_partition_first = self._sort is None or _is_first(self._partition.name, self._sort.name)
-        self.names = frozenset(attribute.name for attribute in table.key_attributes)
+        self.names = frozenset(attribute.name for attribute in definition.key_attributes)
 
     def of_item(self, item: pb.Item) -> ItemKey:
         """The key of a whole, canonical item. Raises ValidationError if a key attribute is missing or mistyped."""
@@ -88,8 +107,7 @@ class KeyCodec:
         attributes = key.attributes
         matches = len(attributes) == len(self.names) and all(
             attribute.name in attributes and attributes[attribute.name].WhichOneof("kind") == attribute.kind
-            for attribute in (self._partition, self._sort)
-            if attribute is not None
+            for attribute in self.attributes
         )
         if not matches:
             raise ValidationError(
@@ -98,11 +116,66 @@ class KeyCodec:
         sort = None if self._sort is None else attributes[self._sort.name]
         return self._key(attributes[self._partition.name], sort)
 
+    def partition(self, value: Value) -> bytes:
+        """What the stored keys of one partition key begin with. Raises ValidationError if it cannot be one."""
+        content = self._partition.content_of(value)
+        return self.prefix + blake2b(content, digest_size=HASH_BYTES).digest() + self._partition.ordered(content)
+
+    def sort_range(self, operator: str, operands: Sequence[Value]) -> tuple[bytes, bytes | None]:
+        """Where in a partition the sort keys lie that satisfy a condition: begin and end after `partition`.
+
+        The end is None if that of the partition is meant. Raises ValidationError if an operand cannot be a sort key.
+        """
+        assert self._sort is not None, "a condition on a sort key was checked against the schema"
+        sort = self._sort
+        contents = [sort.content_of(operand) for operand in operands]
+        if operator == "begins_with":
+            prefix = sort.ordered_prefix(contents[0])
+            # A prefix of nothing but FF has no end of its own.
+            return prefix, prefix_end(prefix) if prefix.strip(b"\xff") else None
+        first, last = sort.ordered(contents[0]), sort.ordered(contents[-1])
+        match operator:
+            case "<":
+                return b"", first
+            case "<=":
+                return b"", self._after(first)
+            case ">":
+                return self._after(first), None
+            case ">=":
+                return first, None
+            case _:
+                # "=" and BETWEEN.
+                return first, self._after(last)
+
+    def _after(self, ordered: bytes) -> bytes:
+        """The smallest byte string after all keys with a sort key."""
+        # In an index places follow, and no sort key there is a prefix of another.
+        return prefix_end(ordered) if self._is_index else ordered + b"\x00"
+
+    def entry(self, attributes: Mapping[str, pb.AttributeValue]) -> bytes | None:
+        """The first part of the key of an item's index entry; None if the item does not belong into the index."""
+        for attribute in self.attributes:
+            if attribute.name not in attributes or attributes[attribute.name].WhichOneof("kind") != attribute.kind:
+                return None
+        try:
+            content = self._partition.content(attributes[self._partition.name])
+            stored = b"%b%b%b" % (
+                self.prefix,
+                blake2b(content, digest_size=HASH_BYTES).digest(),
+                self._partition.ordered(content),
+            )
+            if self._sort is not None:
+                stored += self._sort.ordered(self._sort.content(attributes[self._sort.name]))
+        except ValidationError:
+            # Empty or too long: items written before there was the index, or in another region, may be.
+            return None
+        return stored
+
     def _key(self, partition_value: pb.AttributeValue, sort_value: pb.AttributeValue | None) -> ItemKey:
         partition, sort = self._partition, self._sort
         content = partition.content(partition_value)
         hash_bytes = blake2b(content, digest_size=HASH_BYTES).digest()
-        stored = b"%b%b%b" % (self._prefix, hash_bytes, partition.ordered(content))
+        stored = b"%b%b%b" % (self.prefix, hash_bytes, partition.ordered(content))
         encoded = partition.entry(content)
         size = partition.size_bytes(content)
         if sort is not None and sort_value is not None:
@@ -117,12 +190,17 @@ class KeyCodec:
 class _Attribute:
     """One key attribute: its checks and encodings, prepared."""
 
-    def __init__(self, attribute: KeyAttribute, bytes_max: int, *, is_sort_key: bool) -> None:
+    def __init__(
+        self, attribute: KeyAttribute, bytes_max: int, *, is_sort_key: bool, is_followed: bool = False
+    ) -> None:
+        self.type = attribute.type
         self.name = attribute.name
         self.name_bytes = attribute.name.encode()
         self.kind = _KINDS[attribute.type]
         self.is_number = attribute.type is KeyAttributeType.NUMBER
         self._is_sort_key = is_sort_key
+        # Whether it needs an end, so that none is a prefix of another.
+        self._is_ended = is_followed or not is_sort_key
         self._bytes_max = bytes_max
         self._entry_name = field_bytes(_FIELD_1, self.name_bytes)
         self._value_tag = _VALUE_TAGS[self.kind]
@@ -152,6 +230,20 @@ class _Attribute:
             content = value.b
         else:
             return numbers.normalize(value.n).encode()
+        return self._checked(content)
+
+    def content_of(self, value: Value) -> bytes:
+        """The same of a value of an expression. Raises ValidationError also if it is of another type."""
+        kind, content = value
+        if kind != self.type:
+            raise ValidationError(
+                "One or more parameter values were invalid: Condition parameter type does not match schema type",
+                field=self.name,
+            )
+        data: bytes = content if kind == "B" else content.encode()
+        return data if self.is_number else self._checked(data)
+
+    def _checked(self, content: bytes) -> bytes:
         if not content:
             what = "string" if self.kind == "s" else "binary"
             raise ValidationError(
@@ -177,7 +269,11 @@ class _Attribute:
         """The content so that byte order is key order, and no partition key is a prefix of another's."""
         if self.is_number:
             return ordered_number(content.decode())
-        return content if self._is_sort_key else ordered_bytes(content)
+        return ordered_bytes(content) if self._is_ended else content
+
+    def ordered_prefix(self, content: bytes) -> bytes:
+        """What the ordered forms of all contents begin with that begin with this one."""
+        return escaped(content) if self._is_ended else content
 
     def entry(self, content: bytes) -> bytes:
         """The attribute as an entry of an encoded Item."""
@@ -211,9 +307,14 @@ def _is_first(name: str, other: str) -> bool:
     return encoded.startswith(item.SerializeToString(deterministic=True))
 
 
+def escaped(content: bytes) -> bytes:
+    """Bytes in which zeros are followed by FF, so that 00 01 cannot occur."""
+    return content.replace(b"\x00", b"\x00\xff")
+
+
 def ordered_bytes(content: bytes) -> bytes:
-    """Bytes with an end that sorts before any continuation: zeros are escaped as 00 FF, the end is 00 01."""
-    return content.replace(b"\x00", b"\x00\xff") + b"\x00\x01"
+    """Bytes with an end that sorts before any continuation: escaped, then 00 01."""
+    return escaped(content) + b"\x00\x01"
 
 
 def ordered_number(normal: str) -> bytes:

@@ -36,6 +36,10 @@ _VIEWS: Final = {
     for view in StreamViewType
 }
 _VERSION: Final = b"\x4a"
+# The field user_identity of an item's expiry. Source: Developer Guide, "DynamoDB Streams and Time to Live".
+_EXPIRY_IDENTITY: Final = field_bytes(
+    b"\x52", pb.UserIdentity(principal_id="dynamodb.amazonaws.com", type="Service").SerializeToString()
+)
 # Tags of Version's fields.
 _HYBRID_TIME: Final = b"\x09"
 _ORIGIN_REGION: Final = b"\x12"
@@ -69,6 +73,7 @@ def encode_record(
     old: EncodedItem | None,
     new: EncodedItem | None,
     version: Version,
+    is_expiry: bool = False,
 ) -> bytes:
     """A change from `old` to `new` as an element of `repeated Record records = 1`."""
     size = key.size_bytes
@@ -90,6 +95,8 @@ def encode_record(
         size += old.size_bytes
     encoded_version = encode_version(version)
     parts += (_SIZE_BYTES, varint(size), view_type_field, _VERSION, varint(len(encoded_version)), encoded_version)
+    if is_expiry:
+        parts.append(_EXPIRY_IDENTITY)
     record = b"".join(parts)
     return b"%b%b%b" % (_ELEMENT, varint(len(record)), record)
 

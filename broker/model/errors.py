@@ -7,7 +7,7 @@ it into a gRPC status. Raise low, translate once.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar, Final
+from typing import Any, ClassVar, Final
 
 # A message may quote what the caller sent, and a status that is larger than gRPC's 8 KiB of trailers is lost whole.
 MESSAGE_BYTES_MAX: Final = 768
@@ -47,17 +47,17 @@ class ResourceInUseError(HeadraceError):
 
 
 class ConditionalCheckFailedError(HeadraceError):
-    """The condition of a write does not hold. `item` is the encoded item, if it was asked for and there is one."""
+    """The condition of a write does not hold. `item` is the EncodedItem for which it does not, None if there is none."""
 
     reason = "CONDITIONAL_CHECK_FAILED"
 
-    def __init__(self, message: str, *, item: bytes | None = None, **metadata: object) -> None:
+    def __init__(self, message: str, *, item: Any = None, **metadata: object) -> None:
         super().__init__(message, **metadata)
         self.item = item
 
 
 class TransactionCanceledError(HeadraceError):
-    """A transaction of which some actions could not be carried out. `causes` has one entry per action, None if innocent."""
+    """A transaction some of whose actions cannot be carried out. `causes` has one per action, None if innocent."""
 
     reason = "TRANSACTION_CANCELED"
 

@@ -115,6 +115,7 @@ class Group:
         now_ms: int,
         region: str,
         log_sizes: dict[int, layout.LogSize],
+        sizes: dict[int, layout.Size],
     ) -> None:
         self.now_ms = now_ms
         # How much the records take that the operations so far have made.
@@ -131,6 +132,9 @@ class Group:
         self._logs: dict[int, _ShardLog] = {}
         # What the groups so far have appended to each shard.
         self._log_sizes = log_sizes
+        # How much each table and index holds, and how much more after this group: items and bytes.
+        self._sizes = sizes
+        self._growth: dict[int, list[int]] = {}
         self._closed_shards: dict[int, int] = {}
 
     def get(self, family: Family, key: bytes) -> bytes | None:
@@ -153,6 +157,24 @@ class Group:
         """Replaces an item; None deletes it."""
         self._items[stored_key] = None if item is None else layout.encode_item(item, version)
 
+    def resize(self, table_id: int, old_bytes: int | None, new_bytes: int | None) -> None:
+        """Notes that an item or entry of a table or index changes its size; None is no item."""
+        growth = self._growth.get(table_id)
+        if growth is None:
+            growth = self._growth[table_id] = [0, 0]
+        if old_bytes is not None:
+            growth[0] -= 1
+            growth[1] -= old_bytes
+        if new_bytes is not None:
+            growth[0] += 1
+            growth[1] += new_bytes
+
+    def forget_size(self, table_id: int) -> None:
+        """Notes that a table or index is gone."""
+        self._growth.pop(table_id, None)
+        self._sizes.pop(table_id, None)
+        self.put(Family.CATALOG, layout.size_key(table_id), None)
+
     def delete_range(self, family: Family, begin: bytes, end: bytes) -> None:
         """Deletes all keys with begin <= key < end, changes of this group included."""
         changes = self._mutations.get(family, {})
@@ -168,6 +190,8 @@ class Group:
         old: EncodedItem | None,
         new: EncodedItem | None,
         version: Version,
+        *,
+        is_expiry: bool = False,
     ) -> None:
         """Appends the change record of an item to a shard's log."""
         self._sequence_number += 1
@@ -179,6 +203,7 @@ class Group:
             old=old,
             new=new,
             version=version,
+            is_expiry=is_expiry,
         )
         log = self._logs.get(shard.id)
         if log is None:
@@ -221,6 +246,10 @@ class Group:
                 self.put(Family.LOG, layout.log_key(shard, numbers[-1]), block)
                 size = layout.LogSize(size.records + len(records), size.payload_bytes + sum(map(len, records)))
             self._log_sizes[shard] = size
+        for table_id, (more_items, more_bytes) in self._growth.items():
+            before = self._sizes.get(table_id, layout.NO_ITEMS)
+            after = self._sizes[table_id] = layout.Size(before.items + more_items, before.bytes + more_bytes)
+            self.put(Family.CATALOG, layout.size_key(table_id), layout.encode_size(after))
         counters = layout.Counters(self._sequence_number, self._clock.last, self._id, self.now_ms)
         self.put(Family.CATALOG, layout.COUNTERS_KEY, layout.encode_counters(counters))
         entry = Entry(
@@ -290,6 +319,11 @@ class Committer:
         self._last_group_operations = 1
         # What was ever appended to each shard that was written to since the start.
         self.log_sizes: dict[int, layout.LogSize] = {}
+        # What every table and index holds.
+        self.sizes = {
+            layout.sized_id(key): layout.decode_size(value)
+            for key, value in store.scan(Family.CATALOG, layout.SIZES_PREFIX, layout.SIZES_END)
+        }
         self.groups_total = 0
         self.operations_total = 0
 
@@ -376,18 +410,21 @@ class Committer:
             if unsettled.group.changes_item(stored_key):
                 await asyncio.shield(unsettled.synced)
 
+    async def all_settled(self) -> None:
+        """Returns when all changes that can be read now are durable."""
+        for unsettled in list(self._unsettled):
+            await asyncio.shield(unsettled.synced)
+
     async def snapshot(self, family: Family, begin: bytes, end: bytes) -> tuple[int, Iterator[tuple[bytes, bytes]]]:
         """The entries with begin <= key < end at one sequence number: exactly the writes up to it, all durable."""
         number, entries = self._counters.sequence_number, self._store.scan(family, begin, end)
-        for unsettled in list(self._unsettled):
-            await asyncio.shield(unsettled.synced)
+        await self.all_settled()
         return number, entries
 
     async def cursors(self, family: Family, ranges: Sequence[tuple[bytes, bytes]]) -> tuple[int, list[Cursor]]:
         """As `snapshot`, of several ranges of keys, each to be read again and again."""
         number, cursors = self._counters.sequence_number, [self._store.cursor(family, *keys) for keys in ranges]
-        for unsettled in list(self._unsettled):
-            await asyncio.shield(unsettled.synced)
+        await self.all_settled()
         return number, cursors
 
     async def run(self) -> None:
@@ -446,7 +483,7 @@ class Committer:
     def _plan_group(self) -> Group:
         # The times of a log's blocks never fall, also if the clock is set back, so a time is a place in it.
         now_ms = max(self._counters.time_ms, self._clock.now_ms())
-        group = Group(self._store, self._counters, self._hybrid_clock, now_ms, self._region, self.log_sizes)
+        group = Group(self._store, self._counters, self._hybrid_clock, now_ms, self._region, self.log_sizes, self.sizes)
         unsettled = _Unsettled(group, asyncio.get_running_loop().create_future())
         self._unsettled.append(unsettled)
         operations = size_bytes = 0

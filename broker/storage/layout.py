@@ -24,6 +24,12 @@ _COUNTERS_FORMAT: Final = 2
 COUNTERS_KEY: Final = b"counters"
 _COUNTERS: Final = struct.Struct(">BQQQQ")
 
+# The size of a table or index: format, items, bytes.
+SIZES_PREFIX: Final = b"size/"
+SIZES_END: Final = b"size0"
+_SIZE: Final = struct.Struct(">BQQ")
+_TABLE_ID_BYTES: Final = 4
+
 # Item value: format, item size by DynamoDB's rules, hybrid time, length of the origin region; then the region, then
 # the item.
 _ITEM_HEAD: Final = struct.Struct(">BIQB")
@@ -64,6 +70,37 @@ def decode_counters(value: bytes | None) -> Counters:
         return Counters(0, 0, 0, 0)
     _check(len(value) == _COUNTERS.size and value[0] == _COUNTERS_FORMAT, "counters")
     return Counters(*_COUNTERS.unpack(value)[1:])
+
+
+class Size(NamedTuple):
+    """How much a table or an index holds: items, and bytes by DynamoDB's rules."""
+
+    items: int
+    bytes: int
+
+
+NO_ITEMS: Final = Size(0, 0)
+
+
+def size_key(table_id: int) -> bytes:
+    """The key of the size of a table or an index."""
+    return SIZES_PREFIX + table_id.to_bytes(_TABLE_ID_BYTES, "big")
+
+
+def sized_id(key: bytes) -> int:
+    """The table or index whose size has a key."""
+    return int.from_bytes(key[len(SIZES_PREFIX) :], "big")
+
+
+def encode_size(size: Size) -> bytes:
+    """The value of a size."""
+    return _SIZE.pack(_FORMAT, *size)
+
+
+def decode_size(value: bytes) -> Size:
+    """Reads what `encode_size` made."""
+    _check(len(value) == _SIZE.size and value[0] == _FORMAT, "size")
+    return Size(*_SIZE.unpack(value)[1:])
 
 
 class StoredItem(NamedTuple):

@@ -115,6 +115,16 @@ class Store:
         cursor.seek(begin)
         return _entries(cursor, options)
 
+    def scan_back(self, family: Family, begin: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:
+        """As `scan`, from the last entry to the first."""
+        options = ReadOptions()
+        options.set_iterate_lower_bound(begin)
+        cursor = self._families[family].iter(options)
+        cursor.seek_for_prev(end)
+        if cursor.valid() and cursor.key() == end:
+            cursor.prev()
+        return _entries_back(cursor, options)
+
     def cursor(self, family: Family, begin: bytes, end: bytes) -> Cursor:
         """The entries with begin <= key < end as they are at this moment, to be read from any place again and again."""
         options = ReadOptions()
@@ -170,6 +180,13 @@ def _entries(cursor: RdictIter, _options: ReadOptions) -> Iterator[tuple[bytes, 
         yield cursor.key(), cursor.value()
         cursor.next()
     # A cursor that met a broken block is no longer valid either; only its status tells.
+    cursor.status()
+
+
+def _entries_back(cursor: RdictIter, _options: ReadOptions) -> Iterator[tuple[bytes, bytes]]:
+    while cursor.valid():
+        yield cursor.key(), cursor.value()
+        cursor.prev()
     cursor.status()
 
 

@@ -25,6 +25,7 @@ from broker.storage.documents import Documents
 from broker.storage.rocks import Family
 from broker.streams.shards import closed_stream, merge_shards, new_stream, split_shard, trimmed_stream
 from broker.tables.definition import NewTable, TableChange, with_ids
+from broker.tables.indexes import Indexes, drop_index
 from broker.tables.validate import TAGS_MAX, check_table_name
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ _QUOTED_MAX: Final = 200
 class OpenTable:
     """A table in use: its definition and what is derived from it. Kept true by the catalog while the table exists."""
 
-    __slots__ = ("_first_hashes", "_open_shards", "definition", "is_deleted", "keys", "stream")
+    __slots__ = ("_first_hashes", "_open_shards", "definition", "indexes", "is_deleted", "keys", "stream")
 
     def __init__(self, definition: Table, stream: Stream | None) -> None:
         self.keys = KeyCodec(definition)
@@ -51,6 +52,7 @@ class OpenTable:
     def update(self, definition: Table, stream: Stream | None) -> None:
         """Takes over a change of the definition, or of the enabled stream; None if there is none."""
         self.definition = definition
+        self.indexes = Indexes(definition)
         self.stream = stream
         self._open_shards: list[Shard] = [] if stream is None else stream.open_shards
         self._first_hashes = [shard.first_hash for shard in self._open_shards]

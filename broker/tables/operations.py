@@ -1,15 +1,17 @@
 """Writes of single items, as objects whose `plan` decides against the state and changes the group.
 
-One place decides what a change is: `replace_item`. Put, update, delete and replicated changes all end there, so a
-change and its record cannot differ.
+Every write first decides what the item shall be, which may refuse it, and then replaces the item, which cannot fail: so
+a transaction can decide all its writes before it carries out any. One place says what a change is: `replace_item`. Put,
+update, delete, expiry and replicated changes all end there, so a change, its record and its index entries cannot differ.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from broker.encoding import items
 from broker.model.errors import ConditionalCheckFailedError, ResourceNotFoundError
+from headrace.v1 import attribute_value_pb2 as pb
 
 if TYPE_CHECKING:
     from broker.encoding.items import EncodedItem
@@ -17,77 +19,176 @@ if TYPE_CHECKING:
     from broker.expressions.condition import Condition
     from broker.expressions.update import Update
     from broker.model.clock import Version
-    from broker.model.values import Attributes
     from broker.storage.commit import Group
     from broker.storage.layout import StoredItem
     from broker.tables.catalog import OpenTable
+    from broker.tables.indexes import IndexChange
 
 # What an operation takes in the queue besides its item.
-_OVERHEAD_BYTES = 256
+_OVERHEAD_BYTES: Final = 256
 
 
-class Put:
-    """Creates or replaces an item."""
+class Decision(NamedTuple):
+    """What a write makes of an item; nothing if both are the same."""
 
-    __slots__ = ("_condition", "_item", "_key", "_table", "size_bytes")
+    old: StoredItem | None
+    new: EncodedItem | None
 
-    def __init__(self, table: OpenTable, key: ItemKey, item: EncodedItem, condition: Condition | None) -> None:
-        self._table = table
-        self._key = key
-        self._item = item
+
+class Outcome(NamedTuple):
+    """What a write has made of an item."""
+
+    old: EncodedItem | None
+    new: EncodedItem | None
+    index_changes: list[IndexChange]
+
+
+class Write(Protocol):
+    """A write of one item."""
+
+    @property
+    def table(self) -> OpenTable:
+        """Where the item is."""
+
+    @property
+    def key(self) -> ItemKey:
+        """Which it is."""
+
+    @property
+    def size_bytes(self) -> int:
+        """About how much memory the write holds."""
+
+    def decide(self, group: Group) -> Decision:
+        """What the item shall be. Raises HeadraceError; changes nothing."""
+
+
+class _SingleWrite:
+    """A write that is carried out by itself."""
+
+    __slots__ = ("_condition", "_wants_outcome", "key", "size_bytes", "table")
+
+    def __init__(
+        self, table: OpenTable, key: ItemKey, condition: Condition | None, size_bytes: int, *, wants_outcome: bool
+    ) -> None:
+        self.table = table
+        self.key = key
+        self.size_bytes = size_bytes + _OVERHEAD_BYTES
         self._condition = condition
-        self.size_bytes = len(item.encoded) + _OVERHEAD_BYTES
+        # Most callers only want to know that it is done.
+        self._wants_outcome = wants_outcome
 
-    def plan(self, group: Group) -> None:
+    def plan(self, group: Group) -> Outcome | None:
+        """Carries the write out. Raises what `decide` raises."""
+        decision = self.decide(group)
+        outcome = carry_out(group, self, decision)
+        return outcome if self._wants_outcome else None
+
+    def decide(self, group: Group) -> Decision:
+        """What the item shall be."""
+        raise NotImplementedError
+
+    def _existing(self, group: Group) -> StoredItem | None:
+        """The item as it is. Raises ConditionalCheckFailedError if the condition does not hold for it."""
+        if self.table.is_deleted:
+            # It was there when the request was checked.
+            name = self.table.definition.name
+            raise ResourceNotFoundError(f"Requested resource not found: Table: {name} not found", table_name=name)
+        old = group.get_item(self.key.stored)
+        if self._condition is not None and not self._condition.holds(
+            {} if old is None else items.decode(old.item.encoded)
+        ):
+            raise ConditionalCheckFailedError(
+                "The conditional request failed", item=None if old is None else old.item, field="condition_expression"
+            )
+        return old
+
+
+class Put(_SingleWrite):
+    """Creates or replaces an item, which is checked against the table's indexes before."""
+
+    __slots__ = ("_item",)
+
+    def __init__(
+        self,
+        table: OpenTable,
+        key: ItemKey,
+        item: EncodedItem,
+        condition: Condition | None,
+        *,
+        wants_outcome: bool = False,
+    ) -> None:
+        super().__init__(table, key, condition, len(item.encoded), wants_outcome=wants_outcome)
+        self._item = item
+
+    def decide(self, group: Group) -> Decision:
         """Raises ConditionalCheckFailedError if the condition does not hold."""
-        old = _existing(group, self._table, self._key)
-        if self._condition is not None:
-            _check_condition(self._condition, None if old is None else items.decode(old.item.encoded))
-        replace_item(group, self._table, self._key, old, self._item)
+        return Decision(self._existing(group), self._item)
 
 
-class Delete:
+class Delete(_SingleWrite):
     """Removes an item, if there is one."""
 
-    __slots__ = ("_condition", "_key", "_table", "size_bytes")
+    __slots__ = ()
 
-    def __init__(self, table: OpenTable, key: ItemKey, condition: Condition | None) -> None:
-        self._table = table
-        self._key = key
-        self._condition = condition
-        self.size_bytes = _OVERHEAD_BYTES
+    def __init__(
+        self, table: OpenTable, key: ItemKey, condition: Condition | None, *, wants_outcome: bool = False
+    ) -> None:
+        super().__init__(table, key, condition, 0, wants_outcome=wants_outcome)
 
-    def plan(self, group: Group) -> None:
+    def decide(self, group: Group) -> Decision:
         """Raises ConditionalCheckFailedError if the condition does not hold."""
-        old = _existing(group, self._table, self._key)
-        if self._condition is not None:
-            _check_condition(self._condition, None if old is None else items.decode(old.item.encoded))
-        replace_item(group, self._table, self._key, old, None)
+        return Decision(self._existing(group), None)
 
 
-class Change:
+class Change(_SingleWrite):
     """Changes attributes of an item (UpdateItem)."""
 
-    __slots__ = ("_condition", "_key", "_table", "_update", "size_bytes")
+    __slots__ = ("_update",)
 
-    def __init__(self, table: OpenTable, key: ItemKey, update: Update, condition: Condition | None, size: int) -> None:
-        self._table = table
-        self._key = key
+    def __init__(
+        self,
+        table: OpenTable,
+        key: ItemKey,
+        update: Update,
+        condition: Condition | None,
+        size_bytes: int,
+        *,
+        wants_outcome: bool = False,
+    ) -> None:
+        super().__init__(table, key, condition, size_bytes, wants_outcome=wants_outcome)
         self._update = update
-        self._condition = condition
-        self.size_bytes = size + _OVERHEAD_BYTES
 
-    def plan(self, group: Group) -> None:
-        """Raises ConditionalCheckFailedError, or ValidationError if the item becomes too large."""
-        old = _existing(group, self._table, self._key)
-        attributes = None if old is None else items.decode(old.item.encoded)
-        if self._condition is not None:
-            _check_condition(self._condition, attributes)
-        if attributes is None:
-            if not self._update.creates:
-                return
-            attributes = items.decode(self._key.encoded)
-        replace_item(group, self._table, self._key, old, items.encode(self._update.apply(attributes)))
+    def decide(self, group: Group) -> Decision:
+        """Raises ConditionalCheckFailedError, or ValidationError if the update does not fit the item or an index."""
+        old = self._existing(group)
+        if old is None and not self._update.creates:
+            return Decision(None, None)
+        attributes = items.decode(self.key.encoded if old is None else old.item.encoded)
+        new = items.encode(self._update.apply(attributes))
+        if self.table.indexes:
+            self.table.indexes.check(self.key, pb.Item.FromString(new.encoded), new)
+        return Decision(old, new)
+
+
+class Check(_SingleWrite):
+    """Only checks a condition; part of a transaction."""
+
+    __slots__ = ()
+
+    def __init__(self, table: OpenTable, key: ItemKey, condition: Condition) -> None:
+        super().__init__(table, key, condition, 0, wants_outcome=False)
+
+    def decide(self, group: Group) -> Decision:
+        """Raises ConditionalCheckFailedError if the condition does not hold."""
+        old = self._existing(group)
+        return Decision(old, None if old is None else old.item)
+
+
+def carry_out(group: Group, write: Write, decision: Decision) -> Outcome:
+    """Does what was decided, in the same group."""
+    old, new = decision
+    changes = replace_item(group, write.table, write.key, old, new)
+    return Outcome(None if old is None else old.item, new, changes)
 
 
 def replace_item(
@@ -97,33 +198,40 @@ def replace_item(
     old: StoredItem | None,
     new: EncodedItem | None,
     version: Version | None = None,
-) -> None:
-    """Changes an item from `old` to `new` and appends the record of it; does nothing if they are equal.
+    *,
+    is_expiry: bool = False,
+) -> list[IndexChange]:
+    """Changes an item from `old` to `new`, its record and its index entries; does nothing if they are equal.
 
     Without a version the write begins here and gets its own.
     """
     old_item = None if old is None else old.item
     if old_item is None:
         if new is None:
-            return
-    elif new is not None and old_item.encoded == new.encoded and version is None:
-        return
+            return _NO_CHANGES
+        is_equal = False
+    else:
+        is_equal = new is not None and old_item.encoded == new.encoded
+        if is_equal and version is None:
+            return _NO_CHANGES
     if version is None:
         version = group.next_version()
     group.put_item(key.stored, new, version)
+    if is_equal:
+        # The same item, written elsewhere: only its version changes.
+        return _NO_CHANGES
+    group.resize(
+        table.definition.id,
+        None if old_item is None else old_item.size_bytes,
+        None if new is None else new.size_bytes,
+    )
+    changes = table.indexes.replace(group, key, old_item, new, version) if table.indexes else _NO_CHANGES
     stream = table.stream
-    if stream is not None and not (old_item is not None and new is not None and old_item.encoded == new.encoded):
-        group.append_record(table.shard_of(key.hash), stream.view_type, key, old_item, new, version)
+    if stream is not None:
+        group.append_record(
+            table.shard_of(key.hash), stream.view_type, key, old_item, new, version, is_expiry=is_expiry
+        )
+    return changes
 
 
-def _existing(group: Group, table: OpenTable, key: ItemKey) -> StoredItem | None:
-    if table.is_deleted:
-        # It was there when the request was checked.
-        name = table.definition.name
-        raise ResourceNotFoundError(f"Requested resource not found: Table: {name} not found", table_name=name)
-    return group.get_item(key.stored)
-
-
-def _check_condition(condition: Condition, attributes: Attributes | None) -> None:
-    if not condition.holds(attributes or {}):
-        raise ConditionalCheckFailedError("The conditional request failed", field="condition_expression")
+_NO_CHANGES: Final[list[IndexChange]] = []

@@ -10,8 +10,9 @@ from broker.storage import layout
 from broker.storage.rocks import Family
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
+    from broker.encoding.items import EncodedItem
     from broker.encoding.keys import ItemKey
     from broker.storage.commit import Committer
     from broker.storage.layout import StoredItem
@@ -29,11 +30,27 @@ class ItemReader:
         self._store = store
         self._committer = committer
 
-    async def get(self, key: ItemKey) -> bytes | None:
-        """An item as an encoded Item, or None; waits for the sync of the item's last change if that is under way."""
+    async def get(self, key: ItemKey) -> EncodedItem | None:
+        """An item, or None; waits for the sync of the item's last change if that is under way."""
         value = self._store.get(Family.ITEMS, key.stored)
         await self._committer.settled(key.stored)
-        return None if value is None else layout.decode_item(value).item.encoded
+        return None if value is None else layout.decode_item(value).item
+
+    async def get_all(self, keys: Sequence[ItemKey]) -> list[EncodedItem | None]:
+        """Items as they are at one moment."""
+        values = [self._store.get(Family.ITEMS, key.stored) for key in keys]
+        for key in keys:
+            await self._committer.settled(key.stored)
+        return [None if value is None else layout.decode_item(value).item for value in values]
+
+    async def entries(
+        self, family: Family, begin: bytes, end: bytes, *, is_reverse: bool
+    ) -> Iterator[tuple[bytes, EncodedItem]]:
+        """The items or index entries with begin <= stored key < end as they are at this moment, all durable."""
+        scan = self._store.scan_back if is_reverse else self._store.scan
+        entries = scan(family, begin, end)
+        await self._committer.all_settled()
+        return ((key, layout.decode_item(value).item) for key, value in entries)
 
     async def snapshot(self, table: OpenTable, after: bytes) -> TableSnapshot:
         """The items of a table as they are now: those after a place, or all if that is empty."""

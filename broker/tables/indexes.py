@@ -1,0 +1,193 @@
+"""Secondary indexes: which entry an item has in each, and what a change of the item changes there.
+
+An entry is the projected item under the index's key, written in the group that writes the item, so an index never
+differs from its table. The index by time of expiry is one more of them: its key is the time, its entries are empty.
+"""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from broker.encoding import items
+from broker.encoding.items import EncodedItem
+from broker.encoding.keys import TABLE_ID_BYTES, KeyCodec, table_prefix
+from broker.model.errors import ValidationError
+from broker.model.tables import KeyAttributeType, ProjectionType
+from broker.model.values import ITEM_SIZE_BYTES_MAX
+from broker.storage import layout
+from broker.storage.rocks import Family
+from headrace.v1 import attribute_value_pb2 as pb
+
+if TYPE_CHECKING:
+    from broker.encoding.keys import ItemKey
+    from broker.model.clock import Version
+    from broker.model.tables import Index, Table, TimeToLive
+    from broker.storage.commit import Group
+    from broker.tables.catalog import OpenTable
+
+# A time of expiry in the key of an entry: seconds since 1970 UTC.
+TIME_BYTES: Final = 8
+TIME_MAX: Final = 2 ** (8 * TIME_BYTES) - 1
+
+
+class IndexChange(NamedTuple):
+    """What a change of an item costs in one index: the sizes of the entry before and after, None if there is none."""
+
+    name: str
+    is_global: bool
+    old_bytes: int | None
+    new_bytes: int | None
+
+
+class IndexCodec:
+    """Makes the entries of one index."""
+
+    def __init__(self, index: Index, table: Table) -> None:
+        self.definition = index
+        self.keys = KeyCodec(index)
+        # What every entry holds.
+        self.key_names = frozenset(a.name for a in (*table.key_attributes, *index.key_attributes))
+        self.names = None if index.projection_type is ProjectionType.ALL else self.key_names | {*index.non_key_attributes}
+        self._own_attributes = [a for a in self.keys.attributes if a.name not in {k.name for k in table.key_attributes}]
+
+    def entry(self, place: bytes, item: pb.Item, encoded: EncodedItem) -> tuple[bytes, EncodedItem] | None:
+        """The key and the content of an item's entry; None if the item does not belong into the index."""
+        key = self.keys.entry(item.attributes)
+        if key is None:
+            return None
+        if self.names is None:
+            return key + place, encoded
+        projected = pb.Item()
+        for name in self.names:
+            if name in item.attributes:
+                projected.attributes[name].CopyFrom(item.attributes[name])
+        return key + place, items.canonicalize(projected)
+
+    def check(self, item: pb.Item) -> None:
+        """Raises ValidationError if an attribute of the index's key is there and cannot be one."""
+        index = self.definition
+        for attribute in self._own_attributes:
+            # Looking a missing name up would add it.
+            if attribute.name not in item.attributes:
+                continue
+            value = item.attributes[attribute.name]
+            kind = value.WhichOneof("kind")
+            if kind != attribute.kind:
+                raise ValidationError(
+                    f"One or more parameter values were invalid: Type mismatch for Index Key {attribute.name} Expected: "
+                    f"{attribute.kind.upper()} Actual: {(kind or 'none').upper()} IndexName: {index.name}",
+                    field=attribute.name,
+                    index_name=index.name,
+                )
+            if not getattr(value, kind):
+                what = "string" if attribute.type is KeyAttributeType.STRING else "binary"
+                raise ValidationError(
+                    "One or more parameter values are not valid. A value specified for a secondary index key is not "
+                    f"supported. The AttributeValue for a key attribute cannot contain an empty {what} value. IndexName: "
+                    f"{index.name}, IndexKey: {attribute.name}",
+                    field=attribute.name,
+                    index_name=index.name,
+                    limit=1,
+                )
+            attribute.content(value)
+
+
+class ExpiryCodec:
+    """Makes the entries of the index by time of expiry."""
+
+    def __init__(self, time_to_live: TimeToLive) -> None:
+        self.attribute = time_to_live.attribute
+        self.prefix = table_prefix(time_to_live.id)
+
+    def time(self, item: pb.Item) -> int | None:
+        """When an item expires, in whole seconds; None if never, also if the attribute is no number."""
+        if self.attribute not in item.attributes:
+            return None
+        value = item.attributes[self.attribute]
+        if value.WhichOneof("kind") != "n":
+            return None
+        time = int(Decimal(value.n))
+        return time if 0 <= time <= TIME_MAX else None
+
+    def key(self, place: bytes, item: pb.Item) -> bytes | None:
+        """The key of an item's entry; None if it has none."""
+        time = self.time(item)
+        return None if time is None else self.before(time) + place
+
+    def before(self, time: int) -> bytes:
+        """After the keys of all items that expire before a time."""
+        return self.prefix + time.to_bytes(TIME_BYTES, "big")
+
+    def place(self, key: bytes) -> bytes:
+        """The place of the item whose entry has a key."""
+        return key[TABLE_ID_BYTES + TIME_BYTES :]
+
+
+class Indexes:
+    """All indexes of one table."""
+
+    def __init__(self, table: Table) -> None:
+        self._codecs = {index.name: IndexCodec(index, table) for index in table.indexes}
+        self.expiry = None if table.time_to_live is None else ExpiryCodec(table.time_to_live)
+        self._local = [codec for codec in self._codecs.values() if not codec.definition.is_global]
+
+    def __bool__(self) -> bool:
+        return bool(self._codecs) or self.expiry is not None
+
+    def get(self, name: str) -> IndexCodec | None:
+        """The index of a name."""
+        return self._codecs.get(name)
+
+    def check(self, key: ItemKey, item: pb.Item, encoded: EncodedItem) -> None:
+        """Raises ValidationError if an item cannot be written because of an index."""
+        for codec in self._codecs.values():
+            codec.check(item)
+        if self._local:
+            entries = [codec.entry(key.place, item, encoded) for codec in self._local]
+            size = encoded.size_bytes + sum(entry[1].size_bytes for entry in entries if entry is not None)
+            if size > ITEM_SIZE_BYTES_MAX:
+                raise ValidationError(
+                    "One or more parameter values were invalid: Item size and its entries in local secondary indexes have "
+                    f"exceeded the maximum allowed size: {size} bytes, limit {ITEM_SIZE_BYTES_MAX}",
+                    field="item",
+                    limit=ITEM_SIZE_BYTES_MAX,
+                )
+
+    def replace(
+        self, group: Group, key: ItemKey, old: EncodedItem | None, new: EncodedItem | None, version: Version
+    ) -> list[IndexChange]:
+        """Changes the entries of an item that is changed from `old` to `new`; returns those that differ."""
+        place = key.place
+        old_item = None if old is None else pb.Item.FromString(old.encoded)
+        new_item = None if new is None else pb.Item.FromString(new.encoded)
+        changes: list[IndexChange] = []
+        for codec in self._codecs.values():
+            before = None if old is None or old_item is None else codec.entry(place, old_item, old)
+            after = None if new is None or new_item is None else codec.entry(place, new_item, new)
+            index = codec.definition
+            if before == after:
+                continue
+            if before is not None and (after is None or after[0] != before[0]):
+                group.put(Family.INDEXES, before[0], None)
+            if after is not None:
+                group.put(Family.INDEXES, after[0], layout.encode_item(after[1], version))
+            old_bytes = None if before is None else before[1].size_bytes
+            new_bytes = None if after is None else after[1].size_bytes
+            group.resize(index.id, old_bytes, new_bytes)
+            changes.append(IndexChange(index.name, index.is_global, old_bytes, new_bytes))
+        if self.expiry is not None:
+            expired = None if old_item is None else self.expiry.key(place, old_item)
+            expires = None if new_item is None else self.expiry.key(place, new_item)
+            if expired != expires:
+                if expired is not None:
+                    group.put(Family.INDEXES, expired, None)
+                if expires is not None:
+                    group.put(Family.INDEXES, expires, b"")
+        return changes
+
+
+def drop_index(group: Group, index_id: int) -> None:
+    """Removes all entries of an index."""
+    group.delete_range(Family.INDEXES, table_prefix(index_id), table_prefix(index_id + 1))
+    group.forget_size(index_id)

@@ -1,0 +1,319 @@
+"""Query and Scan: which stored keys a request means, and one page of what lies there.
+
+A page ends at its limit of items, or at 1 MB of them, before the filter; where it ended is its last key, even if
+nothing follows. Source: Developer Guide, "Paginating table query results"; error texts as the service gives them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Final
+
+from broker.encoding import items
+from broker.encoding.keys import HASH_BYTES, TABLE_ID_BYTES, prefix_end, table_prefix
+from broker.model.errors import ValidationError
+from broker.model.tables import HASH_MAX, ProjectionType
+from broker.storage.rocks import Family
+from headrace.v1 import attribute_value_pb2 as pb
+
+if TYPE_CHECKING:
+    from broker.encoding.items import EncodedItem
+    from broker.expressions.condition import Condition
+    from broker.expressions.key_condition import KeyCondition
+    from broker.expressions.projection import Projection
+    from broker.tables.catalog import OpenTable
+    from broker.tables.indexes import IndexCodec
+    from broker.tables.read import ItemReader
+
+PAGE_BYTES_MAX: Final = 1024 * 1024
+# Numbers may take more bytes in a message than DynamoDB counts for them.
+PAGE_ENCODED_BYTES_MAX: Final = 2 * 1024 * 1024
+TOTAL_SEGMENTS_MAX: Final = 1_000_000
+# After so many items that had to be looked into, other work gets its turn.
+_ITEMS_AT_ONCE: Final = 64
+
+_SUCCESSOR: Final = b"\x00"
+_INVALID_START: Final = "The provided starting key is invalid"
+
+
+class Select(StrEnum):
+    """Which attributes a page holds."""
+
+    ALL_ATTRIBUTES = "ALL_ATTRIBUTES"
+    ALL_PROJECTED_ATTRIBUTES = "ALL_PROJECTED_ATTRIBUTES"
+    SPECIFIC_ATTRIBUTES = "SPECIFIC_ATTRIBUTES"
+    COUNT = "COUNT"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """What is to be read of a table or index, however the items are chosen."""
+
+    table: OpenTable
+    # None: the table itself.
+    index: IndexCodec | None = None
+    # None: whole items of a table, what an index projects, or what the projection names.
+    select: Select | None = None
+    filter: Condition | None = None
+    projection: Projection | None = None
+    limit: int | None = None
+    start_key: pb.Item | None = None
+    is_consistent: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Page:
+    """One page."""
+
+    # Those that passed the filter, as encoded Items; empty if only their number was asked for.
+    items: list[bytes]
+    count: int
+    scanned_count: int
+    # Where the page ended, as an encoded Item; None if nothing is left.
+    last_key: bytes | None
+    # What was read, by DynamoDB's rules; of the table, for an index whose items were completed from it.
+    read_bytes: int
+    fetched_bytes: int
+
+
+class _Range:
+    """Stored keys of one table or index, in one direction."""
+
+    def __init__(self, reading: Reading, begin: bytes, end: bytes, *, is_reverse: bool) -> None:
+        self.begin = begin
+        self.end = end
+        self.is_reverse = is_reverse
+        self._reading = reading
+
+    def holds(self, stored: bytes) -> bool:
+        """Whether a stored key lies in it."""
+        return self.begin <= stored < self.end
+
+    def go_on_after(self, stored: bytes) -> None:
+        """Leaves out everything up to a stored key."""
+        if self.is_reverse:
+            self.end = min(self.end, stored)
+        else:
+            self.begin = max(self.begin, stored + _SUCCESSOR)
+
+
+def open_index(table: OpenTable, name: str) -> IndexCodec | None:
+    """The index a request names; None for the table. Raises ValidationError if it is not there or not readable yet."""
+    if not name:
+        return None
+    index = table.indexes.get(name)
+    if index is None:
+        raise ValidationError(f"The table does not have the specified index: {name}", field="index_name")
+    if index.definition.is_backfilling:
+        raise ValidationError(
+            f"Cannot read from backfilling global secondary index: {name}", field="index_name", index_name=name
+        )
+    return index
+
+
+async def query(reader: ItemReader, reading: Reading, condition: KeyCondition, *, is_reverse: bool) -> Page:
+    """One page of the items of a partition key. Raises ValidationError."""
+    index, table = reading.index, reading.table
+    codec = table.keys if index is None else index.keys
+    _check_reading(reading)
+    if reading.filter is not None:
+        for name in sorted(reading.filter.names & codec.names):
+            raise ValidationError(
+                f"Filter Expression can only contain non-primary key attributes: Primary key attribute: {name}",
+                field="filter_expression",
+                attribute=name,
+            )
+    partition = codec.partition(condition.partition)
+    begin, end = partition, prefix_end(partition)
+    if condition.sort is not None:
+        first, last = codec.sort_range(condition.sort.operator, condition.sort.operands)
+        begin, end = partition + first, end if last is None else partition + last
+    keys = _Range(reading, begin, end, is_reverse=is_reverse)
+    if reading.start_key is not None:
+        stored = _start(reading, reading.start_key)
+        if not stored.startswith(partition):
+            raise ValidationError(
+                "The provided starting key is outside query boundaries based on provided conditions",
+                field="exclusive_start_key",
+            )
+        if not keys.holds(stored):
+            raise ValidationError(
+                "The provided starting key does not match the range key predicate", field="exclusive_start_key"
+            )
+        keys.go_on_after(stored)
+    return await _page(reader, reading, keys)
+
+
+async def scan(reader: ItemReader, reading: Reading, segment: int = 0, total_segments: int = 1) -> Page:
+    """One page of all items, or of one of so many segments of them. Raises ValidationError."""
+    index, table = reading.index, reading.table
+    _check_reading(reading)
+    table_id = table.definition.id if index is None else index.definition.id
+    begin, end = (_segment_begin(table_id, each, total_segments) for each in (segment, segment + 1))
+    keys = _Range(reading, begin, end, is_reverse=False)
+    if reading.start_key is not None:
+        stored = _start(reading, reading.start_key)
+        if not keys.holds(stored):
+            raise ValidationError(
+                f"{_INVALID_START}: Invalid ExclusiveStartKey. Please use ExclusiveStartKey with correct Segment. "
+                f"TotalSegments: {total_segments} Segment: {segment}",
+                field="exclusive_start_key",
+            )
+        keys.go_on_after(stored)
+    return await _page(reader, reading, keys)
+
+
+def check_segments(segment: int | None, total_segments: int | None) -> tuple[int, int]:
+    """Which part of how many a scan shall read. Raises ValidationError."""
+    if segment is None and total_segments is None:
+        return 0, 1
+    if total_segments is None:
+        raise ValidationError(
+            "The TotalSegments parameter is required but was not present in the request when Segment parameter is present",
+            field="total_segments",
+        )
+    if segment is None:
+        raise ValidationError(
+            "The Segment parameter is required but was not present in the request when parameter TotalSegments is present",
+            field="segment",
+        )
+    if not 1 <= total_segments <= TOTAL_SEGMENTS_MAX:
+        raise ValidationError(
+            f"Value {total_segments} at total_segments failed to satisfy constraint: Member must have value between 1 and "
+            f"{TOTAL_SEGMENTS_MAX}",
+            field="total_segments",
+            limit=TOTAL_SEGMENTS_MAX,
+        )
+    if not 0 <= segment < total_segments:
+        raise ValidationError(
+            "The Segment parameter is zero-based and must be less than parameter TotalSegments: Segment: "
+            f"{segment} is not less than TotalSegments: {total_segments}",
+            field="segment",
+            limit=total_segments,
+        )
+    return segment, total_segments
+
+
+def _segment_begin(table_id: int, segment: int, total_segments: int) -> bytes:
+    if segment == total_segments:
+        return table_prefix(table_id + 1)
+    return table_prefix(table_id) + (segment * (HASH_MAX + 1) // total_segments).to_bytes(HASH_BYTES, "big")
+
+
+def _check_reading(reading: Reading) -> None:
+    index, select = reading.index, reading.select
+    if select is Select.ALL_PROJECTED_ATTRIBUTES and index is None:
+        raise ValidationError(
+            "ALL_PROJECTED_ATTRIBUTES can be used only when Querying using an IndexName", field="select"
+        )
+    if select is Select.SPECIFIC_ATTRIBUTES and reading.projection is None:
+        raise ValidationError(
+            "Must specify the AttributesToGet or ProjectionExpression when choosing to get SPECIFIC_ATTRIBUTES",
+            field="projection_expression",
+        )
+    if reading.projection is not None and select not in (None, Select.SPECIFIC_ATTRIBUTES):
+        raise ValidationError(
+            f"Cannot specify the ProjectionExpression when choosing to get {select}", field="projection_expression"
+        )
+    if index is None or not index.definition.is_global:
+        return
+    name = index.definition.name
+    if reading.is_consistent:
+        raise ValidationError(
+            "Consistent reads are not supported on global secondary indexes", field="consistent_read", index_name=name
+        )
+    if select is Select.ALL_ATTRIBUTES and index.definition.projection_type is not ProjectionType.ALL:
+        raise ValidationError(
+            "One or more parameter values were invalid: Select type ALL_ATTRIBUTES is not supported for global secondary "
+            f"index {name} because its projection type is not ALL",
+            field="select",
+            index_name=name,
+        )
+    if reading.projection is not None and index.names is not None:
+        missing = sorted(reading.projection.names - index.names)
+        if missing:
+            raise ValidationError(
+                f"One or more parameter values were invalid: Global secondary index {name} does not project "
+                f"[{', '.join(missing)}]",
+                field="projection_expression",
+                index_name=name,
+            )
+
+
+def _start(reading: Reading, start_key: pb.Item) -> bytes:
+    """The stored key that an exclusive start key means; there need be nothing under it."""
+    index, table = reading.index, reading.table
+    try:
+        items.canonicalize(start_key)
+        if index is None:
+            return table.keys.of_key(start_key).stored
+        if start_key.attributes.keys() == index.key_names:
+            table_key = pb.Item()
+            for name in table.keys.names:
+                table_key.attributes[name].CopyFrom(start_key.attributes[name])
+            entry = index.keys.entry(start_key.attributes)
+            if entry is not None:
+                return entry + table.keys.of_key(table_key).place
+        raise ValidationError("The provided key element does not match the schema", field="exclusive_start_key")
+    except ValidationError as error:
+        raise ValidationError(
+            f"{_INVALID_START}: {error.message}", **(error.metadata | {"field": "exclusive_start_key"})
+        ) from error
+
+
+async def _page(reader: ItemReader, reading: Reading, keys: _Range) -> Page:
+    family = Family.ITEMS if reading.index is None else Family.INDEXES
+    table = reading.table
+    must_fetch = _must_fetch(reading)
+    wants_items = reading.select is not Select.COUNT
+    found: list[bytes] = []
+    count = scanned = read_bytes = encoded_bytes = fetched_bytes = 0
+    last: EncodedItem | None = None
+    is_full = False
+    for _, item in await reader.entries(family, keys.begin, keys.end, is_reverse=keys.is_reverse):
+        scanned += 1
+        read_bytes += item.size_bytes
+        encoded = item.encoded
+        last = item
+        if must_fetch:
+            whole = reader.peek(table.keys.of_item(pb.Item.FromString(encoded)))
+            # Entry and item are written together, but the entry is of the moment the page began.
+            if whole is not None:
+                fetched_bytes += whole.size_bytes
+                encoded = whole.encoded
+        if reading.filter is not None or reading.projection is not None:
+            if scanned % _ITEMS_AT_ONCE == 0:
+                await asyncio.sleep(0)
+            attributes = items.decode(encoded)
+            if reading.filter is not None and not reading.filter.holds(attributes):
+                encoded = b""
+            elif reading.projection is not None and wants_items:
+                encoded = items.encode(reading.projection.apply(attributes)).encoded
+                found.append(encoded)
+                count += 1
+                encoded_bytes += len(encoded)
+                encoded = b""
+            else:
+                count += 1
+        else:
+            count += 1
+        if encoded and wants_items:
+            found.append(encoded)
+        encoded_bytes += len(encoded)
+        is_full = (
+            scanned == reading.limit or read_bytes >= PAGE_BYTES_MAX or encoded_bytes >= PAGE_ENCODED_BYTES_MAX
+        )
+        if is_full:
+            break
+    if must_fetch:
+        await reader.settle()
+    return Page(
+        items=found,
+        count=count,
+        scanned_count=scanned,
+        last_key=_last_key(reading, last) if is_full and last is not None else None,
+        read_bytes=read_bytes,
+        fetched_bytes=fetched_bytes,
+    )
