@@ -133,7 +133,7 @@ def test_large_records_behind_a_failing_batch_are_neither_held_in_memory_nor_los
         large = item(f"k{number}", number)
         large.attributes["text"].s = "x" * 390_000
         client.put(table.name, large)
-    eventually(lambda: len(function.calls()) >= 4, timeout_s=30)
+    eventually(lambda: len(function.calls()) >= 4)
     function.rewrite()
     headrace("trigger", "update", trigger, "--code", str(function.file))
     expected = logged(client, table)
