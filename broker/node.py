@@ -23,7 +23,7 @@ from broker.storage.rocks import Store
 from broker.storage.watermark import Watermarks
 from broker.streams.iterators import Iterators
 from broker.streams.metering import Metering
-from broker.streams.tail import LogReader
+from broker.streams.tail import Lag, LogReader
 from broker.tables.catalog import Catalog
 from broker.tables.read import ItemReader
 from broker.tables.upkeep import Upkeep
@@ -155,15 +155,22 @@ class Node:
             "Bytes of change records trimmed",
             lambda: self._upkeep.trimmed_bytes_total,
         )
+        lags: list[tuple[str, str, Lag]] = []
+
+        def lag_records() -> list[tuple[int, dict[str, str]]]:
+            # Gauges are read in the order in which they are made: the next one tells of the same moment.
+            lags[:] = members.lags()
+            return [(lag.records, {"group": group, "shard": shard}) for group, shard, lag in lags]
+
         telemetry.labelled_gauge(
             "headrace_consumer_lag_records",
             "Records that a consumer group has not processed, by group and shard",
-            lambda: [(lag.records, {"group": group, "shard": shard}) for group, shard, lag in members.lags()],
+            lag_records,
         )
         telemetry.labelled_gauge(
             "headrace_consumer_lag_milliseconds",
             "How long ago the oldest of them was written, by group and shard",
-            lambda: [(lag.millis, {"group": group, "shard": shard}) for group, shard, lag in members.lags()],
+            lambda: [(lag.millis, {"group": group, "shard": shard}) for group, shard, lag in lags],
         )
         telemetry.gauge("headrace_queued_operations", "Operations that wait", lambda: committer.queued_operations)
         telemetry.gauge(
