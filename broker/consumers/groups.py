@@ -16,7 +16,7 @@ from broker.consumers.parking import ParkedKey, Parking
 from broker.encoding.keys import key_hash
 from broker.encoding.records import record_key
 from broker.model.errors import LeaseFencedError, ResourceNotFoundError, ValidationError
-from broker.model.gaps import Gap, TrimmedDataAccessError
+from broker.model.gaps import Gap, TrimmedDataAccessError, spanning
 from broker.model.sequence import format_sequence_number
 from broker.storage.documents import Documents
 from broker.streams.shards import gap_after, gap_of_forgotten_shards, horizon
@@ -486,8 +486,10 @@ def lost_before(consumer: ConsumerGroup, stream: Stream, shard: Shard) -> Gap | 
     """What a group has lost between its last checkpoints and a shard it has not begun: records of vanished parents."""
     vanished = {id_: state for id_, state in consumer.shards.items() if stream.shard(id_) is None}
     # A parent without a state came and went while nobody read; the group had stopped somewhere before it.
-    stopped_at = min((s.checkpoint for s in vanished.values() if not s.is_finished), default=consumer.start_after)
+    begun = max(0, consumer.start_after)
+    stopped_at = min((state.checkpoint for state in vanished.values() if not state.is_finished), default=begun)
     remembered = {gone.shard_id: gone for gone in stream.vanished}
+    gaps = []
     ancestors = deque(shard.parent_ids)
     while ancestors:
         parent_id = ancestors.popleft()
@@ -496,12 +498,15 @@ def lost_before(consumer: ConsumerGroup, stream: Stream, shard: Shard) -> Gap | 
             continue
         checkpoint = stopped_at if state is None else state.checkpoint
         gap = gap_of_forgotten_shards(stream, checkpoint) if parent is None else gap_after(parent, checkpoint)
+        if state is not None and state.gap is not None:
+            # Nobody has acknowledged what was lost before the parent.
+            gaps.append(state.gap)
         if gap is not None:
-            return gap
-        if state is None and parent is not None:
+            gaps.append(gap)
+        elif state is None and parent is not None:
             # It held nothing; what it follows may have.
             ancestors.extend(parent.parent_ids)
-    return None
+    return spanning(gaps)
 
 
 def needless_states(consumer: ConsumerGroup, stream: Stream) -> list[str]:

@@ -163,9 +163,9 @@ class Scene:
         )
         self.arn = ""
 
-    async def open(self, start: Start | None = OLDEST) -> Scene:
+    async def open(self, start: Start | None = OLDEST, **settings: Any) -> Scene:
         """Makes the table and, unless there is no start, the group."""
-        table = await self.engine.table()
+        table = await self.engine.table(**settings)
         assert table.stream is not None
         self.arn = self.engine.catalog.stream_arn(table.stream)
         if start is not None:
