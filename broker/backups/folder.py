@@ -88,9 +88,14 @@ class BackupFolder:
                 shutil.rmtree(path)
                 continue
             try:
-                backups.append(_read(path))
+                backup = _read(path)
             except RestoreError as error:
                 _log.warning("not a backup, left alone path=%s error=%s", path, error)
+                continue
+            if backup.id == path.name:
+                backups.append(backup)
+            else:
+                _log.warning("a backup that was renamed, left alone path=%s id=%s", path, backup.id)
         return backups
 
     def begin(self, backup_id: str) -> Path:

@@ -68,7 +68,9 @@ def write_lines(items: Iterator[attribute_value_pb2.Item], target: IO[bytes]) ->
     count = 0
     for item in items:
         document = {"Item": dynamodb_json.from_item(from_item(item))}
-        target.write(json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode() + b"\n")
+        # Sorted, for equal items to make equal lines: a protobuf map has no order.
+        line = json.dumps(document, ensure_ascii=False, separators=(",", ":"), sort_keys=True)
+        target.write(line.encode() + b"\n")
         count += 1
     return count
 

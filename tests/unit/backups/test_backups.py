@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
 from random import Random
@@ -196,9 +197,10 @@ async def test_what_a_crash_left_is_removed_and_backups_are_found_again(
     kept = await backups.create("kept")
     (root / "00000000000001-aaaaaaaa.unfinished" / "store.tmp").mkdir(parents=True)
     (root / "notes").mkdir()
+    shutil.copytree(root / kept.id, root / "renamed")
     again = made_on(engine, root, tmp_path)
     assert again.page("", 10) == ([kept], False)
-    assert names_in(root) == {kept.id, "notes"}
+    assert names_in(root) == {kept.id, "notes", "renamed"}
 
 
 async def test_backups_are_listed_by_pages_and_deleted_one_by_one(engine: Engine, backups: Backups, root: Path) -> None:
