@@ -168,6 +168,8 @@ async def test_a_restore_whose_caller_leaves_leaves_nothing(engine: Engine, back
         await asyncio.sleep(0)
         if engine.catalog.restoring.all():
             break
+    with pytest.raises(BackupInUseError, match="being restored from"):
+        await backups.delete(backup.arn)
     restoring.cancel()
     await asyncio.wait((restoring,))
     async with asyncio.timeout(TIMEOUT_S):
