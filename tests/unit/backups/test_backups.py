@@ -23,7 +23,6 @@ from broker.model.errors import (
     UnavailableError,
     ValidationError,
 )
-from broker.model.tables import StreamViewType
 from broker.storage.identity import open_identity
 from broker.storage.rocks import RESTORING_MARK, Family, Store, StoreOpenError
 from broker.tables.catalog import OpenTable
@@ -155,7 +154,7 @@ async def test_a_name_that_is_taken_is_not_restored_to(engine: Engine, backups: 
     with pytest.raises(TableAlreadyExistsError):
         await backups.restore_table(backup.arn, "pets", "copy")
     with pytest.raises(ResourceInUseError):
-        await engine.catalog.create_table("copy", table.definition.partition_key, None, None)
+        await engine.table("copy")
     assert [doc.name for doc in engine.catalog.restoring.all()] == ["copy"]
 
 
@@ -190,7 +189,7 @@ async def test_a_restore_that_the_end_of_the_node_broke_off_is_removed_at_the_ne
     assert contents(engine.store, half.definition.id)
     await backups.start()
     assert contents(engine.store, half.definition.id) == {}
-    await engine.catalog.create_table("copy", table.definition.partition_key, None, StreamViewType.KEYS_ONLY)
+    await engine.table("copy")
 
 
 async def test_what_a_crash_left_is_removed_and_backups_are_found_again(
