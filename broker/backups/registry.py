@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
 from bisect import bisect_right
 from collections import Counter
+from contextlib import closing
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -51,6 +53,8 @@ RESTORE_BATCH_BYTES_MAX: Final = 1024 * 1024
 _OVERHEAD_BYTES: Final = 256
 _QUOTED_MAX: Final = 200
 _NAME: Final = re.compile(r"[a-zA-Z0-9_.-]+", re.ASCII)
+
+_log: Final = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 
@@ -136,6 +140,7 @@ class Backups:
             raise BackupInUseError(f"The backup is {use}: {arn}", backup_arn=arn)
         del self._backups[backup.id]
         await asyncio.shield(self._begin(asyncio.to_thread(self._folder.remove, backup.id)))
+        _log.info("removed a backup id=%s name=%s", backup.id, backup.name)
         return msgspec.structs.replace(backup, status=BackupStatus.DELETED)
 
     async def restore_table(self, arn: str, source_name: str, target_name: str) -> Table:
@@ -157,6 +162,7 @@ class Backups:
             )
         stop = asyncio.Event()
         self._stops.add(stop)
+        self._readers[backup.id] += 1
         try:
             return await asyncio.shield(self._begin(self._restore(backup, source_name, target_name, stop)))
         finally:
@@ -172,8 +178,9 @@ class Backups:
 
     def _ended(self, task: asyncio.Task[Any]) -> None:
         self._works.discard(task)
-        # The caller may have left: that is no reason to warn about an exception never retrieved.
-        task.exception()
+        if not task.cancelled():
+            # The caller may have left: that is no reason to warn about an exception never retrieved.
+            task.exception()
 
     async def _create(self, backup: Backup) -> Backup:
         try:
@@ -190,28 +197,27 @@ class Backups:
             await asyncio.to_thread(self._folder.remove, backup.id)
             raise
         self._backups[backup.id] = made
+        _log.info("made a backup id=%s name=%s bytes=%d", made.id, made.name, made.size_bytes)
         return made
 
     async def _restore(self, backup: Backup, source_name: str, target_name: str, stop: asyncio.Event) -> Table:
-        self._readers[backup.id] += 1
         try:
-            store = self._folder.open_store(backup.id)
+            with closing(self._folder.open_store(backup.id)) as store:
+                source = Documents(store, "table", Table).get(source_name)
+                assert source is not None, "the document of the backup names its tables"
+                restored = await self._catalog.begin_restore(target_name, source)
+                try:
+                    await self._copy(store, source, restored, stop)
+                    table = await self._catalog.finish_restore(restored)
+                except BaseException:
+                    await self._abandon(target_name)
+                    raise
         except StoreOpenError as error:
-            self._readers[backup.id] -= 1
             raise UnavailableError(f"The backup cannot be read: {error}", backup_arn=backup.arn) from error
-        try:
-            source = Documents(store, "table", Table).get(source_name)
-            assert source is not None, "the document of the backup names its tables"
-            restored = await self._catalog.begin_restore(target_name, source)
-            try:
-                await self._copy(store, source, restored, stop)
-                return await self._catalog.finish_restore(restored)
-            except BaseException:
-                await self._abandon(target_name)
-                raise
         finally:
-            store.close()
             self._readers[backup.id] -= 1
+        _log.info("restored a table backup=%s table=%s as=%s", backup.id, source_name, target_name)
+        return table
 
     async def _copy(self, store: Store, source: Table, target: OpenTable, stop: asyncio.Event) -> None:
         entries = store.scan(Family.ITEMS, table_prefix(source.id), table_prefix(source.id + 1))
