@@ -9,6 +9,8 @@ from pathlib import Path
 from random import SystemRandom
 from typing import TYPE_CHECKING, Final
 
+from broker.backups.folder import BackupFolder
+from broker.backups.registry import Backups
 from broker.config import ConfigError, split_address
 from broker.consumers.groups import ConsumerGroups
 from broker.consumers.members import Members
@@ -65,6 +67,8 @@ class Node:
         triggers, replicas = Triggers(store, committer), Replicas(store, committer)
         groups = ConsumerGroups(store, committer, catalog, {"trigger": triggers.exists, "replica": replicas.exists})
         items = ItemReader(store, committer)
+        folder = BackupFolder(config.backups_folder, Path(config.data))
+        self._backups = backups = Backups(folder, store, committer, catalog, clock, random)
         members = Members(groups, catalog, log, items, committer, watermarks, clock)
         engine = Engine(
             catalog=catalog,
@@ -78,6 +82,7 @@ class Node:
             members=members,
             triggers=triggers,
             replicas=replicas,
+            backups=backups,
         )
         self._rpc = RpcServer(engine, self._telemetry)
         self._http = HttpServer(region, lambda: self._is_serving)
@@ -90,6 +95,7 @@ class Node:
         """Serves; returns the region and the addresses. Raises AddressInUseError if a port is taken."""
         self._committing = asyncio.create_task(self._committer.run(), name="committer")
         self._keeping_up = asyncio.create_task(self._upkeep.run(self._config.upkeep_interval_seconds), name="upkeep")
+        await self._backups.start()
         grpc_host, _ = split_address("grpc", self._config.grpc)
         http_host, http_port = split_address("http", self._config.http)
         try:
@@ -127,6 +133,7 @@ class Node:
         if self._keeping_up is not None:
             self._keeping_up.cancel()
             await asyncio.wait((self._keeping_up,))
+        await self._backups.close()
         self._committer.close()
         if self._committing is not None:
             await asyncio.wait((self._committing,))

@@ -28,6 +28,7 @@ from broker.storage.rocks import Family
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
 
     from broker.encoding.items import EncodedItem
     from broker.encoding.keys import ItemKey
@@ -389,6 +390,17 @@ class Committer:
         for unsettled in list(self._unsettled):
             await asyncio.shield(unsettled.synced)
         return number, cursors
+
+    async def checkpoint(self, path: Path) -> int:
+        """Makes a store of its own in a new folder: exactly the writes up to the sequence number returned, all durable.
+
+        As it is made between two group commits, before the first wait, all families agree, and what is in memory does.
+        """
+        number = self._counters.sequence_number
+        self._store.checkpoint(path)
+        for unsettled in list(self._unsettled):
+            await asyncio.shield(unsettled.synced)
+        return number
 
     async def run(self) -> None:
         """Commits groups until `close`. Raises what the disk raised; then nothing more is accepted."""

@@ -9,7 +9,12 @@ from random import Random
 from typing import TYPE_CHECKING
 
 from broker.encoding.keys import KeyCodec, table_prefix
-from broker.model.errors import ResourceInUseError, ResourceNotFoundError, ValidationError
+from broker.model.errors import (
+    ResourceInUseError,
+    ResourceNotFoundError,
+    TableAlreadyExistsError,
+    ValidationError,
+)
 from broker.model.tables import (
     KeyAttribute,
     Shard,
@@ -66,6 +71,8 @@ class Catalog:
         self.tables = Documents(store, "table", Table)
         # Named "<table>/stream/<label>": the end of the ARN, so that they list in the order of their ARNs.
         self.streams = Documents(store, "stream", Stream)
+        # Tables that are being filled from a backup: their names are taken, and nobody sees them.
+        self.restoring = Documents(store, "restoring", Table)
         self._open = {t.name: OpenTable(t, self._enabled_stream(t)) for t in self.tables.all()}
 
     def open_table(self, name: str) -> OpenTable:
@@ -115,7 +122,7 @@ class Catalog:
         table_uuid = str(uuid.UUID(int=self._random.getrandbits(128), version=4))
 
         def plan(group: Group) -> Table:
-            if name in self._open:
+            if self._is_taken(name):
                 raise ResourceInUseError(f"Table already exists: {name}", table_name=name)
             table = Table(
                 name=name,
@@ -245,11 +252,63 @@ class Catalog:
             self.tables.delete(group, name)
             del self._open[name]
             opened.is_deleted = True
-            for family in (Family.ITEMS, Family.TOMBSTONES):
-                group.delete_range(family, table_prefix(table.id), table_prefix(table.id + 1))
+            self._delete_items(group, table)
             return table
 
         return await self._committer.change(plan)
+
+    async def begin_restore(self, name: str, source: Table) -> OpenTable:
+        """Begins a table of the key of another one, which nobody sees until `finish_restore`.
+
+        It has no stream and the default settings. Raises TableAlreadyExistsError.
+        """
+        table_uuid = str(uuid.UUID(int=self._random.getrandbits(128), version=4))
+
+        def plan(group: Group) -> OpenTable:
+            if self._is_taken(name):
+                raise TableAlreadyExistsError(f"Table already exists: {name}", table_name=name)
+            table = Table(
+                name=name,
+                id=group.next_id(),
+                uuid=table_uuid,
+                create_time_ms=group.now_ms,
+                partition_key=source.partition_key,
+                sort_key=source.sort_key,
+            )
+            self.restoring.put(group, name, table)
+            return OpenTable(table, None)
+
+        return await self._committer.change(plan)
+
+    async def finish_restore(self, restored: OpenTable) -> Table:
+        """Lets a restored table be seen, whole."""
+        table = restored.definition
+
+        def plan(group: Group) -> Table:
+            self.restoring.delete(group, table.name)
+            self.tables.put(group, table.name, table)
+            self._open[table.name] = restored
+            return table
+
+        return await self._committer.change_when_room(plan)
+
+    async def abandon_restore(self, name: str) -> None:
+        """Removes a table whose restore came to no end, and its items."""
+
+        def plan(group: Group) -> None:
+            table = self.restoring.get(name)
+            if table is not None:
+                self.restoring.delete(group, name)
+                self._delete_items(group, table)
+
+        await self._committer.change_when_room(plan)
+
+    def _is_taken(self, table_name: str) -> bool:
+        return table_name in self._open or self.restoring.get(table_name) is not None
+
+    def _delete_items(self, group: Group, table: Table) -> None:
+        for family in (Family.ITEMS, Family.TOMBSTONES):
+            group.delete_range(family, table_prefix(table.id), table_prefix(table.id + 1))
 
     def _enable_stream(self, group: Group, table: Table, view_type: StreamViewType) -> Table:
         """Begins a stream; returns the definition that names it."""
