@@ -9,6 +9,8 @@ from pathlib import Path
 from random import SystemRandom
 from typing import TYPE_CHECKING, Final
 
+from broker.backups.folder import BackupFolder
+from broker.backups.registry import Backups
 from broker.config import ConfigError, split_address
 from broker.consumers.groups import ConsumerGroups
 from broker.consumers.members import Members
@@ -23,7 +25,7 @@ from broker.storage.rocks import Store
 from broker.storage.watermark import Watermarks
 from broker.streams.iterators import Iterators
 from broker.streams.metering import Metering
-from broker.streams.tail import LogReader
+from broker.streams.tail import Lag, LogReader
 from broker.tables.capacity import CapacityMetering
 from broker.tables.catalog import Catalog
 from broker.tables.read import ItemReader
@@ -67,6 +69,8 @@ class Node:
         triggers, replicas = Triggers(store, committer), Replicas(store, committer)
         groups = ConsumerGroups(store, committer, catalog, {"trigger": triggers.exists, "replica": replicas.exists})
         items = ItemReader(store, committer)
+        folder = BackupFolder(config.backups_folder, Path(config.data))
+        self._backups = backups = Backups(folder, store, committer, catalog, clock, random)
         members = Members(groups, catalog, log, items, committer, watermarks, clock)
         engine = Engine(
             catalog=catalog,
@@ -81,6 +85,7 @@ class Node:
             members=members,
             triggers=triggers,
             replicas=replicas,
+            backups=backups,
         )
         self._rpc = RpcServer(engine, self._telemetry)
         self._http = HttpServer(region, lambda: self._is_serving)
@@ -93,6 +98,7 @@ class Node:
         """Serves; returns the region and the addresses. Raises AddressInUseError if a port is taken."""
         self._committing = asyncio.create_task(self._committer.run(), name="committer")
         self._keeping_up = asyncio.create_task(self._upkeep.run(self._config.upkeep_interval_seconds), name="upkeep")
+        await self._backups.start()
         grpc_host, _ = split_address("grpc", self._config.grpc)
         http_host, http_port = split_address("http", self._config.http)
         try:
@@ -130,6 +136,7 @@ class Node:
         if self._keeping_up is not None:
             self._keeping_up.cancel()
             await asyncio.wait((self._keeping_up,))
+        await self._backups.close()
         self._committer.close()
         if self._committing is not None:
             await asyncio.wait((self._committing,))
@@ -171,15 +178,22 @@ class Node:
             "Bytes of change records trimmed",
             lambda: self._upkeep.trimmed_bytes_total,
         )
+        lags: list[tuple[str, str, Lag]] = []
+
+        def lag_records() -> list[tuple[int, dict[str, str]]]:
+            # Gauges are read in the order in which they are made: the next one tells of the same moment.
+            lags[:] = members.lags()
+            return [(lag.records, {"group": group, "shard": shard}) for group, shard, lag in lags]
+
         telemetry.labelled_gauge(
             "headrace_consumer_lag_records",
             "Records that a consumer group has not processed, by group and shard",
-            lambda: [(lag.records, {"group": group, "shard": shard}) for group, shard, lag in members.lags()],
+            lag_records,
         )
         telemetry.labelled_gauge(
             "headrace_consumer_lag_milliseconds",
             "How long ago the oldest of them was written, by group and shard",
-            lambda: [(lag.millis, {"group": group, "shard": shard}) for group, shard, lag in members.lags()],
+            lambda: [(lag.millis, {"group": group, "shard": shard}) for group, shard, lag in lags],
         )
         telemetry.gauge("headrace_queued_operations", "Operations that wait", lambda: committer.queued_operations)
         telemetry.gauge(

@@ -46,6 +46,24 @@ class ResourceInUseError(HeadraceError):
     reason = "RESOURCE_IN_USE"
 
 
+class TableAlreadyExistsError(HeadraceError):
+    """The name of a table to restore to is taken."""
+
+    reason = "TABLE_ALREADY_EXISTS"
+
+
+class BackupNotFoundError(HeadraceError):
+    """A backup that does not exist."""
+
+    reason = "BACKUP_NOT_FOUND"
+
+
+class BackupInUseError(HeadraceError):
+    """A backup that is being made, or restored from; or another is being made."""
+
+    reason = "BACKUP_IN_USE"
+
+
 class ConditionalCheckFailedError(HeadraceError):
     """The condition of a write does not hold. `item` is the EncodedItem for which it does not, None if there is none."""
 

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from headrace._async.consumer_function import AsyncConsumerFunction
     from headrace._consumes import consumes
     from headrace._models import (
+        BackupDescription,
+        BackupDetails,
         ConsumerGroup,
         ConsumerGroupExplanation,
         Delete,
@@ -48,6 +50,8 @@ if TYPE_CHECKING:
     from headrace._sync.consume import ConsumerBatch
     from headrace._sync.consumer_function import ConsumerFunction
     from headrace.errors import (
+        BackupInUseError,
+        BackupNotFoundError,
         ConditionalCheckFailedError,
         DeadlineExceededError,
         ExpiredIteratorError,
@@ -56,6 +60,7 @@ if TYPE_CHECKING:
         LimitExceededError,
         ResourceInUseError,
         ResourceNotFoundError,
+        TableAlreadyExistsError,
         ThrottlingError,
         TrimmedDataAccessError,
         UnavailableError,
@@ -66,6 +71,10 @@ __all__ = [
     "AsyncClient",
     "AsyncConsumerBatch",
     "AsyncConsumerFunction",
+    "BackupDescription",
+    "BackupDetails",
+    "BackupInUseError",
+    "BackupNotFoundError",
     "ChangeRecord",
     "Client",
     "ConditionalCheckFailedError",
@@ -98,6 +107,7 @@ __all__ = [
     "Stream",
     "StreamDescription",
     "StreamSettings",
+    "TableAlreadyExistsError",
     "TableDescription",
     "ThrottlingError",
     "TrimmedDataAccessError",

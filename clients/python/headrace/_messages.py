@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from headrace._models import (
+    BackupDescription,
+    BackupDetails,
     ConsumerGroup,
     ConsumerGroupExplanation,
     Delete,
@@ -30,6 +32,7 @@ from headrace._models import (
 from headrace._values import fill_attributes, from_item
 from headrace.errors import ValidationError
 from headrace.v1 import (
+    backup_service_pb2,
     consumer_service_pb2,
     item_service_pb2,
     record_pb2,
@@ -204,6 +207,27 @@ def to_table_description(message: table_pb2.TableDescription) -> TableDescriptio
             max_shards=message.stream_settings.max_shards,
         ),
     )
+
+
+def to_backup_details(message: backup_service_pb2.BackupDetails) -> BackupDetails:
+    """A backup in a listing."""
+    return BackupDetails(**_backup_fields(message))
+
+
+def to_backup_description(message: backup_service_pb2.BackupDescription) -> BackupDescription:
+    """A backup and what is in it."""
+    return BackupDescription(**_backup_fields(message.backup_details), table_names=tuple(message.table_names))
+
+
+def _backup_fields(message: backup_service_pb2.BackupDetails) -> dict[str, Any]:
+    return {
+        "backup_arn": message.backup_arn,
+        "backup_name": message.backup_name,
+        "backup_status": enum_name(backup_service_pb2.BackupStatus, message.backup_status),
+        "backup_size_bytes": message.backup_size_bytes,
+        "backup_creation_date_time": message.backup_creation_date_time.ToDatetime(UTC),
+        "sequence_number": message.sequence_number or None,
+    }
 
 
 def to_stream(message: stream_service_pb2.Stream) -> Stream:

@@ -64,6 +64,29 @@ class TableDescription:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class BackupDetails:
+    """What a backup is."""
+
+    backup_arn: str
+    # Need not be unique.
+    backup_name: str
+    # CREATING, AVAILABLE or DELETED.
+    backup_status: str
+    # Of its files; on the broker's disk it shares those that have not changed since.
+    backup_size_bytes: int
+    backup_creation_date_time: datetime
+    # It holds exactly the writes up to this number; None while it is being made.
+    sequence_number: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BackupDescription(BackupDetails):
+    """A backup and what is in it."""
+
+    table_names: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ReadUsage:
     """What was read of a stream since the node started, as DynamoDB meters it."""
 

@@ -55,6 +55,24 @@ class ResourceInUseError(HeadraceError):
     reason = "RESOURCE_IN_USE"
 
 
+class TableAlreadyExistsError(HeadraceError):
+    """The name of a table to restore to is taken."""
+
+    reason = "TABLE_ALREADY_EXISTS"
+
+
+class BackupNotFoundError(HeadraceError):
+    """There is no such backup."""
+
+    reason = "BACKUP_NOT_FOUND"
+
+
+class BackupInUseError(HeadraceError):
+    """The backup is being made or restored from; or another is being made."""
+
+    reason = "BACKUP_IN_USE"
+
+
 class ConditionalCheckFailedError(HeadraceError):
     """The condition of a write does not hold; nothing was written."""
 
@@ -156,6 +174,9 @@ _CLASS_BY_REASON: dict[str, type[HeadraceError]] = {
         ValidationError,
         ResourceNotFoundError,
         ResourceInUseError,
+        TableAlreadyExistsError,
+        BackupNotFoundError,
+        BackupInUseError,
         ConditionalCheckFailedError,
         ExpiredIteratorError,
         TrimmedDataAccessError,

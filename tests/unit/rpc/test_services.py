@@ -269,6 +269,6 @@ async def test_a_deleted_trigger_takes_its_group_along(engine: Engine, trigger_s
     assert table.stream is not None
     await groups.ensure("trigger:totals", engine.catalog.stream_arn(table.stream), Start(after=0))
     await service.DeleteTrigger(trigger_pb2.DeleteTriggerRequest(trigger_name="totals"))
-    assert groups.documents.all() == []
+    assert groups.all() == []
     with pytest.raises(ResourceNotFoundError):
         await service.DeleteTrigger(trigger_pb2.DeleteTriggerRequest(trigger_name="totals"))

@@ -16,10 +16,12 @@ import grpc
 
 from headrace import errors
 from headrace._backoff import Backoff, Reconnect
-from headrace._channel import UNARY_TIMEOUT_S, open_channel
+from headrace._channel import BACKUP_TIMEOUT_S, RESTORE_TIMEOUT_S, UNARY_TIMEOUT_S, open_channel
 from headrace._concurrency import Responses, sleep
 from headrace._messages import (
     enum_value,
+    to_backup_description,
+    to_backup_details,
     to_consumer_group,
     to_create_table_request,
     to_delete_request,
@@ -36,6 +38,8 @@ from headrace._messages import (
     to_update_request,
 )
 from headrace._models import (
+    BackupDescription,
+    BackupDetails,
     ConsumeOptions,
     ConsumerGroup,
     ConsumerGroupExplanation,
@@ -63,6 +67,7 @@ from headrace._sync.consume import ConsumerBatch, Consumption
 from headrace._sync.write import write_items
 from headrace._values import from_item, to_item
 from headrace.v1 import (
+    backup_service_pb2,
     consumer_service_pb2,
     item_service_pb2,
     replication_service_pb2,
@@ -581,24 +586,91 @@ class Client:
         request = consumer_service_pb2.DiscardParkedKeyRequest(group_name=group, parked_id=parked_id)
         return (self._call(self._stubs.consumers.DiscardParkedKey, request)).discarded_records
 
+    # Backups
+
+    def create_backup(self, name: str, *, timeout_s: float = BACKUP_TIMEOUT_S) -> BackupDetails:
+        """Makes a backup of all that the broker holds, complete when this returns; names need not be unique.
+
+        It is made also if this ends with DeadlineExceededError.
+
+        Raises: ValidationError; BackupInUseError while another is being made; LimitExceededError.
+        """
+        request = backup_service_pb2.CreateBackupRequest(backup_name=name)
+        response = self._call(self._stubs.backups.CreateBackup, request, timeout_s)
+        return to_backup_details(response.backup_details)
+
+    def describe_backup(self, backup_arn: str) -> BackupDescription:
+        """Describes a backup and names the tables in it.
+
+        Raises: ValidationError, BackupNotFoundError.
+        """
+        request = backup_service_pb2.DescribeBackupRequest(backup_arn=backup_arn)
+        response = self._call(self._stubs.backups.DescribeBackup, request)
+        return to_backup_description(response.backup_description)
+
+    def list_backups(self) -> Generator[BackupDetails, None, None]:
+        """Gives all backups, the oldest first."""
+        request = backup_service_pb2.ListBackupsRequest()
+        while True:
+            response = self._call(self._stubs.backups.ListBackups, request)
+            for backup in response.backup_summaries:
+                yield to_backup_details(backup)
+            if not response.last_evaluated_backup_arn:
+                return
+            request.exclusive_start_backup_arn = response.last_evaluated_backup_arn
+
+    def delete_backup(self, backup_arn: str) -> BackupDescription:
+        """Removes a backup.
+
+        Raises: ValidationError, BackupNotFoundError; BackupInUseError while it is being made or restored from.
+        """
+        request = backup_service_pb2.DeleteBackupRequest(backup_arn=backup_arn)
+        response = self._call(self._stubs.backups.DeleteBackup, request, BACKUP_TIMEOUT_S)
+        return to_backup_description(response.backup_description)
+
+    def restore_table_from_backup(
+        self, backup_arn: str, *, source_table: str, target_table: str, timeout_s: float = RESTORE_TIMEOUT_S
+    ) -> TableDescription:
+        """Makes a new table with the key and items of one in a backup, without a stream; whole when this returns.
+
+        If this ends with an error, there is no such table.
+
+        Raises: ValidationError; BackupNotFoundError; BackupInUseError; TableAlreadyExistsError.
+        """
+        request = backup_service_pb2.RestoreTableFromBackupRequest(
+            backup_arn=backup_arn, source_table_name=source_table, target_table_name=target_table
+        )
+        response = self._call(self._stubs.backups.RestoreTableFromBackup, request, timeout_s)
+        return to_table_description(response.table_description)
+
     # Calls
 
     def _consumption(self, table: str, options: ConsumeOptions) -> Consumption:
         return Consumption(self._channel, table, options, self._random)
 
-    def _call(self, method: grpc.UnaryUnaryMultiCallable[_Request, _Response], request: _Request) -> _Response:
-        """Calls with the deadline, again while throttled."""
+    def _call(
+        self,
+        method: grpc.UnaryUnaryMultiCallable[_Request, _Response],
+        request: _Request,
+        timeout_s: float | None = None,
+    ) -> _Response:
+        """Calls with a deadline, the client's unless one is given; again while throttled."""
         backoff = self._throttled_backoff()
         for _ in range(_THROTTLED_ATTEMPTS_MAX - 1):
             try:
-                return self._call_once(method, request)
+                return self._call_once(method, request, timeout_s)
             except errors.ThrottlingError as error:
                 sleep(min(max(error.retry_after_s, backoff.next_s()), _THROTTLED_DELAY_MAX_S))
-        return self._call_once(method, request)
+        return self._call_once(method, request, timeout_s)
 
-    def _call_once(self, method: grpc.UnaryUnaryMultiCallable[_Request, _Response], request: _Request) -> _Response:
+    def _call_once(
+        self,
+        method: grpc.UnaryUnaryMultiCallable[_Request, _Response],
+        request: _Request,
+        timeout_s: float | None,
+    ) -> _Response:
         try:
-            return method(request, timeout=self._timeout_s)
+            return method(request, timeout=self._timeout_s if timeout_s is None else timeout_s)
         except grpc.RpcError as error:
             raise errors.from_rpc(error) from error
 

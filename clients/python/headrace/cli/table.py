@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from headrace import StreamSettings, TableDescription
     from headrace._models import KeyType, ViewType
 
-__all__ = ["table"]
+__all__ = ["print_description", "table"]
 
 
 @click.group()
@@ -63,7 +63,7 @@ def create(
             stream=view_type,
             stream_settings=StreamSettings(**settings),
         )
-    _print_description(created, output)
+    print_description(created, output)
 
 
 @table.command()
@@ -76,7 +76,7 @@ def describe(*, table_name: str, endpoint: str | None, output: str) -> None:
 
     with Client(endpoint) as client:
         described = client.describe_table(table_name)
-    _print_description(described, output)
+    print_description(described, output)
 
 
 @table.command(name="list")
@@ -123,7 +123,7 @@ def update(
         if is_switched:
             client.update_table(table_name, stream=view_type)
         updated = client.describe_table(table_name)
-    _print_description(updated, output)
+    print_description(updated, output)
 
 
 @table.command()
@@ -139,7 +139,7 @@ def delete(*, table_name: str, yes: bool, endpoint: str | None, output: str) -> 
 
     with Client(endpoint) as client:
         deleted = client.delete_table(table_name)
-    _print_description(deleted, output)
+    print_description(deleted, output)
 
 
 def _with_default_type(key: KeyOption) -> tuple[str, KeyType]:
@@ -147,7 +147,8 @@ def _with_default_type(key: KeyOption) -> tuple[str, KeyType]:
     return name, key_type or "S"
 
 
-def _print_description(table: TableDescription, output: str) -> None:
+def print_description(table: TableDescription, output: str) -> None:
+    """Write what a table is."""
     settings = table.stream_settings
     keys = [f"{key.name} ({key.type})" for key in (table.partition_key, table.sort_key) if key is not None]
     if output == "json":
