@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from broker.tables.capacity import CapacityMetering
     from broker.tables.catalog import Catalog
     from broker.tables.read import ItemReader
+    from broker.tables.transactions import RequestTokens
     from broker.telemetry import Telemetry
     from broker.triggers.registry import Triggers
 
@@ -83,6 +84,7 @@ class Engine:
     catalog: Catalog
     committer: Committer
     items: ItemReader
+    tokens: RequestTokens
     watermarks: Watermarks
     log: LogReader
     metering: Metering
@@ -106,7 +108,7 @@ class RpcServer:
         budget = ResponseBudget()
         services = (
             (_service(table_service_pb2), TableService(e.catalog)),
-            (mirror.ITEM_SERVICE, ItemService(e.catalog, e.committer, e.items)),
+            (mirror.ITEM_SERVICE, ItemService(e.catalog, e.committer, e.items, e.capacity, e.tokens)),
             (
                 _service(stream_service_pb2),
                 StreamService(e.catalog, e.log, e.watermarks, e.iterators, e.metering, e.capacity, budget),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 from bisect import bisect_right
 from dataclasses import replace
@@ -55,6 +56,12 @@ class OpenTable:
         self.is_deleted = False
         self.update(definition, stream)
 
+    def check_exists(self) -> None:
+        """Raises ResourceNotFoundError if the table was deleted since it was opened."""
+        if self.is_deleted:
+            name = self.definition.name
+            raise ResourceNotFoundError(f"Requested resource not found: Table: {name} not found", table_name=name)
+
     def update(self, definition: Table, stream: Stream | None) -> None:
         """Takes over a change of the definition, or of the enabled stream; None if there is none."""
         self.definition = definition
@@ -90,6 +97,8 @@ class Catalog:
         # Tables that are being filled from a backup: their names are taken, and nobody sees them.
         self.restoring = Documents(store, "restoring", Table)
         self._open = {t.name: OpenTable(t, self._enabled_stream(t)) for t in self.tables.all()}
+        # Set when an index, or the one by time of expiry, is to be filled with the items there are.
+        self.backfill_wanted = asyncio.Event()
 
     def open_table(self, name: str) -> OpenTable:
         """A table to read or write. Raises ResourceNotFoundError, or ValidationError for a name no table can have."""
@@ -98,6 +107,10 @@ class Catalog:
             check_table_name(name)
             raise ResourceNotFoundError(f"Requested resource not found: Table: {name} not found", table_name=name)
         return opened
+
+    def find_table(self, name: str) -> OpenTable | None:
+        """The table of a name, or None."""
+        return self._open.get(name)
 
     def open_table_of_arn(self, arn: str) -> OpenTable:
         """The table of an ARN. Raises ValidationError for a malformed one and ResourceNotFoundError."""
@@ -114,9 +127,9 @@ class Catalog:
             )
         return opened
 
-    def size_of(self, id_: int) -> tuple[int, int]:  # noqa: ARG002 - nothing is counted yet
+    def size_of(self, id_: int) -> tuple[int, int]:
         """How many items a table or index of an id holds, and their size in bytes."""
-        return 0, 0
+        return self._committer.sizes.get(id_, layout.NO_ITEMS)
 
     def stream(self, arn: str) -> Stream:
         """A stream, also a disabled one. Raises ValidationError for a malformed ARN and ResourceNotFoundError."""
@@ -199,7 +212,9 @@ class Catalog:
                 self._disable_stream(group, self._current(stream))
             return self._put_table(group, opened, table)
 
-        return await self._committer.change(plan)
+        table = await self._committer.change(plan)
+        self.backfill_wanted.set()
+        return table
 
     async def finish_backfill(self, table_name: str, id_: int) -> None:
         """Notes that the index of an id, or the one by time of expiry, holds all items. Nothing if it is gone.
@@ -243,7 +258,9 @@ class Catalog:
             after = TimeToLive(attribute=attribute, id=group.next_id()) if is_enabled else None
             return self._put_table(group, opened, replace(opened.definition, time_to_live=after))
 
-        return await self._committer.change(plan)
+        table = await self._committer.change(plan)
+        self.backfill_wanted.set()
+        return table
 
     async def tag_table(self, arn: str, tags: Mapping[str, str]) -> None:
         """Adds tags to a table, or replaces those with the same keys.

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from broker.model.clock import Version
     from broker.model.tables import Index, Table, TimeToLive
     from broker.storage.commit import Group
-    from broker.tables.catalog import OpenTable
+    from broker.storage.layout import StoredItem
 
 # A time of expiry in the key of an entry: seconds since 1970 UTC.
 TIME_BYTES: Final = 8
@@ -32,12 +32,13 @@ TIME_MAX: Final = 2 ** (8 * TIME_BYTES) - 1
 
 
 class IndexChange(NamedTuple):
-    """What a change of an item costs in one index: the sizes of the entry before and after, None if there is none."""
+    """What a change of an item changes in one index: the sizes of the entry before and after, None if there is none."""
 
-    name: str
-    is_global: bool
+    of: Index
     old_bytes: int | None
     new_bytes: int | None
+    # The entry has another key than before.
+    has_moved: bool
 
 
 class IndexCodec:
@@ -48,7 +49,9 @@ class IndexCodec:
         self.keys = KeyCodec(index)
         # What every entry holds.
         self.key_names = frozenset(a.name for a in (*table.key_attributes, *index.key_attributes))
-        self.names = None if index.projection_type is ProjectionType.ALL else self.key_names | {*index.non_key_attributes}
+        self.names = (
+            None if index.projection_type is ProjectionType.ALL else self.key_names | {*index.non_key_attributes}
+        )
         self._own_attributes = [a for a in self.keys.attributes if a.name not in {k.name for k in table.key_attributes}]
 
     def entry(self, place: bytes, item: pb.Item, encoded: EncodedItem) -> tuple[bytes, EncodedItem] | None:
@@ -75,8 +78,8 @@ class IndexCodec:
             kind = value.WhichOneof("kind")
             if kind != attribute.kind:
                 raise ValidationError(
-                    f"One or more parameter values were invalid: Type mismatch for Index Key {attribute.name} Expected: "
-                    f"{attribute.kind.upper()} Actual: {(kind or 'none').upper()} IndexName: {index.name}",
+                    f"One or more parameter values were invalid: Type mismatch for Index Key {attribute.name} "
+                    f"Expected: {attribute.kind.upper()} Actual: {(kind or 'none').upper()} IndexName: {index.name}",
                     field=attribute.name,
                     index_name=index.name,
                 )
@@ -84,8 +87,8 @@ class IndexCodec:
                 what = "string" if attribute.type is KeyAttributeType.STRING else "binary"
                 raise ValidationError(
                     "One or more parameter values are not valid. A value specified for a secondary index key is not "
-                    f"supported. The AttributeValue for a key attribute cannot contain an empty {what} value. IndexName: "
-                    f"{index.name}, IndexKey: {attribute.name}",
+                    f"supported. The AttributeValue for a key attribute cannot contain an empty {what} value. "
+                    f"IndexName: {index.name}, IndexKey: {attribute.name}",
                     field=attribute.name,
                     index_name=index.name,
                     limit=1,
@@ -148,8 +151,8 @@ class Indexes:
             size = encoded.size_bytes + sum(entry[1].size_bytes for entry in entries if entry is not None)
             if size > ITEM_SIZE_BYTES_MAX:
                 raise ValidationError(
-                    "One or more parameter values were invalid: Item size and its entries in local secondary indexes have "
-                    f"exceeded the maximum allowed size: {size} bytes, limit {ITEM_SIZE_BYTES_MAX}",
+                    "One or more parameter values were invalid: Item size and its entries in local secondary indexes "
+                    f"have exceeded the maximum allowed size: {size} bytes, limit {ITEM_SIZE_BYTES_MAX}",
                     field="item",
                     limit=ITEM_SIZE_BYTES_MAX,
                 )
@@ -166,16 +169,20 @@ class Indexes:
             before = None if old is None or old_item is None else codec.entry(place, old_item, old)
             after = None if new is None or new_item is None else codec.entry(place, new_item, new)
             index = codec.definition
+            if index.is_backfilling and before is not None and group.get(Family.INDEXES, before[0]) is None:
+                # The backfill has not come to it yet, and will find it done.
+                before = None
             if before == after:
                 continue
-            if before is not None and (after is None or after[0] != before[0]):
+            has_moved = before is not None and after is not None and after[0] != before[0]
+            if before is not None and (after is None or has_moved):
                 group.put(Family.INDEXES, before[0], None)
             if after is not None:
                 group.put(Family.INDEXES, after[0], layout.encode_item(after[1], version))
             old_bytes = None if before is None else before[1].size_bytes
             new_bytes = None if after is None else after[1].size_bytes
             group.resize(index.id, old_bytes, new_bytes)
-            changes.append(IndexChange(index.name, index.is_global, old_bytes, new_bytes))
+            changes.append(IndexChange(index, old_bytes, new_bytes, has_moved))
         if self.expiry is not None:
             expired = None if old_item is None else self.expiry.key(place, old_item)
             expires = None if new_item is None else self.expiry.key(place, new_item)
@@ -185,6 +192,19 @@ class Indexes:
                 if expires is not None:
                     group.put(Family.INDEXES, expires, b"")
         return changes
+
+    def fill(self, group: Group, key: ItemKey, item: StoredItem) -> None:
+        """Adds the entries of an item to the indexes that are being filled, unless they are there."""
+        whole, place = pb.Item.FromString(item.item.encoded), key.place
+        for codec in self._codecs.values():
+            entry = codec.entry(place, whole, item.item) if codec.definition.is_backfilling else None
+            if entry is not None and group.get(Family.INDEXES, entry[0]) is None:
+                group.put(Family.INDEXES, entry[0], layout.encode_item(entry[1], item.version))
+                group.resize(codec.definition.id, None, entry[1].size_bytes)
+        if self.expiry is not None:
+            expires = self.expiry.key(place, whole)
+            if expires is not None:
+                group.put(Family.INDEXES, expires, b"")
 
 
 def drop_index(group: Group, index_id: int) -> None:
