@@ -94,8 +94,8 @@ async def test_a_write_that_changes_nothing_makes_no_record_and_no_version(engin
         put(table, id="a", tags={"y", "x"}, n=1),
         change(table, "a"),
         change(table, "a", {"n": ("N", "1")}),
-        change(table, "a", {}, "missing"),
-        change(table, "b", {}, "missing"),
+        change(table, "a", {}, "gone"),
+        change(table, "b", {}, "gone"),
         delete(table, "missing"),
     ):
         await engine.committer.commit(operation)
