@@ -502,7 +502,7 @@ def _reading(request: Any, table: OpenTable, placeholders: Placeholders) -> Read
         filter=condition,
         projection=projection,
         limit=request.limit if request.HasField("limit") else None,
-        start_key=parse_item(request.exclusive_start_key) if request.HasField("exclusive_start_key") else None,
+        start_key=parse_item(request.exclusive_start_key) if request.exclusive_start_key else None,
         is_consistent=request.consistent_read,
     )
 

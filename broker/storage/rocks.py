@@ -146,13 +146,11 @@ class Store:
 
     def scan_back(self, family: Family, begin: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:
         """As `scan`, from the last entry to the first."""
-        options = ReadOptions()
-        options.set_iterate_lower_bound(begin)
-        cursor = self._families[family].iter(options)
+        cursor = self._families[family].iter()
         cursor.seek_for_prev(end)
         if cursor.valid() and cursor.key() == end:
             cursor.prev()
-        return _entries_back(cursor, options)
+        return _entries_back(cursor, begin)
 
     def cursor(self, family: Family, begin: bytes, end: bytes) -> Cursor:
         """The entries with begin <= key < end as they are at this moment, to be read from any place again and again."""
@@ -212,9 +210,10 @@ def _entries(cursor: RdictIter, _options: ReadOptions) -> Iterator[tuple[bytes, 
     cursor.status()
 
 
-def _entries_back(cursor: RdictIter, _options: ReadOptions) -> Iterator[tuple[bytes, bytes]]:
-    while cursor.valid():
-        yield cursor.key(), cursor.value()
+def _entries_back(cursor: RdictIter, begin: bytes) -> Iterator[tuple[bytes, bytes]]:
+    # rocksdict's lower bound acts as an upper one, so the keys are looked at here.
+    while cursor.valid() and (key := cursor.key()) >= begin:
+        yield key, cursor.value()
         cursor.prev()
     cursor.status()
 

@@ -112,8 +112,8 @@ async def test_errors_have_their_class_and_field(connect: Connect, endpoint: str
 async def test_batches_and_pipelines_write_what_a_snapshot_gives(connect: Connect, endpoint: str, name: str) -> None:
     async with connect(endpoint) as client:
         await client.create_table(name)
-        await client.batch_write_item(name, puts=[{"id": "x", "n": 1}, {"id": "y", "n": 1}])
-        await client.batch_write_item(name, deletes=[{"id": "y"}])
+        await client.batch_write_item({name: [Put({"id": "x", "n": 1}), Put({"id": "y", "n": 1})]})
+        await client.batch_write_item({name: [Delete({"id": "y"})]})
         operations: list[headrace.Operation] = [
             *(Put({"id": f"{number:04d}", "n": number}) for number in range(2_000)),
             Update({"id": "0000"}, "SET n = :n", values={":n": -1}),

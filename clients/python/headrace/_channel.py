@@ -32,8 +32,16 @@ _KEEPALIVE_TIMEOUT_MS: Final = 20_000
 # Only these may be sent twice without harm. A write that failed with UNAVAILABLE may have happened, and sending
 # it again could undo what another writer did in between.
 _RETRIED_METHODS: Final = {
-    "headrace.v1.TableService": ("DescribeTable", "ListTables"),
-    "headrace.v1.ItemService": ("GetItem",),
+    "headrace.v1.TableService": ("DescribeTable", "ListTables", "DescribeTimeToLive", "ListTagsOfResource"),
+    # A transaction carries a token, by which the broker knows that it has carried it out.
+    "headrace.v1.ItemService": (
+        "GetItem",
+        "BatchGetItem",
+        "Query",
+        "Scan",
+        "TransactGetItems",
+        "TransactWriteItems",
+    ),
     "headrace.v1.StreamService": ("ListStreams", "DescribeStream", "GetShardIterator"),
     "headrace.v1.ConsumerService": (
         "DescribeConsumerGroup",
