@@ -222,7 +222,7 @@ def test_capacity_is_told_as_asked(client: Client, table: TestTable) -> None:
     request.item.attributes["n"].n = "2"
     request.return_consumed_capacity = pb.RETURN_CONSUMED_CAPACITY_INDEXES
     assert client.items.PutItem(request).consumed_capacity.table.write_capacity_units == 2
-    get = pb.GetItemRequest(table_name=table.name, key=item(id="a"), return_consumed_capacity=1)
+    get = pb.GetItemRequest(table_name=table.name, key=item(id="a"))
     for consistent, units in ((False, 0.5), (True, 1)):
         get.consistent_read = consistent
         get.return_consumed_capacity = pb.RETURN_CONSUMED_CAPACITY_TOTAL
