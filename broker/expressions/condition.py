@@ -63,6 +63,9 @@ class ExpressionKind(StrEnum):
     KEY_CONDITION = "KeyConditionExpression"
 
 
+_WHERES: Final = {kind: Where(kind) for kind in ExpressionKind}
+
+
 class Size(NamedTuple):
     """size(operand)."""
 
@@ -104,14 +107,14 @@ def parse_condition(
 ) -> Condition:
     """Reads a condition. Raises ValidationError."""
     names: set[str] = set()
-    test = _Binding(placeholders, Where(kind), names).test(condition_tree(text, kind))
+    test = _Binding(placeholders, _WHERES[kind], names).test(condition_tree(text, kind))
     return Condition(test, frozenset(names))
 
 
 @lru_cache(TREES_KEPT_MAX)
 def condition_tree(text: str, kind: ExpressionKind) -> object:
     """The tree of a condition. Raises ValidationError."""
-    parser = Parser(text, Where(kind))
+    parser = Parser(text, _WHERES[kind])
     tree = _condition(parser, _or(parser))
     parser.finish()
     return tree

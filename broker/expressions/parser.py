@@ -43,13 +43,17 @@ class PathRef(NamedTuple):
     """A document path, whose names may be #placeholders."""
 
     steps: Path
+    has_placeholders: bool
 
     def resolved(self, placeholders: Placeholders, where: Where) -> Path:
         """The path with its names. Raises ValidationError if one is not defined."""
-        if not any(isinstance(step, str) and step[0] == "#" for step in self.steps):
+        if not self.has_placeholders:
             return self.steps
         return tuple(
-            placeholders.name(step, where) if isinstance(step, str) and step[0] == "#" else step for step in self.steps
+            [
+                placeholders.name(step, where) if isinstance(step, str) and step[0] == "#" else step
+                for step in self.steps
+            ]
         )
 
 
@@ -145,7 +149,7 @@ class Parser:
                 steps.append(self._index())
                 self.expect("]")
             else:
-                return PathRef(tuple(steps))
+                return PathRef(tuple(steps), any(isinstance(step, str) and step[0] == "#" for step in steps))
 
     def operator(self) -> None:
         """Counts an operator or function."""

@@ -29,7 +29,7 @@ class Placeholders:
         """Raises ValidationError for a key that no expression could name."""
         for given, pattern, what in ((names, _NAME, "Names"), (values, _VALUE, "Values")):
             for key in given:
-                if len(key) > PLACEHOLDER_BYTES_MAX or pattern.fullmatch(key) is None:
+                if pattern.fullmatch(key) is None or len(key) > PLACEHOLDER_BYTES_MAX:
                     raise ValidationError(
                         f'ExpressionAttribute{what} contains invalid key: Syntax error; key: "{key[:100]}"',
                         field=f"expression_attribute_{what.lower()}",
@@ -59,8 +59,10 @@ class Placeholders:
 
     def check_all_used(self) -> None:
         """Raises ValidationError if a placeholder is given that no expression uses."""
+        if len(self._used) == len(self._names) + len(self._values):
+            return
         for given, what in ((self._names, "Names"), (self._values, "Values")):
-            if given and not given.keys() <= self._used:
+            if not given.keys() <= self._used:
                 unused = ", ".join(sorted(given.keys() - self._used))
                 raise ValidationError(
                     f"Value provided in ExpressionAttribute{what} unused in expressions: keys: {{{unused}}}",

@@ -26,7 +26,7 @@ from broker.model import numbers
 from broker.model.errors import ValidationError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Callable, Collection, Iterable
 
     from broker.expressions.paths import Path
     from broker.expressions.placeholders import Placeholders
@@ -81,19 +81,20 @@ class _Change(NamedTuple):
 class Update:
     """Changes of an item, ready to be applied."""
 
-    __slots__ = ("_changes", "_is_flat", "_paths", "creates", "touched")
+    __slots__ = ("_changes", "_is_flat", "_paths", "creates", "names", "touched")
 
-    def __init__(self, changes: list[_Change]) -> None:
-        self._changes = sorted(changes, key=_order)
+    def __init__(self, changes: list[_Change], names: Iterable[str] = ()) -> None:
+        self._changes = changes if len(changes) == 1 else sorted(changes, key=_order)
         self._paths = [change.path for change in changes]
         self._is_flat = all(len(path) == 1 for path in self._paths)
         # Whether it makes an item of one that is missing: one that only takes away does not.
         self.creates = not changes or any(change.section in ("SET", "ADD") for change in changes)
-        # The attributes that it changes, or parts of.
-        self.touched = frozenset(str(path[0]) for path in self._paths)
+        # The attributes that it changes, or parts of; and all that it mentions.
+        self.touched = frozenset([path[0] for path in self._paths])
+        self.names = self.touched.union(names)
 
     def apply(self, attributes: Attributes, *, is_new: bool = False) -> Attributes:
-        """The item after the update; the one given stays as it is.
+        """The item after the update; the one given stays as it is. Attributes that it does not mention may be left out.
 
         `is_new` says that there is none: then nothing can be removed from parts of it, and that is no error. Raises
         ValidationError if the update does not fit the item.
@@ -142,7 +143,7 @@ def parse_update(text: str, placeholders: Placeholders, key_names: Collection[st
                 field=_FIELD,
                 attribute=path[0],
             )
-    return Update(changes)
+    return Update(changes, binding.names)
 
 
 @lru_cache(TREES_KEPT_MAX)
@@ -220,6 +221,8 @@ class _Binding:
 
     def __init__(self, placeholders: Placeholders) -> None:
         self._placeholders = placeholders
+        # The attributes that operands are read from.
+        self.names: set[str] = set()
 
     def change(self, action: Action) -> Get | None:
         """What an action assigns, adds or deletes; None if it removes."""
@@ -241,7 +244,7 @@ class _Binding:
             value = self._placeholders.value(node.reference, _WHERE)
             return lambda _: value
         if isinstance(node, PathRef):
-            found = getter(node.resolved(self._placeholders, _WHERE))
+            found = self._getter(node)
             return lambda item: _existing(found(item))
         assert isinstance(node, Call)
         if len(node.operands) != 2:  # noqa: PLR2004 (all have two)
@@ -267,9 +270,14 @@ class _Binding:
     def _if_not_exists(self, path: object, otherwise: object) -> Get:
         if not isinstance(path, PathRef):
             _WHERE.fail("Operator or function requires a document path; operator or function: if_not_exists")
-        found = getter(path.resolved(self._placeholders, _WHERE))
+        found = self._getter(path)
         default = self._get(otherwise)
         return lambda item: default(item) if (value := found(item)) is None else value
+
+    def _getter(self, reference: PathRef) -> Callable[[Attributes], Value | None]:
+        path = reference.resolved(self._placeholders, _WHERE)
+        self.names.add(path[0])
+        return getter(path)
 
     def _check_type(self, name: str, operand: object, needed: str) -> None:
         if isinstance(operand, ValueRef):

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from broker.expressions.condition import Condition
     from broker.expressions.update import Update
     from broker.model.clock import Version
+    from broker.model.values import Attributes
     from broker.storage.commit import Group
     from broker.storage.layout import StoredItem
     from broker.tables.capacity import CapacityMetering
@@ -117,13 +118,17 @@ class _SingleWrite:
     def _existing(self, group: Group) -> StoredItem | None:
         """The item as it is. Raises ConditionalCheckFailedError if the condition does not hold for it."""
         old = group.get_item(self.key.stored)
-        if self._condition is not None and not self._condition.holds(
-            {} if old is None else items.decode(old.item.encoded)
-        ):
+        condition = self._condition
+        if condition is not None:
+            item = pb.Item() if old is None else pb.Item.FromString(old.item.encoded)
+            self._check(condition, old, items.decode_some(item, condition.names))
+        return old
+
+    def _check(self, condition: Condition, old: StoredItem | None, attributes: Attributes) -> None:
+        if not condition.holds(attributes):
             raise ConditionalCheckFailedError(
                 "The conditional request failed", item=None if old is None else old.item, field="condition_expression"
             )
-        return old
 
 
 class Put(_SingleWrite):
@@ -191,13 +196,23 @@ class Change(_SingleWrite):
 
     def decide(self, group: Group) -> Decision:
         """Raises ConditionalCheckFailedError, or ValidationError if the update does not fit the item or an index."""
-        old = self._existing(group)
-        if old is None and not self._update.creates:
+        update, condition = self._update, self._condition
+        old = group.get_item(self.key.stored)
+        if condition is not None and old is None:
+            self._check(condition, None, {})
+        if old is None and not update.creates:
             return Decision(None, None)
-        attributes = items.decode(self.key.encoded if old is None else old.item.encoded)
-        new = items.encode(self._update.apply(attributes, is_new=old is None))
+        encoded, size_bytes = (self.key.encoded, self.key.size_bytes) if old is None else old.item
+        item = pb.Item.FromString(encoded)
+        # Only what the expressions mention is looked at.
+        names = update.names if condition is None else update.names | condition.names
+        attributes = items.decode_some(item, names)
+        if condition is not None and old is not None:
+            self._check(condition, old, attributes)
+        after = update.apply(attributes, is_new=old is None)
+        new = items.with_changes(item, size_bytes, {name: after.get(name) for name in update.touched})
         if self.table.indexes:
-            self.table.indexes.check(self.key, pb.Item.FromString(new.encoded), new)
+            self.table.indexes.check(self.key, item, new)
         return Decision(old, new)
 
 
