@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from itertools import pairwise
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeAlias
 
 from google.protobuf.message import DecodeError
 
@@ -35,6 +35,10 @@ _KEPT_NAME_BYTES: Final[dict[str, int]] = {}
 _LEVELS_DISCARDED_AT_ONCE: Final = 16
 
 
+# An item as a message, for who must look inside; made and taken apart only here and in `keys`.
+Item: TypeAlias = pb.Item
+
+
 class EncodedItem(NamedTuple):
     """An item as canonical bytes of a protobuf Item, and its size by DynamoDB's rules."""
 
@@ -42,8 +46,8 @@ class EncodedItem(NamedTuple):
     size_bytes: int
 
 
-def parse_item(data: bytes) -> pb.Item:
-    """The item that a request holds as bytes. Raises ValidationError if they are none, or nest far too deep."""
+def parse_item(data: bytes) -> Item:
+    """The item that some bytes are. Raises ValidationError if they are none, or nest far too deep."""
     try:
         return pb.Item.FromString(data)
     except DecodeError as error:
@@ -54,7 +58,17 @@ def parse_item(data: bytes) -> pb.Item:
         ) from error
 
 
-def canonicalize(item: pb.Item) -> EncodedItem:
+def parts_of(item: Item, names: Iterable[str]) -> Item:
+    """A copy of those attributes of an item that have these names."""
+    part = pb.Item()
+    for name in names:
+        # Looking a missing name up would add it.
+        if name in item.attributes:
+            part.attributes[name].CopyFrom(item.attributes[name])
+    return part
+
+
+def canonicalize(item: Item) -> EncodedItem:
     """Checks an item and makes it canonical, changing the message given.
 
     Raises ValidationError for a value that breaks DynamoDB's rules or an item over 400 KB.
@@ -94,14 +108,14 @@ def decode(encoded: bytes) -> Attributes:
     return {name: _decode_value(value) for name, value in item.attributes.items()}
 
 
-def decode_some(item: pb.Item, names: Iterable[str]) -> Attributes:
+def decode_some(item: Item, names: Iterable[str]) -> Attributes:
     """Those attributes of a canonical item that have these names."""
     attributes = item.attributes
     # Looking a missing name up would add it.
     return {name: _decode_value(attributes[name]) for name in names if name in attributes}
 
 
-def with_changes(item: pb.Item, size_bytes: int, changes: Mapping[str, Value | None]) -> EncodedItem:
+def with_changes(item: Item, size_bytes: int, changes: Mapping[str, Value | None]) -> EncodedItem:
     """A canonical item with some attributes replaced, or removed by None; changes the message given.
 
     Only what changes is checked. Raises ValidationError for a value that breaks a rule, or an item over 400 KB.

@@ -11,11 +11,11 @@ import logging
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
+from broker.encoding.items import parse_item
 from broker.encoding.keys import table_prefix
 from broker.model.errors import HeadraceError
 from broker.storage.rocks import Family
 from broker.tables.operations import replace_item
-from headrace.v1 import attribute_value_pb2 as pb
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -141,7 +141,7 @@ class _Fill:
         table = self._table
         item = None if table.is_deleted else group.get_item(self._stored)
         if item is not None:
-            table.indexes.fill(group, table.keys.of_item(pb.Item.FromString(item.item.encoded)), item)
+            table.indexes.fill(group, table.keys.of_item(parse_item(item.item.encoded)), item)
 
 
 class _Expire:
@@ -161,7 +161,7 @@ class _Expire:
         old = None if table.is_deleted or expiry is None else group.get_item(self._stored)
         if old is None or expiry is None:
             return False
-        item = pb.Item.FromString(old.item.encoded)
+        item = parse_item(old.item.encoded)
         time = expiry.time(item)
         if time is None or not self._now - EXPIRED_SECONDS_MAX <= time < self._now:
             return False

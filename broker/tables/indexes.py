@@ -10,14 +10,13 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from broker.encoding import items
-from broker.encoding.items import EncodedItem
+from broker.encoding.items import EncodedItem, Item
 from broker.encoding.keys import TABLE_ID_BYTES, KeyCodec, table_prefix
 from broker.model.errors import ValidationError
 from broker.model.tables import KeyAttributeType, ProjectionType
 from broker.model.values import ITEM_SIZE_BYTES_MAX
 from broker.storage import layout
 from broker.storage.rocks import Family
-from headrace.v1 import attribute_value_pb2 as pb
 
 if TYPE_CHECKING:
     from broker.encoding.keys import ItemKey
@@ -54,20 +53,16 @@ class IndexCodec:
         )
         self._own_attributes = [a for a in self.keys.attributes if a.name not in {k.name for k in table.key_attributes}]
 
-    def entry(self, place: bytes, item: pb.Item, encoded: EncodedItem) -> tuple[bytes, EncodedItem] | None:
+    def entry(self, place: bytes, item: Item, encoded: EncodedItem) -> tuple[bytes, EncodedItem] | None:
         """The key and the content of an item's entry; None if the item does not belong into the index."""
         key = self.keys.entry(item.attributes)
         if key is None:
             return None
         if self.names is None:
             return key + place, encoded
-        projected = pb.Item()
-        for name in self.names:
-            if name in item.attributes:
-                projected.attributes[name].CopyFrom(item.attributes[name])
-        return key + place, items.canonicalize(projected)
+        return key + place, items.canonicalize(items.parts_of(item, self.names))
 
-    def check(self, item: pb.Item) -> None:
+    def check(self, item: Item) -> None:
         """Raises ValidationError if an attribute of the index's key is there and cannot be one."""
         index = self.definition
         for attribute in self._own_attributes:
@@ -103,7 +98,7 @@ class ExpiryCodec:
         self.attribute = time_to_live.attribute
         self.prefix = table_prefix(time_to_live.id)
 
-    def time(self, item: pb.Item) -> int | None:
+    def time(self, item: Item) -> int | None:
         """When an item expires, in whole seconds; None if never, also if the attribute is no number."""
         if self.attribute not in item.attributes:
             return None
@@ -113,7 +108,7 @@ class ExpiryCodec:
         time = int(Decimal(value.n))
         return time if 0 <= time <= TIME_MAX else None
 
-    def key(self, place: bytes, item: pb.Item) -> bytes | None:
+    def key(self, place: bytes, item: Item) -> bytes | None:
         """The key of an item's entry; None if it has none."""
         time = self.time(item)
         return None if time is None else self.before(time) + place
@@ -142,7 +137,7 @@ class Indexes:
         """The index of a name."""
         return self._codecs.get(name)
 
-    def check(self, key: ItemKey, item: pb.Item, encoded: EncodedItem) -> None:
+    def check(self, key: ItemKey, item: Item, encoded: EncodedItem) -> None:
         """Raises ValidationError if an item cannot be written because of an index."""
         for codec in self._codecs.values():
             codec.check(item)
@@ -162,8 +157,8 @@ class Indexes:
     ) -> list[IndexChange]:
         """Changes the entries of an item that is changed from `old` to `new`; returns those that differ."""
         place = key.place
-        old_item = None if old is None else pb.Item.FromString(old.encoded)
-        new_item = None if new is None else pb.Item.FromString(new.encoded)
+        old_item = None if old is None else items.parse_item(old.encoded)
+        new_item = None if new is None else items.parse_item(new.encoded)
         changes: list[IndexChange] = []
         for codec in self._codecs.values():
             before = None if old is None or old_item is None else codec.entry(place, old_item, old)
@@ -195,7 +190,7 @@ class Indexes:
 
     def fill(self, group: Group, key: ItemKey, item: StoredItem) -> None:
         """Adds the entries of an item to the indexes that are being filled, unless they are there."""
-        whole, place = pb.Item.FromString(item.item.encoded), key.place
+        whole, place = items.parse_item(item.item.encoded), key.place
         for codec in self._codecs.values():
             entry = codec.entry(place, whole, item.item) if codec.definition.is_backfilling else None
             if entry is not None and group.get(Family.INDEXES, entry[0]) is None:

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 from broker.encoding import items
 from broker.model.errors import ConditionalCheckFailedError
 from broker.tables.capacity import Consumption, write_units
-from headrace.v1 import attribute_value_pb2 as pb
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -120,8 +119,10 @@ class _SingleWrite:
         old = group.get_item(self.key.stored)
         condition = self._condition
         if condition is not None:
-            item = pb.Item() if old is None else pb.Item.FromString(old.item.encoded)
-            self._check(condition, old, items.decode_some(item, condition.names))
+            found = {}
+            if old is not None:
+                found = items.decode_some(items.parse_item(old.item.encoded), condition.names)
+            self._check(condition, old, found)
         return old
 
     def _check(self, condition: Condition, old: StoredItem | None, attributes: Attributes) -> None:
@@ -203,7 +204,7 @@ class Change(_SingleWrite):
         if old is None and not update.creates:
             return Decision(None, None)
         encoded, size_bytes = (self.key.encoded, self.key.size_bytes) if old is None else old.item
-        item = pb.Item.FromString(encoded)
+        item = items.parse_item(encoded)
         # Only what the expressions mention is looked at.
         names = update.names if condition is None else update.names | condition.names
         attributes = items.decode_some(item, names)

@@ -17,10 +17,9 @@ from broker.model.errors import ValidationError
 from broker.model.tables import HASH_MAX, ProjectionType
 from broker.storage.rocks import Family
 from broker.tables.capacity import read_units
-from headrace.v1 import attribute_value_pb2 as pb
 
 if TYPE_CHECKING:
-    from broker.encoding.items import EncodedItem
+    from broker.encoding.items import EncodedItem, Item
     from broker.expressions.condition import Condition
     from broker.expressions.key_condition import KeyCondition
     from broker.expressions.projection import Projection
@@ -60,7 +59,7 @@ class Reading:
     filter: Condition | None = None
     projection: Projection | None = None
     limit: int | None = None
-    start_key: pb.Item | None = None
+    start_key: Item | None = None
     is_consistent: bool = False
 
 
@@ -244,22 +243,19 @@ def _check_reading(reading: Reading) -> None:
             )
 
 
-def _stored_key(reading: Reading, key: pb.Item) -> bytes:
+def _stored_key(reading: Reading, key: Item) -> bytes:
     index, table = reading.index, reading.table
     items.canonicalize(key)
     if index is None:
         return table.keys.of_key(key).stored
     if key.attributes.keys() == index.key_names:
-        table_key = pb.Item()
-        for name in table.keys.names:
-            table_key.attributes[name].CopyFrom(key.attributes[name])
         entry = index.keys.entry(key.attributes)
         if entry is not None:
-            return entry + table.keys.of_key(table_key).place
+            return entry + table.keys.of_key(items.parts_of(key, table.keys.names)).place
     raise ValidationError("The provided key element does not match the schema", field="exclusive_start_key")
 
 
-def _start(reading: Reading, start_key: pb.Item) -> bytes:
+def _start(reading: Reading, start_key: Item) -> bytes:
     """The stored key that an exclusive start key means; there need be nothing under it."""
     try:
         return _stored_key(reading, start_key)
@@ -284,7 +280,7 @@ async def _page(reader: ItemReader, reading: Reading, keys: _Range) -> Page:
         read_bytes += item.size_bytes
         last, encoded = item, item.encoded
         if needs_table:
-            whole = reader.peek(reading.table.keys.of_item(pb.Item.FromString(encoded)))
+            whole = reader.peek(reading.table.keys.of_item(items.parse_item(encoded)))
             # The entry is of the moment the page began; the item may have gone since.
             if whole is not None:
                 fetched_units += read_units(whole.size_bytes, consistent=reading.is_consistent)
@@ -337,10 +333,7 @@ def _shown(reading: Reading, encoded: bytes) -> bytes | None:
 
 def _key_of(reading: Reading, item: EncodedItem) -> bytes:
     """The key of an item or entry, as an exclusive start key names it."""
-    whole = pb.Item.FromString(item.encoded)
+    whole = items.parse_item(item.encoded)
     if reading.index is None:
         return reading.table.keys.of_item(whole).encoded
-    key = pb.Item()
-    for name in reading.index.key_names:
-        key.attributes[name].CopyFrom(whole.attributes[name])
-    return items.canonicalize(key).encoded
+    return items.canonicalize(items.parts_of(whole, reading.index.key_names)).encoded
