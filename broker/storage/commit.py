@@ -249,7 +249,9 @@ class Group:
             self._log_sizes[shard] = size
         for table_id, (more_items, more_bytes) in self._growth.items():
             before = self._sizes.get(table_id, layout.NO_ITEMS)
-            after = self._sizes[table_id] = layout.Size(before.items + more_items, before.bytes + more_bytes)
+            # A store of before there were sizes has not counted what it held then.
+            after = layout.Size(max(0, before.items + more_items), max(0, before.bytes + more_bytes))
+            self._sizes[table_id] = after
             self.put(Family.CATALOG, layout.size_key(table_id), layout.encode_size(after))
         counters = layout.Counters(self._sequence_number, self._clock.last, self._id, self.now_ms)
         self.put(Family.CATALOG, layout.COUNTERS_KEY, layout.encode_counters(counters))

@@ -11,13 +11,25 @@ import pytest
 
 from headrace.v1 import backup_service_pb2 as pb
 from headrace.v1.consumer_service_pb2 import ConsumeStart, DescribeConsumerGroupRequest
-from headrace.v1.table_service_pb2 import DescribeTableRequest
+from headrace.v1.item_service_pb2 import QueryRequest
+from headrace.v1.table_service_pb2 import DescribeTableRequest, ListTagsOfResourceRequest
 from tests.broker_process import BrokerProcess
 from tests.conftest import eventually
 from tests.consuming import TRIM_HORIZON, Member
 from tests.restoring import backup_folder, restored, run_restore
-from tests.rpc import Client, TestTable, batch, put, refused, unique_name
-from tests.values import item
+from tests.rpc import (
+    Client,
+    TestTable,
+    batch,
+    create_table_request,
+    definitions,
+    global_index,
+    local_index,
+    put,
+    refused,
+    unique_name,
+)
+from tests.values import item, to_attribute_value, value
 
 MISSING_ARN = "arn:aws:dynamodb:eu-north-1:000000000000:backup/00000000000001-00000000"
 
@@ -61,6 +73,37 @@ def test_a_restored_table_is_ordinary_but_has_no_stream(
     assert client.contents(copy) == before
     client.put(name, item(id="a", n=3))
     assert client.get(name, item(id="a")) != before[next(iter(before))]
+
+
+def test_a_restored_table_has_its_indexes_and_nothing_of_what_dynamodb_leaves_out(client: Client) -> None:
+    request = create_table_request(unique_name(), keys="customer:S n:N")
+    request.attribute_definitions.extend(definitions("amount:N stage:S"))
+    request.local_secondary_indexes.append(local_index("by-amount", "customer amount"))
+    request.global_secondary_indexes.append(global_index("by-stage", "stage"))
+    request.tags.add(key="team", value="blue")
+    client.tables.CreateTable(request)
+    orders = [item(customer="a", n=n, amount=10 - n, stage="open") for n in range(3)]
+    client.write_items(batch(request.table_name, *map(put, orders)))
+    made = client.backups.CreateBackup(pb.CreateBackupRequest(backup_name=unique_name("backup"))).backup_details
+    client.delete(request.table_name, item(customer="a", n=1))
+    name = unique_name("restored")
+    description = restore(client, made.backup_arn, request.table_name, name).table_description
+    indexes = [*description.local_secondary_indexes, *description.global_secondary_indexes]
+    assert [(index.index_name, index.item_count, index.backfilling) for index in indexes] == [
+        ("by-amount", 3, False),
+        ("by-stage", 3, False),
+    ]
+    assert description.item_count == 3
+    query = QueryRequest(
+        table_name=name,
+        index_name="by-amount",
+        key_condition_expression="customer = :c",
+        expression_attribute_values={":c": to_attribute_value(value("a"))},
+    )
+    assert [found.attributes["n"].n for found in client.items.Query(query).items] == ["2", "1", "0"]
+    arn = ListTagsOfResourceRequest(resource_arn=description.table_arn)
+    assert not client.tables.ListTagsOfResource(arn).tags
+    client.backups.DeleteBackup(pb.DeleteBackupRequest(backup_arn=made.backup_arn))
 
 
 def test_backups_are_listed_by_pages(client: Client, backup: pb.BackupDetails) -> None:
