@@ -24,6 +24,7 @@ from broker.storage.watermark import Watermarks
 from broker.streams.iterators import Iterators
 from broker.streams.metering import Metering
 from broker.streams.tail import LogReader
+from broker.tables.capacity import CapacityMetering
 from broker.tables.catalog import Catalog
 from broker.tables.read import ItemReader
 from broker.tables.upkeep import Upkeep
@@ -56,7 +57,8 @@ class Node:
         watermarks = Watermarks()
         self._journal = EmbeddedJournal(store)
         self._committer = committer = Committer(store, self._journal, watermarks, clock, region)
-        catalog = Catalog(store, committer, region, random)
+        capacity = CapacityMetering(clock)
+        catalog = Catalog(store, committer, region, random, capacity.forget)
         log = LogReader(store, watermarks, clock)
         for stream in catalog.streams.all():
             log.recover(stream)
@@ -73,6 +75,7 @@ class Node:
             watermarks=watermarks,
             log=log,
             metering=metering,
+            capacity=capacity,
             iterators=Iterators(identity.iterator_secret, clock),
             groups=groups,
             members=members,
@@ -84,7 +87,7 @@ class Node:
         self._is_serving = False
         self._committing: asyncio.Task[None] | None = None
         self._keeping_up: asyncio.Task[None] | None = None
-        self._expose_metrics(committer, log, metering, members)
+        self._expose_metrics(committer, log, metering, capacity, members)
 
     async def start(self) -> dict[str, str]:
         """Serves; returns the region and the addresses. Raises AddressInUseError if a port is taken."""
@@ -134,7 +137,14 @@ class Node:
         self._store.close()
         self._telemetry.close()
 
-    def _expose_metrics(self, committer: Committer, log: LogReader, metering: Metering, members: Members) -> None:
+    def _expose_metrics(
+        self,
+        committer: Committer,
+        log: LogReader,
+        metering: Metering,
+        capacity: CapacityMetering,
+        members: Members,
+    ) -> None:
         telemetry = self._telemetry
         telemetry.counter("headrace_groups", "Group commits", lambda: committer.groups_total)
         telemetry.counter("headrace_operations", "Operations evaluated", lambda: committer.operations_total)
@@ -150,6 +160,12 @@ class Node:
             telemetry.labelled_counter(
                 f"headrace_stream_{name}", description, partial(_usage_by_stream, metering, name)
             )
+        for name, description, field in (
+            ("consumed_read_capacity_units", "Read units consumed, by table", "read_units"),
+            ("consumed_write_capacity_units", "Write units consumed, by table", "write_units"),
+            ("throttled_requests", "Requests beyond provisioned throughput, by table", "throttled_requests"),
+        ):
+            telemetry.labelled_counter(f"headrace_{name}", description, partial(_usage_by_table, capacity, field))
         telemetry.counter(
             "headrace_trimmed_bytes",
             "Bytes of change records trimmed",
@@ -176,3 +192,7 @@ def _usage_by_stream(metering: Metering, name: str) -> list[tuple[int, dict[str,
         (getattr(usage, name), {"table": usage.table_name, "stream_label": usage.stream_label})
         for usage in metering.all()
     ]
+
+
+def _usage_by_table(capacity: CapacityMetering, name: str) -> list[tuple[float, dict[str, str]]]:
+    return [(getattr(usage, name), {"table": usage.table_name}) for usage in capacity.all()]

@@ -60,13 +60,13 @@ class Telemetry:
         self._meter.create_observable_gauge(name, [_observing(read)], description=description)
 
     def labelled_counter(
-        self, name: str, description: str, read: Callable[[], Iterable[tuple[int, dict[str, str]]]]
+        self, name: str, description: str, read: Callable[[], Iterable[tuple[float, dict[str, str]]]]
     ) -> None:
         """Numbers that only rise, each with its labels."""
         self._meter.create_observable_counter(name, [_observing_each(read)], description=description)
 
     def labelled_gauge(
-        self, name: str, description: str, read: Callable[[], Iterable[tuple[int, dict[str, str]]]]
+        self, name: str, description: str, read: Callable[[], Iterable[tuple[float, dict[str, str]]]]
     ) -> None:
         """Numbers as they are now, each with its labels."""
         self._meter.create_observable_gauge(name, [_observing_each(read)], description=description)
@@ -90,7 +90,7 @@ def _observing(read: Callable[[], int]) -> Callable[[CallbackOptions], Iterable[
 
 
 def _observing_each(
-    read: Callable[[], Iterable[tuple[int, dict[str, str]]]],
+    read: Callable[[], Iterable[tuple[float, dict[str, str]]]],
 ) -> Callable[[CallbackOptions], Iterable[Observation]]:
     def observe(_: CallbackOptions) -> Iterable[Observation]:
         return [Observation(value, labels) for value, labels in read()]

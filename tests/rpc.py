@@ -53,6 +53,8 @@ KEY_ATTRIBUTE_TYPES: Final = {
     "B": table_pb2.SCALAR_ATTRIBUTE_TYPE_B,
 }
 
+PROJECT_ALL: Final = table_pb2.Projection(projection_type=table_pb2.PROJECTION_TYPE_ALL)
+
 _UNIQUE: Final = itertools.count(1)
 
 
@@ -262,22 +264,54 @@ def create_table_request(
     name: str, *, keys: str = "id:S", view_type: record_pb2.StreamViewType.ValueType | None = None
 ) -> table_service_pb2.CreateTableRequest:
     """A valid CreateTable request, for tests to use or to spoil."""
-    named = [key.split(":") for key in keys.split()]
     specification = None
     if view_type is not None:
         specification = table_pb2.StreamSpecification(stream_enabled=True, stream_view_type=view_type)
     return table_service_pb2.CreateTableRequest(
         table_name=name,
-        key_schema=[
-            table_pb2.KeySchemaElement(attribute_name=attribute, key_type=role)
-            for (attribute, _), role in zip(named, (table_pb2.KEY_TYPE_HASH, table_pb2.KEY_TYPE_RANGE), strict=False)
-        ],
-        attribute_definitions=[
-            table_pb2.AttributeDefinition(attribute_name=attribute, attribute_type=KEY_ATTRIBUTE_TYPES[type_])
-            for attribute, type_ in named
-        ],
+        key_schema=key_schema(*(key.split(":")[0] for key in keys.split())),
+        attribute_definitions=definitions(keys),
         stream_specification=specification,
     )
+
+
+def local_index(name: str, keys: str, projection: table_pb2.Projection | None = None) -> table_pb2.LocalSecondaryIndex:
+    """A local index of all attributes unless told otherwise; `keys` reads like "customer order"."""
+    return table_pb2.LocalSecondaryIndex(
+        index_name=name, key_schema=key_schema(*keys.split()), projection=projection or PROJECT_ALL
+    )
+
+
+def global_index(
+    name: str,
+    keys: str,
+    projection: table_pb2.Projection | None = None,
+    throughput: table_pb2.ProvisionedThroughput | None = None,
+) -> table_pb2.GlobalSecondaryIndex:
+    """A global index of all attributes unless told otherwise; `keys` reads like "customer order"."""
+    return table_pb2.GlobalSecondaryIndex(
+        index_name=name,
+        key_schema=key_schema(*keys.split()),
+        projection=projection or PROJECT_ALL,
+        provisioned_throughput=throughput,
+    )
+
+
+def key_schema(*names: str) -> list[table_pb2.KeySchemaElement]:
+    """A partition key, and a sort key if there is a second name."""
+    return [
+        table_pb2.KeySchemaElement(attribute_name=name, key_type=role)
+        for name, role in zip(names, (table_pb2.KEY_TYPE_HASH, table_pb2.KEY_TYPE_RANGE), strict=False)
+    ]
+
+
+def definitions(attributes: str) -> list[table_pb2.AttributeDefinition]:
+    """Attribute definitions, from what reads like "customer:S order:N"."""
+    named = [attribute.split(":") for attribute in attributes.split()]
+    return [
+        table_pb2.AttributeDefinition(attribute_name=name, attribute_type=KEY_ATTRIBUTE_TYPES[type_])
+        for name, type_ in named
+    ]
 
 
 def put(

@@ -244,6 +244,11 @@ def table_arn(region: str, table_name: str) -> str:
     return f"arn:aws:dynamodb:{region}:{ACCOUNT}:table/{table_name}"
 
 
+def index_arn(region: str, table_name: str, index_name: str) -> str:
+    """The ARN of an index, in AWS's form."""
+    return f"{table_arn(region, table_name)}/index/{index_name}"
+
+
 def stream_arn(region: str, table_name: str, label: str) -> str:
     """The ARN of a stream, in AWS's form."""
     return f"arn:aws:dynamodb:{region}:{ACCOUNT}:table/{stream_name(table_name, label)}"

@@ -9,14 +9,37 @@ from google.protobuf import timestamp_pb2
 
 from broker.model.errors import ValidationError
 from broker.model.sequence import format_sequence_number
-from broker.model.tables import KeyAttributeType, StreamSettings, StreamViewType, table_arn
-from headrace.v1 import record_pb2, stream_service_pb2, table_pb2
+from broker.model.tables import (
+    Index,
+    KeyAttributeType,
+    ProjectionType,
+    StreamSettings,
+    StreamViewType,
+    Throughput,
+    index_arn,
+    table_arn,
+)
+from broker.tables.definition import BillingMode, NewTable, TableChange, key_types
+from broker.tables.validate import (
+    INVALID,
+    TAGS_MAX,
+    check_attribute_definitions,
+    check_count,
+    check_definitions_used,
+    check_key_schema,
+    check_projection,
+    check_table_name,
+    check_tags,
+    check_throughput,
+)
+from headrace.v1 import item_service_pb2, record_pb2, stream_service_pb2, table_pb2, table_service_pb2
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from broker.model.tables import KeyAttribute, Shard, Stream, Table
     from broker.streams.metering import ReadUsage
+    from broker.tables.capacity import Consumption, Units
     from broker.tables.catalog import Catalog
 
 _MILLIS_PER_SECOND: Final = 1000
@@ -28,6 +51,18 @@ _SCALAR_TO_PB: Final = {
     letter: table_pb2.ScalarAttributeType.Value(f"SCALAR_ATTRIBUTE_TYPE_{letter}") for letter in KeyAttributeType
 }
 _SCALAR_FROM_PB: Final = {number: letter.value for letter, number in _SCALAR_TO_PB.items()}
+_PROJECTION_TO_PB: Final = {
+    projection: table_pb2.ProjectionType.Value(f"PROJECTION_TYPE_{projection}") for projection in ProjectionType
+}
+_PROJECTION_FROM_PB: Final = {number: projection for projection, number in _PROJECTION_TO_PB.items()}
+_BILLING_TO_PB: Final = {mode: table_pb2.BillingMode.Value(f"BILLING_MODE_{mode}") for mode in BillingMode}
+_BILLING_FROM_PB: Final = {number: mode for mode, number in _BILLING_TO_PB.items()} | {
+    table_pb2.BILLING_MODE_UNSPECIFIED: BillingMode.PAY_PER_REQUEST
+}
+_CAPACITY_LEVELS: Final = (
+    item_service_pb2.RETURN_CONSUMED_CAPACITY_TOTAL,
+    item_service_pb2.RETURN_CONSUMED_CAPACITY_INDEXES,
+)
 _KEY_ROLES: Final = {table_pb2.KEY_TYPE_HASH: "HASH", table_pb2.KEY_TYPE_RANGE: "RANGE"}
 
 
@@ -67,9 +102,144 @@ def key_schema_pairs(schema: Iterable[table_pb2.KeySchemaElement]) -> list[tuple
     return [(element.attribute_name, _KEY_ROLES.get(element.key_type, "")) for element in schema]
 
 
-def definition_letters(definitions: Iterable[table_pb2.AttributeDefinition]) -> dict[str, str | None]:
-    """Type letters by name; an unknown type is None."""
-    return {d.attribute_name: _SCALAR_FROM_PB.get(d.attribute_type) for d in definitions}
+def definition_pairs(definitions: Iterable[table_pb2.AttributeDefinition]) -> list[tuple[str, str | None]]:
+    """(name, type letter) pairs; an unknown type is None."""
+    return [(d.attribute_name, _SCALAR_FROM_PB.get(d.attribute_type)) for d in definitions]
+
+
+def tag_pairs(tags: Iterable[table_pb2.Tag]) -> list[tuple[str, str]]:
+    """(key, value) pairs."""
+    return [(tag.key, tag.value) for tag in tags]
+
+
+def new_table(request: table_service_pb2.CreateTableRequest) -> NewTable:
+    """The table that a request asks for. Raises ValidationError."""
+    check_table_name(request.table_name)
+    definitions = check_attribute_definitions(definition_pairs(request.attribute_definitions))
+    partition_key, sort_key = check_key_schema(key_schema_pairs(request.key_schema), definitions)
+    indexes = (
+        *(_index(index, definitions) for index in request.local_secondary_indexes),
+        *(_index(index, definitions) for index in request.global_secondary_indexes),
+    )
+    keys = [key for key in (partition_key, sort_key) if key is not None]
+    used = dict.fromkeys(key.name for key in (*keys, *(key for index in indexes for key in index.key_attributes)))
+    check_definitions_used(definitions, used, has_indexes=bool(indexes))
+    tags = check_tags(tag_pairs(request.tags))
+    check_count(len(tags), "tags", 0, TAGS_MAX)
+    return NewTable(
+        name=request.table_name,
+        partition_key=partition_key,
+        sort_key=sort_key,
+        view_type=view_type_to_enable(request.stream_specification),
+        stream_settings=replace(StreamSettings(), **changed_settings(request.stream_settings)),
+        indexes=indexes,
+        throughput=_new_table_throughput(request),
+        is_protected=request.deletion_protection_enabled,
+        tags=tags,
+    )
+
+
+def table_change(request: table_service_pb2.UpdateTableRequest) -> TableChange:
+    """The change that a request asks for. Raises ValidationError."""
+    check_table_name(request.table_name)
+    updates = request.global_secondary_index_updates
+    if not {field.name for field, _ in request.ListFields()} - {"table_name", "attribute_definitions"}:
+        raise ValidationError(
+            "At least one of ProvisionedThroughput, BillingMode, UpdateStreamEnabled, GlobalSecondaryIndexUpdates or "
+            "SSESpecification or ReplicaUpdates is required",
+            field="stream_specification",
+        )
+    definitions = check_attribute_definitions(definition_pairs(request.attribute_definitions))
+    new_indexes, deleted, throughputs = [], [], []
+    for update in updates:
+        match update.WhichOneof("change"):
+            case "create":
+                new_indexes.append(_index(update.create, definitions))
+            case "update":
+                check_table_name(update.update.index_name, "index_name")
+                throughputs.append((update.update.index_name, throughput(update.update.provisioned_throughput)))
+            case "delete":
+                check_table_name(update.delete.index_name, "index_name")
+                deleted.append(update.delete.index_name)
+            case _:
+                raise ValidationError(
+                    f"{INVALID}One of GlobalSecondaryIndexUpdate.Update, GlobalSecondaryIndexUpdate.Create, "
+                    "GlobalSecondaryIndexUpdate.Delete must not be null",
+                    field="global_secondary_index_updates",
+                )
+    switches_stream = request.HasField("stream_specification")
+    protection = request.HasField("deletion_protection_enabled")
+    return TableChange(
+        switches_stream=switches_stream,
+        view_type=view_type_to_enable(request.stream_specification) if switches_stream else None,
+        stream_settings=changed_settings(request.stream_settings),
+        definitions=definitions,
+        new_indexes=tuple(new_indexes),
+        deleted_indexes=tuple(deleted),
+        index_throughputs=tuple(throughputs),
+        billing_mode=billing_mode(request.billing_mode) if request.billing_mode else None,
+        throughput=_throughput_of(request),
+        is_protected=request.deletion_protection_enabled if protection else None,
+    )
+
+
+def billing_mode(mode: table_pb2.BillingMode.ValueType) -> BillingMode:
+    """A billing mode; PAY_PER_REQUEST if it is not set. Raises ValidationError."""
+    known = _BILLING_FROM_PB.get(mode)
+    if known is None:
+        raise ValidationError(
+            f"Value {mode} at billing_mode failed to satisfy constraint: Member must satisfy enum value set: "
+            f"[{', '.join(BillingMode)}]",
+            field="billing_mode",
+        )
+    return known
+
+
+def throughput(message: table_pb2.ProvisionedThroughput) -> Throughput:
+    """What is to be provisioned."""
+    return Throughput(read_units=message.read_capacity_units, write_units=message.write_capacity_units)
+
+
+def _throughput_of(
+    message: table_service_pb2.CreateTableRequest
+    | table_service_pb2.UpdateTableRequest
+    | table_pb2.GlobalSecondaryIndex,
+) -> Throughput | None:
+    return throughput(message.provisioned_throughput) if message.HasField("provisioned_throughput") else None
+
+
+def _new_table_throughput(request: table_service_pb2.CreateTableRequest) -> Throughput | None:
+    provisioned = _throughput_of(request)
+    is_provisioned = billing_mode(request.billing_mode) is BillingMode.PROVISIONED
+    if provisioned is not None:
+        check_throughput(provisioned, is_provisioned=is_provisioned)
+    elif is_provisioned:
+        raise ValidationError(
+            f"{INVALID}ReadCapacityUnits and WriteCapacityUnits must both be specified when BillingMode is PROVISIONED",
+            field="provisioned_throughput",
+        )
+    return provisioned
+
+
+def _index(
+    message: table_pb2.LocalSecondaryIndex | table_pb2.GlobalSecondaryIndex,
+    definitions: Mapping[str, KeyAttributeType],
+) -> Index:
+    """An index to create; it gets its id when it is."""
+    check_table_name(message.index_name, "index_name")
+    partition_key, sort_key = check_key_schema(key_schema_pairs(message.key_schema), definitions)
+    names = tuple(message.projection.non_key_attributes)
+    is_global = isinstance(message, table_pb2.GlobalSecondaryIndex)
+    return Index(
+        name=message.index_name,
+        id=0,
+        is_global=is_global,
+        partition_key=partition_key,
+        sort_key=sort_key,
+        projection_type=check_projection(_PROJECTION_FROM_PB.get(message.projection.projection_type), names),
+        non_key_attributes=names,
+        throughput=_throughput_of(message) if isinstance(message, table_pb2.GlobalSecondaryIndex) else None,
+    )
 
 
 def key_schema(attributes: Iterable[KeyAttribute]) -> list[table_pb2.KeySchemaElement]:
@@ -92,12 +262,20 @@ def table_description(
         table_status=status,
         key_schema=key_schema(table.key_attributes),
         attribute_definitions=[
-            table_pb2.AttributeDefinition(attribute_name=a.name, attribute_type=_SCALAR_TO_PB[a.type])
-            for a in table.key_attributes
+            table_pb2.AttributeDefinition(attribute_name=name, attribute_type=_SCALAR_TO_PB[type_])
+            for name, type_ in key_types(table).items()
         ],
         creation_date_time=timestamp(table.create_time_ms),
         stream_settings=stream_settings(table.stream_settings),
+        billing_mode=_BILLING_TO_PB[
+            BillingMode.PAY_PER_REQUEST if table.throughput is None else BillingMode.PROVISIONED
+        ],
+        provisioned_throughput=_provisioned(table.throughput or Throughput(read_units=0, write_units=0)),
+        local_secondary_indexes=[index_description(i, table, catalog) for i in table.indexes if not i.is_global],
+        global_secondary_indexes=[index_description(i, table, catalog) for i in table.indexes if i.is_global],
+        deletion_protection_enabled=table.is_protected,
     )
+    description.item_count, description.table_size_bytes = catalog.size_of(table.id)
     stream = catalog.newest_stream(table)
     if stream is not None:
         description.latest_stream_label = stream.label
@@ -106,6 +284,30 @@ def table_description(
             description.stream_specification.stream_enabled = True
             description.stream_specification.stream_view_type = _VIEW_TYPE_TO_PB[stream.view_type]
     return description
+
+
+def index_description(index: Index, table: Table, catalog: Catalog) -> table_pb2.IndexDescription:
+    """An index as users see it."""
+    items, size_bytes = catalog.size_of(index.id)
+    return table_pb2.IndexDescription(
+        index_name=index.name,
+        index_arn=index_arn(catalog.region, table.name, index.name),
+        key_schema=key_schema(index.key_attributes),
+        projection=table_pb2.Projection(
+            projection_type=_PROJECTION_TO_PB[index.projection_type], non_key_attributes=index.non_key_attributes
+        ),
+        index_status=table_pb2.INDEX_STATUS_CREATING if index.is_backfilling else table_pb2.INDEX_STATUS_ACTIVE,
+        backfilling=index.is_backfilling,
+        provisioned_throughput=None if index.throughput is None else _provisioned(index.throughput),
+        item_count=items,
+        index_size_bytes=size_bytes,
+    )
+
+
+def _provisioned(throughput: Throughput) -> table_pb2.ProvisionedThroughput:
+    return table_pb2.ProvisionedThroughput(
+        read_capacity_units=throughput.read_units, write_capacity_units=throughput.write_units
+    )
 
 
 def stream_description(
@@ -127,15 +329,15 @@ def stream_description(
     )
 
 
-def changed_settings(settings: StreamSettings, change: table_pb2.StreamSettings) -> StreamSettings:
-    """Settings with those replaced that are present in a message."""
+def changed_settings(change: table_pb2.StreamSettings) -> dict[str, int]:
+    """The settings that are present in a message, by the names of their fields."""
     changes: dict[str, int] = {}
     if change.HasField("retention_period_in_seconds"):
         changes["retention_seconds"] = change.retention_period_in_seconds
     for name in ("retention_bytes", "min_shards", "max_shards"):
         if change.HasField(name):
             changes[name] = getattr(change, name)
-    return replace(settings, **changes)
+    return changes
 
 
 def stream_settings(settings: StreamSettings) -> table_pb2.StreamSettings:
@@ -145,6 +347,27 @@ def stream_settings(settings: StreamSettings) -> table_pb2.StreamSettings:
         retention_bytes=settings.retention_bytes,
         min_shards=settings.min_shards,
         max_shards=settings.shards_max,
+    )
+
+
+def consumed_capacity(
+    consumption: Consumption, level: item_service_pb2.ReturnConsumedCapacity.ValueType
+) -> item_service_pb2.ConsumedCapacity | None:
+    """What a call consumed of a table, in as much detail as was asked for; None if nothing was."""
+    if level not in _CAPACITY_LEVELS:
+        return None
+    consumed = item_service_pb2.ConsumedCapacity(table_name=consumption.table.name, total=_capacity(consumption.total))
+    if level == item_service_pb2.RETURN_CONSUMED_CAPACITY_INDEXES:
+        consumed.table.CopyFrom(_capacity(consumption.own))
+        for name, (index, units) in consumption.indexes.items():
+            indexes = consumed.global_secondary_indexes if index.is_global else consumed.local_secondary_indexes
+            indexes[name].CopyFrom(_capacity(units))
+    return consumed
+
+
+def _capacity(units: Units) -> item_service_pb2.Capacity:
+    return item_service_pb2.Capacity(
+        capacity_units=units.reads + units.writes, read_capacity_units=units.reads, write_capacity_units=units.writes
     )
 
 

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from broker.streams.iterators import Iterators
     from broker.streams.metering import Metering
     from broker.streams.tail import LogReader
+    from broker.tables.capacity import CapacityMetering
     from broker.tables.catalog import Catalog
     from broker.tables.read import ItemReader
     from broker.telemetry import Telemetry
@@ -82,6 +83,7 @@ class Engine:
     watermarks: Watermarks
     log: LogReader
     metering: Metering
+    capacity: CapacityMetering
     iterators: Iterators
     groups: ConsumerGroups
     members: Members
@@ -103,7 +105,7 @@ class RpcServer:
             (mirror.ITEM_SERVICE, ItemService(e.catalog, e.committer, e.items)),
             (
                 _service(stream_service_pb2),
-                StreamService(e.catalog, e.log, e.watermarks, e.iterators, e.metering, budget),
+                StreamService(e.catalog, e.log, e.watermarks, e.iterators, e.metering, e.capacity, budget),
             ),
             (_service(consumer_service_pb2), ConsumerService(e.catalog, e.groups, e.members, e.log, budget)),
             (_service(trigger_service_pb2), TriggerService(e.catalog, e.triggers, e.groups)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Final
 
 from broker.model.errors import ResourceNotFoundError, ValidationError
@@ -15,6 +16,8 @@ from broker.tables.validate import check_range, page_limit
 from headrace.v1 import stream_service_pb2 as pb
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from broker.model.tables import Shard, Stream
     from broker.rpc.status import Context
     from broker.storage.watermark import Watermarks
@@ -22,9 +25,11 @@ if TYPE_CHECKING:
     from broker.streams.metering import Metering
     from broker.streams.tail import LogReader
     from broker.streams.walk import Step
+    from broker.tables.capacity import CapacityMetering
     from broker.tables.catalog import Catalog
 
 HEARTBEAT_SECONDS: Final = 15.0
+_MILLIS_PER_SECOND: Final = 1000
 
 
 class StreamService:
@@ -37,14 +42,18 @@ class StreamService:
         watermarks: Watermarks,
         iterators: Iterators,
         metering: Metering,
+        capacity: CapacityMetering,
         budget: ResponseBudget,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._catalog = catalog
         self._reader = reader
         self._watermarks = watermarks
         self._iterators = iterators
         self._metering = metering
+        self._capacity = capacity
         self._budget = budget
+        self._sleep = sleep
 
     async def ListStreams(self, request: pb.ListStreamsRequest) -> pb.ListStreamsResponse:
         """Lists streams."""
@@ -95,6 +104,9 @@ class StreamService:
             check_range(limit, "limit", 1, PAGE_RECORDS_MAX)
         position = self._position(request)
         walk = Walk(lambda: self._catalog.streams.get(position.stream_name), position, self._reader)
+        table = self._catalog.table_of(walk.stream)
+        if table is not None:
+            self._capacity.admit_stream_read(table)
         wakeup = Wakeup(self._watermarks)
         try:
             await self._follow(walk, wakeup, limit, context, follow=request.follow)
@@ -118,6 +130,8 @@ class StreamService:
         is_first = True
         budget = ReaderBudget(self._budget)
         while True:
+            if not is_first:
+                await self._keep_pace(walk)
             wakeup.clear()
             # Before it reads, so that what comes while a response is being written is not missed.
             wakeup.watch(walk.shards)
@@ -133,6 +147,14 @@ class StreamService:
                 return
             if is_at_tip and not await wakeup.wait(HEARTBEAT_SECONDS):
                 await context.write(pb.GetRecordsResponse(next_shard_iterator=self._iterators.mint(walk.position)))
+
+    async def _keep_pace(self, walk: Walk) -> None:
+        """Waits until the throughput of the stream's table lets it be read on."""
+        while (table := self._catalog.table_of(walk.stream)) is not None:
+            wait_ms = self._capacity.stream_read_wait_ms(table)
+            if not wait_ms:
+                return
+            await self._sleep(wait_ms / _MILLIS_PER_SECOND)
 
     def _response(self, walk: Walk, step: Step | None, *, is_first: bool) -> bytes:
         stream = walk.stream
@@ -152,7 +174,10 @@ class StreamService:
         if is_first:
             rest.stream_arn = self._catalog.stream_arn(stream)
             rest.region = self._catalog.region
-        self._metering.of(stream).add(records, size)
+        units = self._metering.of(stream).add(records, size)
+        table = self._catalog.table_of(stream)
+        if table is not None:
+            self._capacity.consume_stream_read(table, units)
         # The stored records are the response's field 1 already.
         return b"".join((*parts, rest.SerializeToString()))
 

@@ -26,11 +26,13 @@ class ReadUsage:
         self.returned_records = 0
         self.returned_bytes = 0
 
-    def add(self, records: int, size_bytes: int) -> None:
-        """Counts one response: a unit for each 1 MB begun, one at least."""
-        self.read_request_units += max(1, -(-size_bytes // UNIT_BYTES))
+    def add(self, records: int, size_bytes: int) -> int:
+        """Counts one response, and returns its units: one for each 1 MB begun, one at least."""
+        units = max(1, -(-size_bytes // UNIT_BYTES))
+        self.read_request_units += units
         self.returned_records += records
         self.returned_bytes += size_bytes
+        return units
 
 
 class Metering:

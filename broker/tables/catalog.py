@@ -6,33 +6,37 @@ import uuid
 from bisect import bisect_right
 from dataclasses import replace
 from random import Random
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from broker.encoding.keys import KeyCodec, table_prefix
-from broker.model.errors import ResourceInUseError, ResourceNotFoundError, ValidationError
+from broker.model.errors import LimitExceededError, ResourceInUseError, ResourceNotFoundError, ValidationError
 from broker.model.tables import (
-    KeyAttribute,
     Shard,
     Stream,
-    StreamSettings,
     StreamViewType,
     Table,
+    TimeToLive,
     stream_arn,
     stream_name,
+    table_arn,
 )
 from broker.storage import layout
 from broker.storage.documents import Documents
 from broker.storage.rocks import Family
 from broker.streams.shards import closed_stream, merge_shards, new_stream, split_shard, trimmed_stream
-from broker.tables.indexes import Indexes
-from broker.tables.validate import check_stream_settings, check_table_name
+from broker.tables.definition import NewTable, TableChange, with_ids
+from broker.tables.indexes import Indexes, drop_index
+from broker.tables.validate import TAGS_MAX, check_table_name
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable
+    from collections.abc import Callable, Collection, Iterable, Mapping
 
     from broker.storage.commit import Committer, Group
     from broker.storage.rocks import Store
     from broker.streams.tail import Trim
+
+# How much of an ARN that is not ours a message repeats.
+_QUOTED_MAX: Final = 200
 
 
 class OpenTable:
@@ -61,8 +65,17 @@ class OpenTable:
 class Catalog:
     """All tables and streams of a store."""
 
-    def __init__(self, store: Store, committer: Committer, region: str, random: Random) -> None:
+    def __init__(
+        self,
+        store: Store,
+        committer: Committer,
+        region: str,
+        random: Random,
+        forget: Callable[[int], None] = lambda _: None,
+    ) -> None:
+        """Opens the tables of a store. `forget` is told the id of each table and index that goes."""
         self.region = region
+        self._forget = forget
         self._committer = committer
         self._random = random
         self.tables = Documents(store, "table", Table)
@@ -78,11 +91,32 @@ class Catalog:
             raise ResourceNotFoundError(f"Requested resource not found: Table: {name} not found", table_name=name)
         return opened
 
+    def open_table_of_arn(self, arn: str) -> OpenTable:
+        """The table of an ARN. Raises ValidationError for a malformed one and ResourceNotFoundError."""
+        head, _, name = arn.partition(":table/")
+        if not head.startswith("arn:aws:dynamodb:") or not name:
+            raise ValidationError(
+                f"Invalid TableArn: Invalid ResourceArn provided as input {arn[:_QUOTED_MAX]}", field="resource_arn"
+            )
+        opened = self._open.get(name)
+        if opened is None or table_arn(self.region, name) != arn:
+            # The spelling is DynamoDB's.
+            raise ResourceNotFoundError(
+                f"Requested resource not found: ResourcArn: {arn[:_QUOTED_MAX]} not found", resource_arn=arn
+            )
+        return opened
+
+    def size_of(self, id_: int) -> layout.Size:
+        """How many items a table or index of an id holds, and their size in bytes."""
+        return self._committer.sizes.get(id_, layout.NO_ITEMS)
+
     def stream(self, arn: str) -> Stream:
         """A stream, also a disabled one. Raises ValidationError for a malformed ARN and ResourceNotFoundError."""
         head, _, rest = arn.partition(":table/")
         if not head.startswith("arn:aws:dynamodb:") or "/stream/" not in rest:
-            raise ValidationError(f"Invalid stream_arn: {arn[:200]!r} is not the ARN of a stream", field="stream_arn")
+            raise ValidationError(
+                f"Invalid stream_arn: {arn[:_QUOTED_MAX]!r} is not the ARN of a stream", field="stream_arn"
+            )
         stream = self.streams.get(rest)
         if stream is None or self.stream_arn(stream) != arn:
             raise ResourceNotFoundError(f"Requested resource not found: Stream: {arn} not found", stream_arn=arn)
@@ -99,85 +133,138 @@ class Catalog:
         """The stream a table has or had last; None if it never had one."""
         return self.streams.get(stream_name(table.name, table.stream_label))
 
+    def table_of(self, stream: Stream) -> Table | None:
+        """The table whose changes a stream records; None if it was deleted."""
+        opened = self._open.get(stream.table_name)
+        return opened.definition if opened is not None and opened.definition.id == stream.table_id else None
+
     def stream_arn(self, stream: Stream) -> str:
         """A stream's public name."""
         return stream_arn(self.region, stream.table_name, stream.label)
 
-    async def create_table(
-        self,
-        name: str,
-        partition_key: KeyAttribute,
-        sort_key: KeyAttribute | None,
-        view_type: StreamViewType | None,
-        settings: StreamSettings | None = None,
-    ) -> Table:
-        """Creates a table, with a stream if a view type is given. Raises ResourceInUseError if the name is taken."""
-        settings = settings or StreamSettings()
-        check_stream_settings(settings)
-        table_uuid = str(uuid.UUID(int=self._random.getrandbits(128), version=4))
+    async def create_table(self, new: NewTable) -> Table:
+        """Creates a table. Raises ValidationError, and ResourceInUseError if the name is taken."""
+        wanted = new.table(str(uuid.UUID(int=self._random.getrandbits(128), version=4)))
 
         def plan(group: Group) -> Table:
-            if name in self._open:
-                raise ResourceInUseError(f"Table already exists: {name}", table_name=name)
-            table = Table(
-                name=name,
-                id=group.next_id(),
-                uuid=table_uuid,
-                create_time_ms=group.now_ms,
-                partition_key=partition_key,
-                sort_key=sort_key,
-                stream_settings=settings,
-            )
-            if view_type is not None:
-                table = self._enable_stream(group, table, view_type)
-            self.tables.put(group, name, table)
-            self._open[name] = OpenTable(table, self._enabled_stream(table))
+            if new.name in self._open:
+                raise ResourceInUseError(f"Table already exists: {new.name}", table_name=new.name)
+            table = replace(with_ids(wanted, group.next_id), create_time_ms=group.now_ms)
+            if new.view_type is not None:
+                table = self._enable_stream(group, table, new.view_type)
+            self.tables.put(group, table.name, table)
+            self._open[table.name] = OpenTable(table, self._enabled_stream(table))
             return table
 
         return await self._committer.change(plan)
 
-    async def update_table(
-        self,
-        name: str,
-        change_settings: Callable[[StreamSettings], StreamSettings],
-        *,
-        switch_stream: bool,
-        view_type: StreamViewType | None,
-    ) -> Table:
-        """Changes the settings of a table's streams and then, if it is to be switched, enables a new stream.
+    async def update_table(self, name: str, change: TableChange) -> Table:
+        """Changes a table, all of it or nothing: its definition, the settings of its streams, then its stream's switch.
 
-        Without a view type switching disables the one there is.
-
-        Raises ResourceNotFoundError, and ValidationError if there is nothing to switch.
+        Raises ResourceNotFoundError, ValidationError, ResourceInUseError, LimitExceededError.
         """
 
         def plan(group: Group) -> Table:
             opened = self.open_table(name)
-            stream = opened.stream
-            settings = change_settings(opened.definition.stream_settings)
-            check_stream_settings(settings)
-            if switch_stream and view_type is not None and stream is not None:
+            before, stream = opened.definition, opened.stream
+            table = change.apply(before)
+            if change.switches_stream and change.view_type is not None and stream is not None:
                 raise ValidationError(
                     f"Table already has an enabled stream: TableName: {name}", field="stream_specification"
                 )
-            if switch_stream and view_type is None and stream is None:
+            if change.switches_stream and change.view_type is None and stream is None:
                 raise ValidationError(
                     f"Table has no stream to disable: TableName: {name}", field="stream_specification"
                 )
-            table = replace(opened.definition, stream_settings=settings)
+            table = with_ids(table, group.next_id)
+            kept = {index.id for index in table.indexes}
+            for index in before.indexes:
+                if index.id not in kept:
+                    self._delete_index(group, index.id)
             for old in self.streams.all():
                 # Those of a deleted table of the same name keep the settings they had.
-                if old.table_id == table.id and old.settings != settings:
-                    self.streams.put(group, old.name, replace(old, settings=settings))
-            if switch_stream and view_type is not None:
-                table = self._enable_stream(group, table, view_type)
-            elif switch_stream and stream is not None:
+                if old.table_id == table.id and old.settings != table.stream_settings:
+                    self.streams.put(group, old.name, replace(old, settings=table.stream_settings))
+            if change.switches_stream and change.view_type is not None:
+                table = self._enable_stream(group, table, change.view_type)
+            elif change.switches_stream and stream is not None:
                 self._disable_stream(group, self._current(stream))
-            self.tables.put(group, name, table)
-            opened.update(table, self._enabled_stream(table))
-            return table
+            return self._put_table(group, opened, table)
 
         return await self._committer.change(plan)
+
+    async def finish_backfill(self, table_name: str, id_: int) -> None:
+        """Notes that the index of an id, or the one by time of expiry, holds all items. Nothing if it is gone.
+
+        Waits for room among the writes.
+        """
+
+        def plan(group: Group) -> None:
+            opened = self._open.get(table_name)
+            if opened is None:
+                return
+            table = opened.definition
+            expiry = table.time_to_live
+            if expiry is not None and expiry.id == id_:
+                expiry = replace(expiry, is_backfilling=False)
+            indexes = tuple(replace(i, is_backfilling=False) if i.id == id_ else i for i in table.indexes)
+            after = replace(table, indexes=indexes, time_to_live=expiry)
+            if after != table:
+                self._put_table(group, opened, after)
+
+        await self._committer.change_when_room(plan)
+
+    async def update_time_to_live(self, name: str, attribute: str, *, is_enabled: bool) -> Table:
+        """Lets items expire by an attribute, or ends that. Raises ResourceNotFoundError, ValidationError."""
+
+        def plan(group: Group) -> Table:
+            opened = self.open_table(name)
+            expiry = opened.definition.time_to_live
+            if expiry is not None and expiry.attribute != attribute:
+                raise ValidationError(
+                    f"TimeToLive is active on a different AttributeName: current AttributeName is {expiry.attribute}",
+                    field="time_to_live_specification.attribute_name",
+                )
+            if is_enabled is (expiry is not None):
+                raise ValidationError(
+                    f"TimeToLive is already {'enabled' if is_enabled else 'disabled'}",
+                    field="time_to_live_specification.enabled",
+                )
+            if expiry is not None:
+                self._delete_index(group, expiry.id)
+            after = TimeToLive(attribute=attribute, id=group.next_id()) if is_enabled else None
+            return self._put_table(group, opened, replace(opened.definition, time_to_live=after))
+
+        return await self._committer.change(plan)
+
+    async def tag_table(self, arn: str, tags: Mapping[str, str]) -> None:
+        """Adds tags to a table, or replaces those with the same keys.
+
+        Raises ValidationError, ResourceNotFoundError, LimitExceededError.
+        """
+
+        def plan(group: Group) -> None:
+            opened = self.open_table_of_arn(arn)
+            after = {**opened.definition.tags, **tags}
+            if len(after) > TAGS_MAX:
+                raise LimitExceededError(
+                    f"Number of tags exceeds the limit of {TAGS_MAX} for the resource: {arn}",
+                    field="tags",
+                    limit=TAGS_MAX,
+                )
+            self._put_table(group, opened, replace(opened.definition, tags=after))
+
+        await self._committer.change(plan)
+
+    async def untag_table(self, arn: str, keys: Collection[str]) -> None:
+        """Removes the tags with these keys that there are. Raises ValidationError, ResourceNotFoundError."""
+
+        def plan(group: Group) -> None:
+            opened = self.open_table_of_arn(arn)
+            after = {key: value for key, value in opened.definition.tags.items() if key not in keys}
+            self._put_table(group, opened, replace(opened.definition, tags=after))
+
+        await self._committer.change(plan)
 
     async def split_shard(self, stream: Stream, shard_id: str, starting_hash: int | None) -> list[Shard]:
         """Closes an open shard and opens two in its place, at one point of the log.
@@ -237,11 +324,21 @@ class Catalog:
         return await self._committer.change_when_room(plan)
 
     async def delete_table(self, name: str) -> Table:
-        """Removes a table and its items, and disables its stream. Raises ResourceNotFoundError."""
+        """Removes a table, its items and indexes, and disables its stream.
+
+        Raises ResourceNotFoundError, and ValidationError if it is protected.
+        """
 
         def plan(group: Group) -> Table:
             opened = self.open_table(name)
             table = opened.definition
+            if table.is_protected:
+                raise ValidationError(
+                    "Resource cannot be deleted as it is currently protected against deletion. Disable deletion "
+                    "protection first.",
+                    field="table_name",
+                    table_name=name,
+                )
             if opened.stream is not None:
                 self._disable_stream(group, opened.stream)
             self.tables.delete(group, name)
@@ -249,9 +346,26 @@ class Catalog:
             opened.is_deleted = True
             for family in (Family.ITEMS, Family.TOMBSTONES):
                 group.delete_range(family, table_prefix(table.id), table_prefix(table.id + 1))
+            group.forget_size(table.id)
+            self._forget(table.id)
+            for index in table.indexes:
+                self._delete_index(group, index.id)
+            if table.time_to_live is not None:
+                self._delete_index(group, table.time_to_live.id)
             return table
 
         return await self._committer.change(plan)
+
+    def _put_table(self, group: Group, opened: OpenTable, table: Table) -> Table:
+        """Replaces the definition of a table in use."""
+        self.tables.put(group, table.name, table)
+        opened.update(table, self._enabled_stream(table))
+        return table
+
+    def _delete_index(self, group: Group, id_: int) -> None:
+        """Removes the entries of an index, or of the one by time of expiry."""
+        drop_index(group, id_)
+        self._forget(id_)
 
     def _enable_stream(self, group: Group, table: Table, view_type: StreamViewType) -> Table:
         """Begins a stream; returns the definition that names it."""

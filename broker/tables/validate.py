@@ -12,23 +12,34 @@ from broker.model.tables import (
     RETENTION_SECONDS_MAX,
     KeyAttribute,
     KeyAttributeType,
+    ProjectionType,
     StreamSettings,
+    Throughput,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
 TABLE_NAME_LENGTH_MIN: Final = 3
 TABLE_NAME_LENGTH_MAX: Final = 255
 KEY_NAME_BYTES_MAX: Final = 255
 PAGE_SIZE_MAX: Final = 100
 KEY_SCHEMA_ELEMENTS_MAX: Final = 2
+NON_KEY_ATTRIBUTES_MAX: Final = 20
+CAPACITY_UNITS_MAX: Final = 10**12
+TIME_TO_LIVE_ATTRIBUTE_LENGTH_MAX: Final = 255
+TAGS_MAX: Final = 50
+TAG_KEY_LENGTH_MAX: Final = 128
+TAG_VALUE_LENGTH_MAX: Final = 256
 # What fits into a signed field of 64 bits.
 BYTES_MAX: Final = 2**63 - 1
 
+# How most of DynamoDB's messages about a parameter begin.
+INVALID: Final = "One or more parameter values were invalid: "
+
 _TABLE_NAME: Final = re.compile(r"[a-zA-Z0-9_.-]+", re.ASCII)
 _NAME: Final = re.compile(r"[a-zA-Z0-9_-]+", re.ASCII)
-_OOM: Final = "One or more parameter values were invalid: "
+_RESERVED_TAG_PREFIX: Final = "aws:"
 
 
 def check_table_name(name: str, field: str = "table_name") -> None:
@@ -68,6 +79,29 @@ def check_range(value: int, field: str, least: int, most: int) -> None:
         )
 
 
+def check_length(text: str, field: str, least: int, most: int) -> None:
+    """How many characters a text has."""
+    if not least <= len(text) <= most:
+        bound, limit = ("greater", least) if len(text) < least else ("less", most)
+        raise ValidationError(
+            f"Value {text!r} at {field} failed to satisfy constraint: Member must have length {bound} than or equal to "
+            f"{limit}",
+            field=field,
+            limit=limit,
+        )
+
+
+def check_count(count: int, field: str, least: int, most: int) -> None:
+    """How many members a list has."""
+    if not least <= count <= most:
+        bound, limit = ("greater", least) if count < least else ("less", most)
+        raise ValidationError(
+            f"{field} failed to satisfy constraint: Member must have length {bound} than or equal to {limit}",
+            field=field,
+            limit=limit,
+        )
+
+
 def page_limit(limit: int | None, field: str = "limit") -> int:
     """The size of a page of a listing: 1 to 100, 100 if absent."""
     if limit is None:
@@ -86,13 +120,30 @@ def check_stream_settings(settings: StreamSettings) -> None:
     check_range(settings.shards_max, field + "max_shards", settings.min_shards, OPEN_SHARDS_MAX)
 
 
+def check_attribute_definitions(definitions: Sequence[tuple[str, str | None]]) -> dict[str, KeyAttributeType]:
+    """The types of key attributes by name, from (name, "S", "N" or "B") pairs."""
+    types: dict[str, KeyAttributeType] = {}
+    for name, letter in definitions:
+        if letter is None:
+            raise ValidationError(
+                f"{INVALID}attribute_type of {name} must satisfy enum value set: [S, N, B]",
+                field="attribute_definitions.attribute_type",
+            )
+        if name in types:
+            raise ValidationError(
+                f"{INVALID}Duplicate AttributeDefinition: attribute_name: {name}", field="attribute_definitions"
+            )
+        types[name] = KeyAttributeType(letter)
+    return types
+
+
 def check_key_schema(
-    schema: Sequence[tuple[str, str]], definitions: Mapping[str, str | None], definition_count: int
+    schema: Sequence[tuple[str, str]], definitions: Mapping[str, KeyAttributeType]
 ) -> tuple[KeyAttribute, KeyAttribute | None]:
-    """The key of a new table, from (name, "HASH" or "RANGE") pairs and the types by name."""
+    """The key of a new table or index, from (name, "HASH" or "RANGE") pairs."""
     if not 1 <= len(schema) <= KEY_SCHEMA_ELEMENTS_MAX:
         raise ValidationError(
-            f"{_OOM}key_schema must have 1 or {KEY_SCHEMA_ELEMENTS_MAX} elements",
+            f"{INVALID}key_schema must have 1 or {KEY_SCHEMA_ELEMENTS_MAX} elements",
             field="key_schema",
             limit=KEY_SCHEMA_ELEMENTS_MAX,
         )
@@ -101,38 +152,113 @@ def check_key_schema(
             raise ValidationError(
                 f"Invalid KeySchema: The {which} KeySchemaElement is not a {wanted} key type", field="key_schema"
             )
-        if not 1 <= len(name.encode()) <= KEY_NAME_BYTES_MAX:
-            raise ValidationError(
-                f"{_OOM}attribute_name of a key must have 1 to {KEY_NAME_BYTES_MAX} bytes",
-                field="key_schema.attribute_name",
-                limit=KEY_NAME_BYTES_MAX,
-            )
+        check_attribute_name(name, "key_schema.attribute_name")
     names = [name for name, _ in schema]
     if len(set(names)) != len(names):
         raise ValidationError(
             "Both the Hash Key and the Range Key element in the KeySchema have the same name", field="key_schema"
         )
-    missing = sorted(set(names) - set(definitions))
-    if missing:
-        raise ValidationError(
-            f"{_OOM}Some index key attributes are not defined in AttributeDefinitions. Keys: [{', '.join(missing)}], "
-            f"AttributeDefinitions: [{', '.join(sorted(definitions))}]",
-            field="attribute_definitions",
-        )
-    if definition_count != len(names):
-        raise ValidationError(
-            f"{_OOM}Number of attributes in KeySchema does not exactly match number of attributes defined in "
-            "AttributeDefinitions",
-            field="attribute_definitions",
-            limit=len(names),
-        )
-    attributes = []
-    for name in names:
-        letter = definitions[name]
-        if letter is None:
+    if not definitions.keys() >= set(names):
+        if len(definitions) < len(names):
             raise ValidationError(
-                f"{_OOM}attribute_type of {name} must satisfy enum value set: [S, N, B]",
-                field="attribute_definitions.attribute_type",
+                "Invalid KeySchema: Some index key attribute have no definition", field="attribute_definitions"
             )
-        attributes.append(KeyAttribute(name=name, type=KeyAttributeType(letter)))
-    return attributes[0], attributes[1] if len(attributes) > 1 else None
+        raise ValidationError(
+            f"{INVALID}Some index key attributes are not defined in AttributeDefinitions. Keys: [{', '.join(names)}], "
+            f"AttributeDefinitions: [{', '.join(definitions)}]",
+            field="attribute_definitions",
+        )
+    partition_key, *sort_keys = [KeyAttribute(name=name, type=definitions[name]) for name in names]
+    return partition_key, sort_keys[0] if sort_keys else None
+
+
+def check_definitions_used(definitions: Collection[str], used: Collection[str], *, has_indexes: bool) -> None:
+    """Only attributes that are keys of the table or its indexes are defined."""
+    if set(definitions) <= set(used):
+        return
+    if has_indexes:
+        raise ValidationError(
+            f"{INVALID}Some AttributeDefinitions are not used. AttributeDefinitions: [{', '.join(definitions)}], "
+            f"keys used: [{', '.join(used)}]",
+            field="attribute_definitions",
+        )
+    raise ValidationError(
+        f"{INVALID}Number of attributes in KeySchema does not exactly match number of attributes defined in "
+        "AttributeDefinitions",
+        field="attribute_definitions",
+        limit=len(used),
+    )
+
+
+def check_attribute_name(name: str, field: str) -> None:
+    """The name of an attribute that a definition mentions: 1 to 255 bytes."""
+    if not 1 <= len(name.encode()) <= KEY_NAME_BYTES_MAX:
+        raise ValidationError(
+            f"{INVALID}{field} must have 1 to {KEY_NAME_BYTES_MAX} bytes", field=field, limit=KEY_NAME_BYTES_MAX
+        )
+
+
+def check_projection(projection_type: ProjectionType | None, non_key_attributes: Sequence[str]) -> ProjectionType:
+    """What an index shall hold: with INCLUDE 1 to 20 names, none otherwise."""
+    field = "projection.non_key_attributes"
+    if projection_type is None:
+        raise ValidationError(f"{INVALID}Unknown ProjectionType: null", field="projection.projection_type")
+    if projection_type is not ProjectionType.INCLUDE:
+        if non_key_attributes:
+            raise ValidationError(
+                f"{INVALID}ProjectionType is {projection_type}, but NonKeyAttributes is specified", field=field
+            )
+        return projection_type
+    if not non_key_attributes:
+        raise ValidationError(f"{INVALID}ProjectionType is INCLUDE, but NonKeyAttributes is not specified", field=field)
+    check_count(len(non_key_attributes), field, 1, NON_KEY_ATTRIBUTES_MAX)
+    for name in non_key_attributes:
+        check_attribute_name(name, field)
+    if len(set(non_key_attributes)) != len(non_key_attributes):
+        raise ValidationError(f"{INVALID}NonKeyAttributes has the same name twice", field=field)
+    return projection_type
+
+
+def check_throughput(throughput: Throughput, *, is_provisioned: bool, index_name: str = "") -> None:
+    """What is to be provisioned for a table, or one of its indexes: both units from 1 to 10^12, if anything at all."""
+    if not is_provisioned:
+        raise ValidationError(
+            f"{INVALID}ProvisionedThroughput should not be specified for index: {index_name} when BillingMode is "
+            "PAY_PER_REQUEST"
+            if index_name
+            else f"{INVALID}Neither ReadCapacityUnits nor WriteCapacityUnits can be specified when BillingMode is "
+            "PAY_PER_REQUEST",
+            field="provisioned_throughput",
+        )
+    for field, name, units in (
+        ("read_capacity_units", "ReadCapacityUnits", throughput.read_units),
+        ("write_capacity_units", "WriteCapacityUnits", throughput.write_units),
+    ):
+        path = f"provisioned_throughput.{field}"
+        if units > CAPACITY_UNITS_MAX:
+            of_index = f" for index {index_name}" if index_name else ""
+            raise ValidationError(
+                f"Given value {units} for {name} is out of bounds{of_index}", field=path, limit=CAPACITY_UNITS_MAX
+            )
+        check_range(units, path, 1, CAPACITY_UNITS_MAX)
+
+
+def check_tags(pairs: Sequence[tuple[str, str]]) -> dict[str, str]:
+    """Tags by key, from (key, value) pairs."""
+    tags: dict[str, str] = {}
+    for key, value in pairs:
+        check_tag_key(key)
+        if key.startswith(_RESERVED_TAG_PREFIX):
+            raise ValidationError(
+                f"{INVALID}Tag keys must not begin with {_RESERVED_TAG_PREFIX}: {key}", field="tags.key"
+            )
+        check_length(value, "tags.value", 0, TAG_VALUE_LENGTH_MAX)
+        if key in tags:
+            raise ValidationError(f"{INVALID}Duplicate tag key: {key}", field="tags.key")
+        tags[key] = value
+    return tags
+
+
+def check_tag_key(key: str, field: str = "tags.key") -> None:
+    """1 to 128 characters."""
+    check_length(key, field, 1, TAG_KEY_LENGTH_MAX)

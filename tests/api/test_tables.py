@@ -22,6 +22,8 @@ from tests.rpc import (
     Client,
     TestTable,
     create_table_request,
+    definitions,
+    global_index,
     refused,
     unique_name,
 )
@@ -40,6 +42,8 @@ def switch_stream(
 
 
 ON = table_pb2.StreamSpecification(stream_enabled=True, stream_view_type=NEW_IMAGE)
+PROVISIONED = table_pb2.BILLING_MODE_PROVISIONED
+PAY_PER_REQUEST = table_pb2.BILLING_MODE_PAY_PER_REQUEST
 OFF = table_pb2.StreamSpecification(stream_enabled=False)
 
 
@@ -306,8 +310,162 @@ def test_a_stream_that_is_off_cannot_be_switched_off(client: Client) -> None:
 
 
 def test_an_update_must_say_what_to_change(client: Client, table: TestTable) -> None:
-    with refused("INVALID_ARGUMENT", "VALIDATION", field="stream_specification"):
-        client.tables.UpdateTable(UpdateTableRequest(table_name=table.name))
+    words = "At least one of ProvisionedThroughput, BillingMode, UpdateStreamEnabled, GlobalSecondaryIndexUpdates"
+    for nothing in (
+        UpdateTableRequest(table_name=table.name),
+        UpdateTableRequest(table_name=table.name, attribute_definitions=definitions("id:S")),
+    ):
+        with refused("INVALID_ARGUMENT", "VALIDATION", field="stream_specification", says=words):
+            client.tables.UpdateTable(nothing)
+
+
+def with_units(reads: int, writes: int) -> table_pb2.ProvisionedThroughput:
+    return table_pb2.ProvisionedThroughput(read_capacity_units=reads, write_capacity_units=writes)
+
+
+def billed(
+    mode: table_pb2.BillingMode.ValueType, throughput: table_pb2.ProvisionedThroughput | None = None
+) -> CreateTableRequest:
+    request = create_table_request(unique_name())
+    request.billing_mode = mode
+    if throughput is not None:
+        request.provisioned_throughput.CopyFrom(throughput)
+    return request
+
+
+def rebill(
+    client: Client,
+    name: str,
+    mode: table_pb2.BillingMode.ValueType = table_pb2.BILLING_MODE_UNSPECIFIED,
+    throughput: table_pb2.ProvisionedThroughput | None = None,
+) -> table_pb2.TableDescription:
+    request = UpdateTableRequest(table_name=name, billing_mode=mode, provisioned_throughput=throughput)
+    return client.tables.UpdateTable(request).table_description
+
+
+@pytest.mark.parametrize("mode", [table_pb2.BILLING_MODE_UNSPECIFIED, PAY_PER_REQUEST])
+def test_a_table_pays_per_request_unless_it_is_provisioned(
+    client: Client, mode: table_pb2.BillingMode.ValueType
+) -> None:
+    made = client.tables.CreateTable(billed(mode)).table_description
+    assert (made.billing_mode, made.provisioned_throughput) == (PAY_PER_REQUEST, with_units(0, 0))
+
+
+@pytest.mark.parametrize("throughput", [with_units(1, 1), with_units(10**12, 10**12)])
+def test_a_table_is_provisioned_within_bounds(client: Client, throughput: table_pb2.ProvisionedThroughput) -> None:
+    made = client.tables.CreateTable(billed(PROVISIONED, throughput)).table_description
+    assert (made.billing_mode, made.provisioned_throughput) == (PROVISIONED, throughput)
+    assert describe(client, made.table_name) == made
+
+
+@pytest.mark.parametrize(
+    ("mode", "throughput", "field", "words"),
+    [
+        (
+            PROVISIONED,
+            None,
+            "provisioned_throughput",
+            "ReadCapacityUnits and WriteCapacityUnits must both be specified when BillingMode is PROVISIONED",
+        ),
+        (
+            PAY_PER_REQUEST,
+            with_units(1, 1),
+            "provisioned_throughput",
+            "Neither ReadCapacityUnits nor WriteCapacityUnits can be specified when BillingMode is PAY_PER_REQUEST",
+        ),
+        (PROVISIONED, with_units(0, 1), "provisioned_throughput.read_capacity_units", "greater than or equal to 1"),
+        (PROVISIONED, with_units(1, -1), "provisioned_throughput.write_capacity_units", "greater than or equal to 1"),
+        (
+            PROVISIONED,
+            with_units(10**12 + 1, 1),
+            "provisioned_throughput.read_capacity_units",
+            "Given value 1000000000001 for ReadCapacityUnits is out of bounds",
+        ),
+        (
+            PROVISIONED,
+            with_units(1, 10**12 + 1),
+            "provisioned_throughput.write_capacity_units",
+            "Given value 1000000000001 for WriteCapacityUnits is out of bounds",
+        ),
+        (9, None, "billing_mode", "Member must satisfy enum value set: [PROVISIONED, PAY_PER_REQUEST]"),
+    ],
+)
+def test_a_table_with_a_fault_in_its_billing_is_not_made_and_not_changed(
+    client: Client,
+    mode: table_pb2.BillingMode.ValueType,
+    throughput: table_pb2.ProvisionedThroughput | None,
+    field: str,
+    words: str,
+) -> None:
+    request = billed(mode, throughput)
+    with refused("INVALID_ARGUMENT", "VALIDATION", field=field, says=words):
+        client.tables.CreateTable(request)
+    with refused("NOT_FOUND", "RESOURCE_NOT_FOUND"):
+        describe(client, request.table_name)
+    before = describe(client, client.create_table().name)
+    with refused("INVALID_ARGUMENT", "VALIDATION", field=field):
+        rebill(client, before.table_name, mode, throughput)
+    assert describe(client, before.table_name) == before
+
+
+def test_the_billing_of_a_table_is_changed_and_changed_back(client: Client) -> None:
+    made = describe(client, client.create_table().name)
+    changed = rebill(client, made.table_name, PROVISIONED, with_units(5, 6))
+    assert (changed.billing_mode, changed.provisioned_throughput) == (PROVISIONED, with_units(5, 6))
+    more = rebill(client, made.table_name, throughput=with_units(5, 7))
+    assert more.provisioned_throughput == with_units(5, 7)
+    # Nothing changes, as nothing has to.
+    assert rebill(client, made.table_name, PROVISIONED) == more
+    assert rebill(client, made.table_name, PAY_PER_REQUEST) == made
+    assert rebill(client, made.table_name, PAY_PER_REQUEST) == made
+
+
+def test_throughput_that_does_not_change_is_refused(client: Client) -> None:
+    name = client.tables.CreateTable(billed(PROVISIONED, with_units(5, 6))).table_description.table_name
+    with refused(
+        "INVALID_ARGUMENT",
+        "VALIDATION",
+        says="The provisioned throughput for the table will not change. The requested value equals the current value. "
+        "Current ReadCapacityUnits provisioned for the table: 5. Requested ReadCapacityUnits: 5. Current "
+        "WriteCapacityUnits provisioned for the table: 6. Requested WriteCapacityUnits: 6. Refer to the Amazon "
+        "DynamoDB Developer Guide for current limits and how to request higher limits.",
+    ):
+        rebill(client, name, throughput=with_units(5, 6))
+
+
+def test_a_change_to_provisioned_needs_throughput_of_the_table_and_each_global_index(client: Client) -> None:
+    request = create_table_request(unique_name())
+    request.global_secondary_indexes.append(global_index("index", "id"))
+    name = client.tables.CreateTable(request).table_description.table_name
+    words = "ProvisionedThroughput must be specified when BillingMode is PROVISIONED"
+    with refused("INVALID_ARGUMENT", "VALIDATION", says=words):
+        rebill(client, name, PROVISIONED)
+    with refused("INVALID_ARGUMENT", "VALIDATION", says="ProvisionedThroughput must be specified for index: index"):
+        rebill(client, name, PROVISIONED, with_units(1, 1))
+    change = UpdateTableRequest(table_name=name, billing_mode=PROVISIONED, provisioned_throughput=with_units(1, 2))
+    update = change.global_secondary_index_updates.add().update
+    update.index_name = "index"
+    update.provisioned_throughput.CopyFrom(with_units(3, 4))
+    changed = client.tables.UpdateTable(change).table_description
+    assert changed.provisioned_throughput == with_units(1, 2)
+    assert changed.global_secondary_indexes[0].provisioned_throughput == with_units(3, 4)
+    back = rebill(client, name, PAY_PER_REQUEST)
+    assert not back.global_secondary_indexes[0].HasField("provisioned_throughput")
+
+
+def test_a_protected_table_is_not_deleted_until_the_protection_is_taken_off(client: Client) -> None:
+    request = create_table_request(unique_name(), view_type=NEW_IMAGE)
+    request.deletion_protection_enabled = True
+    before = client.tables.CreateTable(request).table_description
+    assert before.deletion_protection_enabled
+    words = "Resource cannot be deleted as it is currently protected against deletion. Disable deletion protection"
+    with refused("INVALID_ARGUMENT", "VALIDATION", says=words):
+        client.tables.DeleteTable(DeleteTableRequest(table_name=before.table_name))
+    assert describe(client, before.table_name) == before
+    for protected in (False, True, False):
+        change = UpdateTableRequest(table_name=before.table_name, deletion_protection_enabled=protected)
+        assert client.tables.UpdateTable(change).table_description.deletion_protection_enabled is protected
+    client.tables.DeleteTable(DeleteTableRequest(table_name=before.table_name))
 
 
 def test_disabling_with_a_view_type_is_refused(client: Client) -> None:

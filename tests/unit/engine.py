@@ -11,13 +11,14 @@ from random import Random
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from broker.model.tables import KeyAttribute, KeyAttributeType, StreamSettings, StreamViewType, Table
+from broker.model.tables import Index, KeyAttribute, KeyAttributeType, StreamSettings, StreamViewType, Table
 from broker.storage.commit import Committer, Group
 from broker.storage.journal import Entry
 from broker.storage.rocks import Store
 from broker.storage.watermark import Watermarks
 from broker.streams.tail import LogReader
 from broker.tables.catalog import Catalog, OpenTable
+from broker.tables.definition import NewTable, TableChange
 
 NOON_MS = 1_700_000_000_000
 REGION = "north"
@@ -116,17 +117,27 @@ class Engine:
 
     async def set_stream(self, name: str, view_type: StreamViewType | None) -> Table:
         """Enables a table's stream, or with None disables it."""
-        return await self.catalog.update_table(name, lambda settings: settings, switch_stream=True, view_type=view_type)
+        return await self.catalog.update_table(name, TableChange(switches_stream=True, view_type=view_type))
 
     async def table(
         self,
         name: str = "pets",
         view_type: StreamViewType | None = StreamViewType.NEW_AND_OLD_IMAGES,
         sort_key: KeyAttribute | None = None,
+        indexes: tuple[Index, ...] = (),
         **settings: int,
     ) -> OpenTable:
         """A new table with the partition key `id`."""
-        await self.catalog.create_table(name, ID, sort_key, view_type, StreamSettings(**settings))
+        await self.catalog.create_table(
+            NewTable(
+                name=name,
+                partition_key=ID,
+                sort_key=sort_key,
+                view_type=view_type,
+                stream_settings=StreamSettings(**settings),
+                indexes=indexes,
+            )
+        )
         return self.catalog.open_table(name)
 
 

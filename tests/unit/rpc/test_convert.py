@@ -1,14 +1,17 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from broker.model.errors import ValidationError
-from broker.model.tables import StreamViewType
+from broker.model.tables import Index, ProjectionType, StreamViewType
 from broker.rpc import convert
 from broker.streams.shards import closed_stream
-from headrace.v1 import record_pb2, stream_service_pb2, table_pb2
+from broker.tables.capacity import Consumption
+from headrace.v1 import item_service_pb2, record_pb2, stream_service_pb2, table_pb2
 from tests.unit.engine import AT, ID, NOON_MS, REGION, Engine
 
 NO_VIEW = record_pb2.STREAM_VIEW_TYPE_UNSPECIFIED
@@ -44,7 +47,7 @@ def test_unknown_roles_and_types_are_kept_as_unknown() -> None:
     element = table_pb2.KeySchemaElement(attribute_name="a", key_type=table_pb2.KEY_TYPE_UNSPECIFIED)
     assert convert.key_schema_pairs([element]) == [("a", "")]
     definition = table_pb2.AttributeDefinition(attribute_name="a")
-    assert convert.definition_letters([definition]) == {"a": None}
+    assert convert.definition_pairs([definition]) == [("a", None)]
 
 
 async def test_a_table_is_described_as_it_is(engine: Engine) -> None:
@@ -55,7 +58,7 @@ async def test_a_table_is_described_as_it_is(engine: Engine) -> None:
     assert described.table_id == table.definition.uuid
     assert described.table_status == table_pb2.TABLE_STATUS_ACTIVE
     assert convert.key_schema_pairs(described.key_schema) == [("id", "HASH"), ("at", "RANGE")]
-    assert convert.definition_letters(described.attribute_definitions) == {"id": "S", "at": "N"}
+    assert convert.definition_pairs(described.attribute_definitions) == [("id", "S"), ("at", "N")]
     assert described.creation_date_time.ToMilliseconds() == NOON_MS
     assert described.stream_specification.stream_enabled
     assert described.stream_specification.stream_view_type == record_pb2.STREAM_VIEW_TYPE_KEYS_ONLY
@@ -95,3 +98,36 @@ async def test_a_stream_is_described_with_its_shards(engine: Engine) -> None:
     described = convert.stream_description(closed, "arn", closed.shards, "")
     assert described.stream_status == stream_service_pb2.STREAM_STATUS_DISABLED
     assert int(described.shards[0].sequence_number_range.ending_sequence_number) == 77
+
+
+async def test_capacity_is_told_in_as_much_detail_as_was_asked_for(engine: Engine) -> None:
+    table = (await engine.table()).definition
+    local = Index(
+        name="local", id=8, is_global=False, partition_key=ID, sort_key=AT, projection_type=ProjectionType.ALL
+    )
+    consumption = Consumption(table)
+    consumption.write(2)
+    consumption.write(1, local)
+    consumption.write(4, replace(local, name="global", is_global=True))
+    consumption.read(0.5)
+    for nothing in (
+        item_service_pb2.RETURN_CONSUMED_CAPACITY_UNSPECIFIED,
+        item_service_pb2.RETURN_CONSUMED_CAPACITY_NONE,
+    ):
+        assert convert.consumed_capacity(consumption, nothing) is None
+    total = convert.consumed_capacity(consumption, item_service_pb2.RETURN_CONSUMED_CAPACITY_TOTAL)
+    assert total == item_service_pb2.ConsumedCapacity(table_name="pets", total=capacity(0.5, 7))
+    by_index = convert.consumed_capacity(consumption, item_service_pb2.RETURN_CONSUMED_CAPACITY_INDEXES)
+    assert by_index == item_service_pb2.ConsumedCapacity(
+        table_name="pets",
+        total=capacity(0.5, 7),
+        table=capacity(0.5, 2),
+        local_secondary_indexes={"local": capacity(0, 1)},
+        global_secondary_indexes={"global": capacity(0, 4)},
+    )
+
+
+def capacity(reads: float, writes: float) -> item_service_pb2.Capacity:
+    return item_service_pb2.Capacity(
+        capacity_units=reads + writes, read_capacity_units=reads, write_capacity_units=writes
+    )

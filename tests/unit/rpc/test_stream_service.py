@@ -9,14 +9,18 @@ from typing import Any, cast
 import pytest
 
 from broker.encoding.items import canonicalize
+from broker.model.errors import ProvisionedThroughputExceededError
+from broker.model.tables import StreamViewType, Throughput
 from broker.rpc.response_budget import PAGE_BYTES_MIN, ReaderBudget, ResponseBudget
 from broker.rpc.stream_service import StreamService
 from broker.streams.iterators import Iterators
 from broker.streams.metering import Metering
 from broker.streams.tail import PAGE_BYTES_MAX
+from broker.tables.capacity import CapacityMetering
+from broker.tables.definition import NewTable
 from broker.tables.operations import Put
 from headrace.v1 import stream_service_pb2 as pb
-from tests.unit.engine import TIMEOUT_S, Engine
+from tests.unit.engine import ID, TIMEOUT_S, Engine
 from tests.values import item
 
 
@@ -30,7 +34,15 @@ async def put(engine: Engine, key: str, size: int = 10) -> None:
 async def service(engine: Engine) -> StreamService:
     await engine.table()
     iterators = Iterators(b"s" * 32, engine.clock)
-    return StreamService(engine.catalog, engine.log, engine.watermarks, iterators, Metering(), ResponseBudget())
+    return StreamService(
+        engine.catalog,
+        engine.log,
+        engine.watermarks,
+        iterators,
+        Metering(),
+        CapacityMetering(engine.clock),
+        ResponseBudget(),
+    )
 
 
 class Context:
@@ -84,6 +96,52 @@ async def test_a_subscriber_that_waits_at_the_tip_holds_nothing_of_what_it_was_s
     following.cancel()
     await asyncio.wait({following})
     assert held == []
+
+
+# Source: Developer Guide, "Change data capture for DynamoDB Streams": twice the table's write capacity.
+async def test_the_stream_of_a_provisioned_table_is_read_at_twice_its_write_units(engine: Engine) -> None:
+    one = Throughput(read_units=1, write_units=1)
+    new = NewTable(name="pets", partition_key=ID, view_type=StreamViewType.KEYS_ONLY, throughput=one)
+    table = await engine.catalog.create_table(new)
+    for key in "abc":
+        await put(engine, key)
+    pauses: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        pauses.append(seconds)
+        engine.clock.ms += round(seconds * 1000)
+
+    capacity = CapacityMetering(engine.clock)
+    service = StreamService(
+        engine.catalog,
+        engine.log,
+        engine.watermarks,
+        Iterators(b"s" * 32, engine.clock),
+        Metering(),
+        capacity,
+        ResponseBudget(),
+        sleep,
+    )
+    request = pb.GetRecordsRequest(table_name="pets", shard_iterator_type=pb.SHARD_ITERATOR_TYPE_TRIM_HORIZON, limit=1)
+    # All of the burst but one unit is used up.
+    capacity.consume_stream_read(table, 2 * 300 - 1)
+    context: Any = Context()
+    await service.GetRecords(request, context)
+    assert sum(len(response.records) for response in context.responses) == 3
+    assert pauses == [0.5] * 3
+    capacity.consume_stream_read(table, 1)
+    with pytest.raises(ProvisionedThroughputExceededError) as refused:
+        await service.GetRecords(request, context)
+    assert refused.value.retry_after_ms == 500
+    await engine.catalog.delete_table("pets")
+    context = Context()
+    request = pb.GetRecordsRequest(
+        stream_arn=engine.catalog.stream_arn(engine.catalog.streams.all()[0]),
+        shard_iterator_type=pb.SHARD_ITERATOR_TYPE_TRIM_HORIZON,
+        limit=1,
+    )
+    await service.GetRecords(request, context)
+    assert sum(len(response.records) for response in context.responses) == 3
 
 
 async def test_a_reader_earns_the_size_of_its_pages() -> None:

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
+from random import Random
 
 import pytest
 
 from broker.encoding.items import canonicalize
 from broker.encoding.keys import table_prefix
 from broker.model.errors import HeadraceError, ResourceInUseError, ResourceNotFoundError, ValidationError
-from broker.model.tables import HASH_MAX, StreamViewType
+from broker.model.tables import HASH_MAX, Index, ProjectionType, StreamViewType, Throughput
+from broker.storage.commit import Group
 from broker.storage.rocks import Family, Store
+from broker.tables.catalog import Catalog
+from broker.tables.definition import NewTable, TableChange
 from broker.tables.operations import Put
 from tests.unit.engine import AT, ID, NOON_MS, REGION, TIMEOUT_S, Engine, FakeClock, running
 from tests.values import item
@@ -30,7 +35,7 @@ def items_of(engine: Engine, table_id: int) -> list[bytes]:
 
 
 async def test_a_table_is_as_it_was_asked_for(engine: Engine) -> None:
-    table = await engine.catalog.create_table("pets", ID, AT, BOTH)
+    table = await engine.catalog.create_table(NewTable(name="pets", partition_key=ID, sort_key=AT, view_type=BOTH))
     assert (table.name, table.partition_key, table.sort_key, table.create_time_ms) == ("pets", ID, AT, NOON_MS)
     opened = engine.catalog.open_table("pets")
     assert opened.definition == table
@@ -43,7 +48,7 @@ async def test_a_table_is_as_it_was_asked_for(engine: Engine) -> None:
 
 
 async def test_a_table_without_a_stream_has_none(engine: Engine) -> None:
-    table = await engine.catalog.create_table("pets", ID, None, None)
+    table = await engine.catalog.create_table(NewTable(name="pets", partition_key=ID))
     assert table.stream_label == ""
     assert engine.catalog.newest_stream(table) is None
     assert engine.catalog.open_table("pets").stream is None
@@ -52,7 +57,7 @@ async def test_a_table_without_a_stream_has_none(engine: Engine) -> None:
 
 
 async def test_a_name_is_given_once(engine: Engine) -> None:
-    creations = [engine.catalog.create_table("pets", ID, None, None) for _ in range(3)]
+    creations = [engine.catalog.create_table(NewTable(name="pets", partition_key=ID)) for _ in range(3)]
     results = await asyncio.gather(*creations, return_exceptions=True)
     assert sorted(isinstance(result, ResourceInUseError) for result in results) == [False, True, True]
     assert len(engine.catalog.tables.all()) == 1
@@ -197,7 +202,7 @@ async def test_a_put_that_finds_its_table_deleted_in_the_same_group_is_refused(e
             engine.committer.commit(put(engine, "pets", "before")),
             engine.catalog.delete_table("pets"),
             engine.committer.commit(put(engine, "pets", "after")),
-            engine.catalog.create_table("pets", ID, None, BOTH),
+            engine.catalog.create_table(NewTable(name="pets", partition_key=ID, view_type=BOTH)),
             engine.committer.commit(put(engine, "pets", "of the old table")),
             return_exceptions=True,
         )
@@ -240,7 +245,162 @@ async def test_everything_is_there_after_a_restart(tmp_path: Path) -> None:
         assert opened.stream is not None
         assert opened.stream.view_type == StreamViewType.OLD_IMAGE
         assert engine.catalog.open_table("quiet").stream is None
-        created = await engine.catalog.create_table("gone", ID, None, BOTH)
+        created = await engine.catalog.create_table(NewTable(name="gone", partition_key=ID, view_type=BOTH))
         assert created.id > max(table.id for table in tables)
         assert created.id > max(shard.id for stream in streams for shard in stream.shards)
     again.close()
+
+
+INDEX = Index(
+    name="by-at", id=0, is_global=True, partition_key=AT, sort_key=None, projection_type=ProjectionType.KEYS_ONLY
+)
+
+
+async def put_under(engine: Engine, *ids: int) -> None:
+    """Makes an entry under each id, as an index has them."""
+
+    def does(group: Group) -> None:
+        for id_ in ids:
+            group.put(Family.INDEXES, table_prefix(id_) + b"entry", b"")
+
+    await engine.do(does)
+
+
+def ids_held(engine: Engine) -> set[int]:
+    return {int.from_bytes(key[:4], "big") for key, _ in engine.store.scan(Family.INDEXES, b"", b"\xff" * 8)}
+
+
+async def test_indexes_get_ids_that_nothing_else_has_and_keep_them(engine: Engine) -> None:
+    opened = await engine.table(
+        sort_key=AT, indexes=(INDEX, replace(INDEX, name="local", is_global=False, partition_key=ID, sort_key=AT))
+    )
+    local, by_at = opened.definition.indexes
+    assert [local.name, by_at.name] == ["local", "by-at"]
+    added = replace(INDEX, name="added")
+    change = TableChange(new_indexes=(added,), definitions={"at": AT.type})
+    after = await engine.catalog.update_table("pets", change)
+    assert [index.name for index in after.indexes] == ["local", "added", "by-at"]
+    assert (after.indexes[0], after.indexes[2]) == (local, by_at)
+    assert after.indexes[1] == replace(added, id=after.indexes[1].id, is_backfilling=True)
+    assert len({opened.definition.id, *(index.id for index in after.indexes)}) == 4
+    again = await engine.table("others", indexes=(INDEX,))
+    assert again.definition.indexes[0].id > max(index.id for index in after.indexes)
+
+
+async def test_an_index_that_goes_takes_its_entries_along_and_no_others(engine: Engine) -> None:
+    opened = await engine.table(indexes=(INDEX, replace(INDEX, name="other")))
+    by_at, other = opened.definition.indexes
+    await put_under(engine, by_at.id, other.id, other.id + 1)
+    await engine.catalog.update_table("pets", TableChange(deleted_indexes=("by-at",)))
+    assert opened.definition.indexes == (other,)
+    assert ids_held(engine) == {other.id, other.id + 1}
+
+
+async def test_an_index_that_is_being_filled_can_go_but_not_be_provisioned(engine: Engine) -> None:
+    one = Throughput(read_units=1, write_units=1)
+    await engine.catalog.create_table(NewTable(name="pets", partition_key=ID, throughput=one))
+    new = replace(INDEX, throughput=one)
+    await engine.catalog.update_table("pets", TableChange(new_indexes=(new,), definitions={"at": AT.type}))
+    two = replace(one, read_units=2)
+    with pytest.raises(ResourceInUseError, match="Index is being created: by-at"):
+        await engine.catalog.update_table("pets", TableChange(index_throughputs=(("by-at", two),)))
+    after = await engine.catalog.update_table("pets", TableChange(deleted_indexes=("by-at",)))
+    assert after.indexes == ()
+
+
+async def test_an_index_is_active_when_its_filling_is_finished(engine: Engine) -> None:
+    await engine.table()
+    change = TableChange(new_indexes=(INDEX,), definitions={"at": AT.type})
+    index = (await engine.catalog.update_table("pets", change)).indexes[0]
+    other = (await engine.catalog.update_time_to_live("pets", "until", is_enabled=True)).time_to_live
+    assert other is not None
+    assert other.is_backfilling
+    await engine.catalog.finish_backfill("pets", index.id)
+    now = engine.catalog.open_table("pets").definition
+    assert now.indexes == (replace(index, is_backfilling=False),)
+    assert now.time_to_live == other
+    await engine.catalog.finish_backfill("pets", other.id)
+    now = engine.catalog.open_table("pets").definition
+    assert now.time_to_live == replace(other, is_backfilling=False)
+    assert engine.catalog.tables.get("pets") == now
+
+
+async def test_to_finish_filling_what_is_gone_changes_nothing(engine: Engine) -> None:
+    table = await engine.table()
+    before = table.definition
+    await engine.catalog.finish_backfill("pets", before.id)
+    await engine.catalog.finish_backfill("pets", 999)
+    await engine.catalog.finish_backfill("nowhere", before.id)
+    assert table.definition is before
+
+
+async def test_expiry_that_ends_and_a_table_that_goes_take_their_entries_along(engine: Engine) -> None:
+    opened = await engine.table(indexes=(INDEX,))
+    (index,) = opened.definition.indexes
+    first = (await engine.catalog.update_time_to_live("pets", "until", is_enabled=True)).time_to_live
+    assert first is not None
+    await put_under(engine, index.id, first.id)
+    await engine.catalog.update_time_to_live("pets", "until", is_enabled=False)
+    assert ids_held(engine) == {index.id}
+    second = (await engine.catalog.update_time_to_live("pets", "until", is_enabled=True)).time_to_live
+    assert second is not None
+    assert second.id != first.id
+    await put_under(engine, second.id, second.id + 1)
+    await engine.catalog.delete_table("pets")
+    assert ids_held(engine) == {second.id + 1}
+
+
+async def test_what_goes_is_told_by_its_id(store: Store, clock: FakeClock) -> None:
+    async with running(store, clock) as engine:
+        gone: list[int] = []
+        catalog = Catalog(store, engine.committer, REGION, Random(1), gone.append)
+        table = await catalog.create_table(
+            NewTable(name="pets", partition_key=ID, indexes=(INDEX, replace(INDEX, name="other")))
+        )
+        by_at, other = table.indexes
+        await catalog.update_table("pets", TableChange(deleted_indexes=("by-at",)))
+        assert gone == [by_at.id]
+        await catalog.delete_table("pets")
+        assert gone == [by_at.id, table.id, other.id]
+
+
+async def test_a_protected_table_keeps_its_items_and_its_stream(engine: Engine) -> None:
+    await engine.catalog.create_table(NewTable(name="pets", partition_key=ID, view_type=BOTH, is_protected=True))
+    before = engine.catalog.open_table("pets")
+    await engine.committer.commit(put(engine, "pets", "rex"))
+    with pytest.raises(ValidationError, match="protected against deletion"):
+        await engine.catalog.delete_table("pets")
+    assert engine.catalog.open_table("pets") is before
+    assert engine.catalog.enabled_stream("pets") is before.stream
+    assert len(items_of(engine, before.definition.id)) == 1
+
+
+async def test_a_definition_written_before_there_were_indexes_still_opens(store: Store, clock: FakeClock) -> None:
+    old = (
+        b'{"name":"pets","id":1,"uuid":"u","create_time_ms":1,"partition_key":{"name":"id","type":"S"},"sort_key":null,'
+        b'"stream_label":"","stream_settings":{"retention_seconds":60,"retention_bytes":0,"min_shards":1,'
+        b'"max_shards":null}}'
+    )
+    store.write({Family.CATALOG: {b"table/pets": old}}, ())
+    async with running(store, clock) as engine:
+        table = engine.catalog.open_table("pets").definition
+        assert (table.indexes, table.time_to_live, table.throughput) == ((), None, None)
+        assert (table.is_protected, table.tags) == (False, {})
+
+
+async def test_a_definition_is_found_again_whole(store: Store, clock: FakeClock) -> None:
+    one = Throughput(read_units=1, write_units=1)
+    new = NewTable(
+        name="pets",
+        partition_key=ID,
+        sort_key=AT,
+        indexes=(replace(INDEX, projection_type=ProjectionType.INCLUDE, non_key_attributes=("a",), throughput=one),),
+        throughput=one,
+        is_protected=True,
+        tags={"team": "blue"},
+    )
+    async with running(store, clock) as engine:
+        await engine.catalog.create_table(new)
+        before = await engine.catalog.update_time_to_live("pets", "until", is_enabled=True)
+    async with running(store, clock) as engine:
+        assert engine.catalog.open_table("pets").definition == before

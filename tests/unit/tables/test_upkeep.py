@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -18,6 +17,7 @@ from broker.streams import resharding
 from broker.streams.shards import horizon
 from broker.streams.walk import OLDEST, Walk, begin
 from broker.tables import upkeep
+from broker.tables.definition import TableChange
 from broker.tables.operations import Put
 from broker.tables.upkeep import Upkeep
 from tests.unit.engine import NOON_MS, TIMEOUT_S, Do, Engine, FakeClock
@@ -69,9 +69,7 @@ class Keeper:
         return sum(1 for _ in self.engine.store.scan(Family.LOG, b"", b"\xff" * 16))
 
     async def settings(self, **changes: int) -> None:
-        await self.engine.catalog.update_table(
-            "pets", lambda settings: replace(settings, **changes), switch_stream=False, view_type=None
-        )
+        await self.engine.catalog.update_table("pets", TableChange(stream_settings=changes))
 
 
 @pytest.fixture

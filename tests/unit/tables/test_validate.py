@@ -5,8 +5,15 @@ from __future__ import annotations
 import pytest
 
 from broker.model.errors import ValidationError
-from broker.model.tables import KeyAttribute, KeyAttributeType
-from broker.tables.validate import check_key_schema, check_name, check_range, check_table_name, page_limit
+from broker.model.tables import KeyAttributeType
+from broker.tables.validate import (
+    check_attribute_definitions,
+    check_key_schema,
+    check_name,
+    check_range,
+    check_table_name,
+    page_limit,
+)
 from tests.unit.engine import AT, ID
 
 
@@ -61,46 +68,50 @@ def test_a_page_has_1_to_100_entries() -> None:
             page_limit(limit, "page_size")
 
 
-TYPES: dict[str, str | None] = {"id": "S", "at": "N"}
+TYPES = {"id": KeyAttributeType.STRING, "at": KeyAttributeType.NUMBER}
 
 
 def test_a_key_is_one_or_two_defined_attributes() -> None:
-    assert check_key_schema([("id", "HASH")], {"id": "S"}, 1) == (ID, None)
-    assert check_key_schema([("id", "HASH"), ("at", "RANGE")], TYPES, 2) == (ID, AT)
-    assert check_key_schema([("b", "HASH")], {"b": "B"}, 1) == (
-        KeyAttribute(name="b", type=KeyAttributeType.BINARY),
-        None,
-    )
+    assert check_key_schema([("id", "HASH")], TYPES) == (ID, None)
+    assert check_key_schema([("id", "HASH"), ("at", "RANGE")], TYPES) == (ID, AT)
 
 
 @pytest.mark.parametrize(
-    ("schema", "types", "count", "words", "field"),
+    ("schema", "words", "field"),
     [
-        ([], {}, 0, "1 or 2 elements", "key_schema"),
-        ([("id", "HASH"), ("at", "RANGE"), ("x", "RANGE")], TYPES, 2, "1 or 2 elements", "key_schema"),
-        ([("id", "RANGE")], {"id": "S"}, 1, "first KeySchemaElement is not a HASH", "key_schema"),
-        ([("id", "")], {"id": "S"}, 1, "first KeySchemaElement is not a HASH", "key_schema"),
-        ([("id", "HASH"), ("at", "HASH")], TYPES, 2, "second KeySchemaElement is not a RANGE", "key_schema"),
-        ([("at", "RANGE"), ("id", "HASH")], TYPES, 2, "first KeySchemaElement is not a HASH", "key_schema"),
-        ([("", "HASH")], {"": "S"}, 1, "1 to 255 bytes", "key_schema.attribute_name"),
-        ([("\u00e9" * 128, "HASH")], {"\u00e9" * 128: "S"}, 1, "1 to 255 bytes", "key_schema.attribute_name"),
-        ([("id", "HASH"), ("id", "RANGE")], {"id": "S"}, 1, "same name", "key_schema"),
-        ([("id", "HASH")], {"at": "N"}, 1, "not defined.*Keys: .id.", "attribute_definitions"),
-        ([("id", "HASH")], TYPES, 2, "does not exactly match", "attribute_definitions"),
-        # The same attribute defined twice.
-        ([("id", "HASH")], {"id": "S"}, 2, "does not exactly match", "attribute_definitions"),
-        ([("id", "HASH")], {"id": None}, 1, "S, N, B", "attribute_definitions.attribute_type"),
+        ([], "1 or 2 elements", "key_schema"),
+        ([("id", "HASH"), ("at", "RANGE"), ("x", "RANGE")], "1 or 2 elements", "key_schema"),
+        ([("id", "RANGE")], "first KeySchemaElement is not a HASH", "key_schema"),
+        ([("id", "")], "first KeySchemaElement is not a HASH", "key_schema"),
+        ([("id", "HASH"), ("at", "HASH")], "second KeySchemaElement is not a RANGE", "key_schema"),
+        ([("at", "RANGE"), ("id", "HASH")], "first KeySchemaElement is not a HASH", "key_schema"),
+        ([("", "HASH")], "1 to 255 bytes", "key_schema.attribute_name"),
+        ([("\u00e9" * 128, "HASH")], "1 to 255 bytes", "key_schema.attribute_name"),
+        ([("id", "HASH"), ("id", "RANGE")], "same name", "key_schema"),
+        ([("x", "HASH")], "not defined.*Keys: .x., AttributeDefinitions: .id, at.", "attribute_definitions"),
     ],
 )
-def test_any_other_key_is_refused(
-    schema: list[tuple[str, str]], types: dict[str, str | None], count: int, words: str, field: str
-) -> None:
+def test_any_other_key_is_refused(schema: list[tuple[str, str]], words: str, field: str) -> None:
     with pytest.raises(ValidationError, match=words) as refused:
-        check_key_schema(schema, types, count)
+        check_key_schema(schema, TYPES)
     assert refused.value.metadata["field"] == field
+
+
+def test_a_key_needs_a_definition_for_each_attribute() -> None:
+    with pytest.raises(ValidationError, match="Some index key attribute have no definition"):
+        check_key_schema([("id", "HASH"), ("at", "RANGE")], {"id": KeyAttributeType.STRING})
+
+
+def test_definitions_are_of_three_types_and_each_of_another_attribute() -> None:
+    assert check_attribute_definitions([("id", "S"), ("at", "N")]) == TYPES
+    assert check_attribute_definitions([("b", "B")]) == {"b": KeyAttributeType.BINARY}
+    with pytest.raises(ValidationError, match="S, N, B"):
+        check_attribute_definitions([("id", None)])
+    with pytest.raises(ValidationError, match=r"Duplicate AttributeDefinition.*id"):
+        check_attribute_definitions([("id", "S"), ("id", "S")])
 
 
 def test_the_name_of_a_key_may_have_255_bytes() -> None:
     name = "\u00e9" * 127 + "a"
-    partition_key, _ = check_key_schema([(name, "HASH")], {name: "S"}, 1)
+    partition_key, _ = check_key_schema([(name, "HASH")], {name: KeyAttributeType.STRING})
     assert partition_key.name == name

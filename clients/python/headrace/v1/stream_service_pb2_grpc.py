@@ -102,6 +102,9 @@ class StreamServiceServicer(object):
         stream it goes on with the shards that follow, each after all of its parents, and ends when the stream is disabled and
         read to its end.
 
+        If the table is PROVISIONED, all calls together read at most twice its write units a second, in read request units: a call
+        that begins beyond that is refused with PROVISIONED_THROUGHPUT_EXCEEDED, one that is open is slowed down.
+
         Errors: VALIDATION, EXPIRED_ITERATOR, RESOURCE_NOT_FOUND; TRIMMED_DATA_ACCESS when records at the position, or ahead of a
         reader that is too slow, are no longer held: the metadata has shard_id, first_lost_sequence_number,
         last_lost_sequence_number, lost_from and lost_to (ISO 8601, UTC: between these times the lost records were written) and

@@ -1,0 +1,279 @@
+"""Capacity units: what reads and writes consume by DynamoDB's rules, and how provisioned throughput limits them.
+
+Source: Developer Guide, "DynamoDB read and write operations" and "Burst capacity".
+"""
+
+from __future__ import annotations
+
+import math
+from enum import StrEnum
+from typing import TYPE_CHECKING, Final
+
+from broker.model.errors import ProvisionedThroughputExceededError
+
+if TYPE_CHECKING:
+    from broker.model.clock import Clock
+    from broker.model.tables import Index, Table, Throughput
+
+READ_UNIT_BYTES: Final = 4 * 1024
+WRITE_UNIT_BYTES: Final = 1024
+# So many seconds' worth of units that were not used may be used later.
+BURST_SECONDS: Final = 300
+# A stream may be read at this many times the rate at which its table may be written.
+STREAM_READS_PER_WRITE: Final = 2
+
+_MILLIS_PER_SECOND: Final = 1000
+
+
+def read_units(size_bytes: int, *, consistent: bool, transactional: bool = False) -> float:
+    """What reading so many bytes consumes: those of one item, or the sum of a page of Query and Scan.
+
+    A missing item counts as one of the smallest size.
+    """
+    units = max(1, -(-size_bytes // READ_UNIT_BYTES))
+    if transactional:
+        return 2.0 * units
+    return float(units) if consistent else units / 2
+
+
+def write_units(size_bytes: int, *, transactional: bool = False) -> float:
+    """What a write consumes: of the item before or after it the larger size counts, also if nothing is changed."""
+    units = max(1, -(-size_bytes // WRITE_UNIT_BYTES))
+    return 2.0 * units if transactional else float(units)
+
+
+class Units:
+    """Read and write units, added up."""
+
+    __slots__ = ("reads", "writes")
+
+    def __init__(self) -> None:
+        self.reads = 0.0
+        self.writes = 0.0
+
+
+class Consumption:
+    """What one call consumes of one table and its indexes."""
+
+    __slots__ = ("indexes", "own", "table")
+
+    def __init__(self, table: Table) -> None:
+        self.table = table
+        # The table's part without its indexes.
+        self.own = Units()
+        # By name; those that took any.
+        self.indexes: dict[str, tuple[Index, Units]] = {}
+
+    def read(self, units: float, index: Index | None = None) -> None:
+        """Adds read units of the table, or of an index."""
+        self._units(index).reads += units
+
+    def write(self, units: float, index: Index | None = None) -> None:
+        """Adds write units of the table, or of an index."""
+        self._units(index).writes += units
+
+    @property
+    def parts(self) -> list[tuple[Index | None, Units]]:
+        """The table's own part, then those of its indexes."""
+        return [(None, self.own), *self.indexes.values()]
+
+    @property
+    def total(self) -> Units:
+        """The table's part and all indexes'."""
+        total = Units()
+        for _, units in self.parts:
+            total.reads += units.reads
+            total.writes += units.writes
+        return total
+
+    def _units(self, index: Index | None) -> Units:
+        if index is None:
+            return self.own
+        held = self.indexes.get(index.name)
+        if held is None:
+            held = self.indexes[index.name] = (index, Units())
+        return held[1]
+
+
+class Kind(StrEnum):
+    """What throughput limits."""
+
+    READ = "read"
+    WRITE = "write"
+    STREAM_READ = "stream read"
+
+    def rate(self, throughput: Throughput) -> int:
+        """How many units a second are provisioned."""
+        match self:
+            case Kind.READ:
+                return throughput.read_units
+            case Kind.WRITE:
+                return throughput.write_units
+            case Kind.STREAM_READ:
+                return throughput.write_units * STREAM_READS_PER_WRITE
+
+
+class _Bucket:
+    """Units that may be used now, as of a time; below zero they are owed."""
+
+    __slots__ = ("time_ms", "units")
+
+    def __init__(self, units: float, time_ms: int) -> None:
+        self.units = units
+        self.time_ms = time_ms
+
+
+class ThroughputLimiter:
+    """A bucket of units for each table, index and kind, which fills with what is provisioned and begins full.
+
+    What an operation consumes is known when it is done, so one is let in while there is anything in the bucket, and
+    what it takes may be owed. Check and charge with no other operation in between, and no more is owed than one takes.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._buckets: dict[tuple[int, Kind], _Bucket] = {}
+
+    def check(self, id_: int, throughput: Throughput, kind: Kind, index_name: str = "") -> None:
+        """Raises ProvisionedThroughputExceededError if the bucket of a table, or an index, is empty."""
+        wait_ms = self.wait_ms(id_, throughput, kind)
+        if not wait_ms:
+            return
+        whose, level = "the table", "level"
+        if index_name:
+            whose = "one or more global secondary indexes of the table"
+            level = "level for the under-provisioned global secondary indexes"
+        raise ProvisionedThroughputExceededError(
+            f"The level of configured provisioned throughput for {whose} was exceeded. Consider increasing your "
+            f"provisioning {level} with the UpdateTable API",
+            retry_after_ms=wait_ms,
+            kind=kind,
+            limit=kind.rate(throughput),
+            **({"index_name": index_name} if index_name else {}),
+        )
+
+    def wait_ms(self, id_: int, throughput: Throughput, kind: Kind) -> int:
+        """How long until an empty bucket holds a unit; 0 if it is not empty."""
+        units = self._filled(id_, throughput, kind).units
+        return 0 if units > 0 else math.ceil((1 - units) * _MILLIS_PER_SECOND / kind.rate(throughput))
+
+    def charge(self, id_: int, throughput: Throughput, kind: Kind, units: float) -> None:
+        """Takes units that were consumed."""
+        self._filled(id_, throughput, kind).units -= units
+
+    def forget(self, id_: int) -> None:
+        """Drops the buckets of a table or index that is gone."""
+        for kind in Kind:
+            self._buckets.pop((id_, kind), None)
+
+    def _filled(self, id_: int, throughput: Throughput, kind: Kind) -> _Bucket:
+        rate, now_ms = kind.rate(throughput), self._clock.now_ms()
+        most = rate * BURST_SECONDS
+        bucket = self._buckets.get((id_, kind))
+        if bucket is None:
+            bucket = self._buckets[id_, kind] = _Bucket(most, now_ms)
+        else:
+            # The clock may have been set back.
+            elapsed_ms = max(0, now_ms - bucket.time_ms)
+            bucket.units = min(most, bucket.units + elapsed_ms * rate / _MILLIS_PER_SECOND)
+            bucket.time_ms = now_ms
+        return bucket
+
+
+class TableUsage:
+    """What was consumed of one table since the node started, its indexes included."""
+
+    __slots__ = ("read_units", "table_name", "throttled_requests", "write_units")
+
+    def __init__(self, table_name: str) -> None:
+        self.table_name = table_name
+        self.read_units = 0.0
+        self.write_units = 0.0
+        self.throttled_requests = 0
+
+
+class CapacityMetering:
+    """Counts what is consumed of each table, and refuses what goes beyond its provisioned throughput.
+
+    A local index is limited with its table, a global one by itself; a write needs room in the table and in all its
+    global indexes. Without provisioned throughput nothing is refused.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._limiter = ThroughputLimiter(clock)
+        self._usages: dict[int, TableUsage] = {}
+
+    def admit_read(self, table: Table, index: Index | None = None) -> None:
+        """Before a read of a table, or of an index. Raises ProvisionedThroughputExceededError."""
+        if table.throughput is not None:
+            self._check(table, Kind.READ, index)
+
+    def admit_write(self, table: Table) -> None:
+        """Before a write. Raises ProvisionedThroughputExceededError."""
+        if table.throughput is None:
+            return
+        self._check(table, Kind.WRITE)
+        for index in table.indexes:
+            if index.is_global:
+                self._check(table, Kind.WRITE, index)
+
+    def admit_stream_read(self, table: Table) -> None:
+        """Before a read of a table's stream. Raises ProvisionedThroughputExceededError."""
+        if table.throughput is not None:
+            self._check(table, Kind.STREAM_READ)
+
+    def stream_read_wait_ms(self, table: Table) -> int:
+        """How long a reader of a table's stream must pause; 0 if it need not."""
+        if table.throughput is None:
+            return 0
+        return self._limiter.wait_ms(table.id, table.throughput, Kind.STREAM_READ)
+
+    def consume(self, consumption: Consumption) -> None:
+        """Takes note of what a call has consumed."""
+        table, usage = consumption.table, self._usage(consumption.table)
+        for index, units in consumption.parts:
+            usage.read_units += units.reads
+            usage.write_units += units.writes
+            if table.throughput is not None:
+                self._charge(table, Kind.READ, units.reads, index)
+                self._charge(table, Kind.WRITE, units.writes, index)
+
+    def consume_stream_read(self, table: Table, units: int) -> None:
+        """Takes note of read request units of a table's stream; metering.py counts them."""
+        if table.throughput is not None:
+            self._charge(table, Kind.STREAM_READ, units)
+
+    def all(self) -> list[TableUsage]:
+        """The usage of each table of which anything was consumed or refused."""
+        return list(self._usages.values())
+
+    def forget(self, id_: int) -> None:
+        """Drops what is known of a table or index that is gone."""
+        self._usages.pop(id_, None)
+        self._limiter.forget(id_)
+
+    def _usage(self, table: Table) -> TableUsage:
+        usage = self._usages.get(table.id)
+        if usage is None:
+            usage = self._usages[table.id] = TableUsage(table.name)
+        return usage
+
+    def _check(self, table: Table, kind: Kind, index: Index | None = None) -> None:
+        limited = _limited(table, index)
+        if limited.throughput is None:
+            return
+        try:
+            self._limiter.check(limited.id, limited.throughput, kind, "" if limited is table else limited.name)
+        except ProvisionedThroughputExceededError:
+            self._usage(table).throttled_requests += 1
+            raise
+
+    def _charge(self, table: Table, kind: Kind, units: float, index: Index | None = None) -> None:
+        limited = _limited(table, index)
+        if units and limited.throughput is not None:
+            self._limiter.charge(limited.id, limited.throughput, kind, units)
+
+
+def _limited(table: Table, index: Index | None) -> Table | Index:
+    """Whose throughput limits the use of a table or index."""
+    return table if index is None or not index.is_global else index
