@@ -15,7 +15,7 @@ from benchmarks.echo_server import SERVICE
 from benchmarks.http2_load import NUMBER_MARK, Specification
 from benchmarks.items import create_table, item_of_about
 from benchmarks.measure import ROOT, Effort, Server, Stopwatch, alternate, broker, echo_server, medians
-from headrace.v1.item_service_pb2 import PutItemRequest
+from headrace.v1.item_service_pb2 import PutItemRequest, UpdateItemRequest
 from tests.rpc import NEW_AND_OLD_IMAGES, Client
 
 IN_FLIGHT: Final = 32
@@ -49,15 +49,21 @@ def run(folder: Path, effort: Effort) -> dict[str, Any]:
     }
 
 
-def load(server: Server, path: str, request: PutItemRequest, seconds: float) -> dict[str, Any]:
-    """Keeps so many calls in flight; each request carries a number of its own in place of NUMBER_MARK."""
+def load(
+    server: Server,
+    path: str,
+    request: PutItemRequest | UpdateItemRequest,
+    seconds: float,
+    first_number: int | None = None,
+) -> dict[str, Any]:
+    """Keeps so many calls in flight; each request carries a number in place of NUMBER_MARK: its own, unless told."""
     specification = Specification(
         endpoint=server.endpoint,
         path=path,
         request=base64.b64encode(request.SerializeToString()).decode(),
         in_flight=IN_FLIGHT,
         seconds=seconds,
-        first_number=next(_numbers),
+        first_number=next(_numbers) if first_number is None else first_number,
     )
     watch = Stopwatch(server)
     done = subprocess.run(

@@ -1,4 +1,4 @@
-"""The broker's commands of the `headrace` command line: serve and dev. Also `python -m broker`."""
+"""The broker's commands of the `headrace` command line: serve, dev and restore. Also `python -m broker`."""
 
 from __future__ import annotations
 
@@ -41,6 +41,7 @@ def _options(command: Command) -> Command:
                 "--config", "file", type=click.Path(path_type=Path, dir_okay=False), help="TOML file of settings."
             ),
             click.option("--data", metavar="DIR", help="Folder of the store.  [default: ./headrace-data]"),
+            click.option("--backups", metavar="DIR", help="Folder of the backups.  [default: backups, in --data]"),
             click.option("--region", metavar="NAME", help="This region's name.  [default: local]"),
             click.option("--grpc", metavar="HOST:PORT", help="gRPC address; port 0: any.  [default: 127.0.0.1:7420]"),
             click.option("--http", metavar="HOST:PORT", help="HTTP address; port 0: any.  [default: 127.0.0.1:7421]"),
@@ -73,6 +74,34 @@ def dev(file: Path | None, **flags: object) -> None:
     _run(file, flags, companions=(("trigger-host",), ("replicator",)))
 
 
+@click.command()
+@click.option(
+    "--from",
+    "source",
+    required=True,
+    type=click.Path(path_type=Path, file_okay=False, exists=True),
+    help="Folder of the backup, in --backups of a node or wherever it was copied.",
+)
+@click.option("--data", required=True, type=click.Path(path_type=Path, file_okay=False), help="A new or empty folder.")
+@click.option("--region", metavar="NAME", help="Refuse a backup of another region.")
+def restore(source: Path, data: Path, region: str | None) -> None:
+    """Make a data folder of a backup, for `headrace serve --data`. No broker is needed.
+
+    Prints one line of JSON on stdout: the data folder, the region to serve it as, and what was restored.
+    """
+    from broker.backups.folder import RestoreError, restore_store
+    from broker.model.sequence import format_sequence_number
+
+    try:
+        backup = restore_store(source, data, region)
+    except RestoreError as error:
+        print(f"headrace: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(_EXIT_FAILED)
+    number = format_sequence_number(backup.sequence_number)
+    restored = {"data": str(data), "region": backup.region, "backup_arn": backup.arn, "sequence_number": number}
+    print(json.dumps(restored), flush=True)
+
+
 @click.group()
 def main() -> None:
     """The Headrace broker."""
@@ -80,6 +109,7 @@ def main() -> None:
 
 main.add_command(serve)
 main.add_command(dev)
+main.add_command(restore)
 
 
 def _run(file: Path | None, flags: dict[str, object], companions: tuple[tuple[str, ...], ...] = ()) -> None:

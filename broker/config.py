@@ -30,6 +30,8 @@ class Config:
 
     # The folder of the store; made if it does not exist.
     data: str = "./headrace-data"
+    # The folder of the backups, on the file system of `data`; empty: the folder "backups" in `data`.
+    backups: str = ""
     # The region's name in ARNs, versions and records: 1 to 64 characters of a-z, 0-9 and '-'. A store belongs to one
     # region.
     region: str = "local"
@@ -62,6 +64,11 @@ class Config:
                     f"{key}: {host} is not a loopback address and this version does not encrypt; "
                     "set insecure to listen there all the same"
                 )
+
+    @property
+    def backups_folder(self) -> Path:
+        """The folder of the backups."""
+        return Path(self.backups) if self.backups else Path(self.data) / "backups"
 
 
 def split_address(key: str, address: str) -> tuple[str, int]:

@@ -9,6 +9,8 @@ from pathlib import Path
 from random import SystemRandom
 from typing import TYPE_CHECKING, Final
 
+from broker.backups.folder import BackupFolder
+from broker.backups.registry import Backups
 from broker.config import ConfigError, split_address
 from broker.consumers.groups import ConsumerGroups
 from broker.consumers.members import Members
@@ -23,10 +25,12 @@ from broker.storage.rocks import Store
 from broker.storage.watermark import Watermarks
 from broker.streams.iterators import Iterators
 from broker.streams.metering import Metering
-from broker.streams.tail import LogReader
+from broker.streams.tail import Lag, LogReader
 from broker.tables.capacity import CapacityMetering
 from broker.tables.catalog import Catalog
+from broker.tables.housekeeping import Backfill, Expiry
 from broker.tables.read import ItemReader
+from broker.tables.transactions import RequestTokens
 from broker.tables.upkeep import Upkeep
 from broker.telemetry import Telemetry
 from broker.triggers.registry import Triggers
@@ -64,14 +68,19 @@ class Node:
             log.recover(stream)
         metering = Metering()
         self._upkeep = Upkeep(catalog, committer, log, store, clock, metering.forget)
+        self._backfill = Backfill(catalog, committer, store)
+        self._expiry = Expiry(catalog, committer, store, clock)
         triggers, replicas = Triggers(store, committer), Replicas(store, committer)
         groups = ConsumerGroups(store, committer, catalog, {"trigger": triggers.exists, "replica": replicas.exists})
         items = ItemReader(store, committer)
+        folder = BackupFolder(config.backups_folder, Path(config.data))
+        self._backups = backups = Backups(folder, store, committer, catalog, clock, random)
         members = Members(groups, catalog, log, items, committer, watermarks, clock)
         engine = Engine(
             catalog=catalog,
             committer=committer,
             items=items,
+            tokens=RequestTokens(store),
             watermarks=watermarks,
             log=log,
             metering=metering,
@@ -81,18 +90,25 @@ class Node:
             members=members,
             triggers=triggers,
             replicas=replicas,
+            backups=backups,
         )
         self._rpc = RpcServer(engine, self._telemetry)
         self._http = HttpServer(region, lambda: self._is_serving)
         self._is_serving = False
         self._committing: asyncio.Task[None] | None = None
-        self._keeping_up: asyncio.Task[None] | None = None
+        self._background: list[asyncio.Task[None]] = []
         self._expose_metrics(committer, log, metering, capacity, members)
 
     async def start(self) -> dict[str, str]:
         """Serves; returns the region and the addresses. Raises AddressInUseError if a port is taken."""
         self._committing = asyncio.create_task(self._committer.run(), name="committer")
-        self._keeping_up = asyncio.create_task(self._upkeep.run(self._config.upkeep_interval_seconds), name="upkeep")
+        interval = self._config.upkeep_interval_seconds
+        self._background = [
+            asyncio.create_task(self._upkeep.run(interval), name="upkeep"),
+            asyncio.create_task(self._backfill.run(), name="backfill"),
+            asyncio.create_task(self._expiry.run(interval), name="expiry"),
+        ]
+        await self._backups.start()
         grpc_host, _ = split_address("grpc", self._config.grpc)
         http_host, http_port = split_address("http", self._config.http)
         try:
@@ -113,9 +129,8 @@ class Node:
     async def run(self, stop: asyncio.Event) -> None:
         """Returns when `stop` is set. Raises what the committer raised if the disk fails, or a defect of the upkeep."""
         assert self._committing is not None, "start comes first"
-        assert self._keeping_up is not None, "start comes first"
         stopping = asyncio.create_task(stop.wait())
-        own = (self._committing, self._keeping_up)
+        own = (self._committing, *self._background)
         await asyncio.wait((stopping, *own), return_when=asyncio.FIRST_COMPLETED)
         stopping.cancel()
         for task in own:
@@ -127,9 +142,11 @@ class Node:
         self._is_serving = False
         await self._rpc.close()
         await self._http.close()
-        if self._keeping_up is not None:
-            self._keeping_up.cancel()
-            await asyncio.wait((self._keeping_up,))
+        for task in self._background:
+            task.cancel()
+        if self._background:
+            await asyncio.wait(self._background)
+        await self._backups.close()
         self._committer.close()
         if self._committing is not None:
             await asyncio.wait((self._committing,))
@@ -167,19 +184,29 @@ class Node:
         ):
             telemetry.labelled_counter(f"headrace_{name}", description, partial(_usage_by_table, capacity, field))
         telemetry.counter(
+            "headrace_expired_items", "Items deleted because their time had come", lambda: self._expiry.deleted_total
+        )
+        telemetry.counter(
             "headrace_trimmed_bytes",
             "Bytes of change records trimmed",
             lambda: self._upkeep.trimmed_bytes_total,
         )
+        lags: list[tuple[str, str, Lag]] = []
+
+        def lag_records() -> list[tuple[int, dict[str, str]]]:
+            # Gauges are read in the order in which they are made: the next one tells of the same moment.
+            lags[:] = members.lags()
+            return [(lag.records, {"group": group, "shard": shard}) for group, shard, lag in lags]
+
         telemetry.labelled_gauge(
             "headrace_consumer_lag_records",
             "Records that a consumer group has not processed, by group and shard",
-            lambda: [(lag.records, {"group": group, "shard": shard}) for group, shard, lag in members.lags()],
+            lag_records,
         )
         telemetry.labelled_gauge(
             "headrace_consumer_lag_milliseconds",
             "How long ago the oldest of them was written, by group and shard",
-            lambda: [(lag.millis, {"group": group, "shard": shard}) for group, shard, lag in members.lags()],
+            lambda: [(lag.millis, {"group": group, "shard": shard}) for group, shard, lag in lags],
         )
         telemetry.gauge("headrace_queued_operations", "Operations that wait", lambda: committer.queued_operations)
         telemetry.gauge(

@@ -19,6 +19,7 @@ from grpc_status import rpc_status
 
 from headrace.v1 import (
     attribute_value_pb2,
+    backup_service_pb2_grpc,
     consumer_service_pb2_grpc,
     item_service_pb2,
     item_service_pb2_grpc,
@@ -144,6 +145,7 @@ class Client:
         self.consumers = consumer_service_pb2_grpc.ConsumerServiceStub(self.channel)
         self.triggers = trigger_service_pb2_grpc.TriggerServiceStub(self.channel)
         self.replication = replication_service_pb2_grpc.ReplicationServiceStub(self.channel)
+        self.backups = backup_service_pb2_grpc.BackupServiceStub(self.channel)
 
     def create_table(
         self,

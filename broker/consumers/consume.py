@@ -12,11 +12,11 @@ Nothing is read before there is credit for it, and one batch at a time is on its
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
+from broker.consumers.answers import Answers
 from broker.consumers.assignment import AssignmentMode
 from broker.consumers.events import (
     Assigned,
@@ -35,21 +35,29 @@ from broker.consumers.events import (
 )
 from broker.consumers.explain import Holding
 from broker.consumers.groups import NackReason
+from broker.consumers.held import Held, Sent
 from broker.consumers.sources import LogShard
-from broker.model.errors import HeadraceError, LeaseFencedError, ResourceNotFoundError, ValidationError
+from broker.model.errors import (
+    HeadraceError,
+    LeaseFencedError,
+    ResourceNotFoundError,
+    ThrottlingError,
+    ValidationError,
+)
 from broker.model.gaps import TrimmedDataAccessError
 from broker.model.sequence import format_sequence_number
+from broker.storage.commit import CHANGE_BYTES, Change
 from broker.streams.tail import PAGE_RECORDS_MAX
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
+    from broker.consumers.answers import Turn
     from broker.consumers.events import Event
     from broker.consumers.groups import ConsumerGroups, Failure, FailureOutcome, Lease
     from broker.consumers.parking import Diverted
     from broker.consumers.sources import Source
     from broker.model.clock import Clock
-    from broker.model.gaps import Gap
     from broker.storage.commit import Committer, Group
     from broker.storage.watermark import Wakeup
 
@@ -67,11 +75,8 @@ HEARTBEAT_SECONDS: Final = 15.0
 ANSWERS_MAX: Final = 256
 # Ends are remembered so long that a late acknowledgement of one is no mistake.
 FINISHED_SOURCES_MAX: Final = 1_024
-# How long a retry waits after the first failure, doubled with each further one, and at most.
-BACKOFF_SECONDS_FIRST: Final = 0.1
-BACKOFF_SECONDS_MAX: Final = 30.0
-_BACKOFF_DOUBLINGS_MAX: Final = 10
-_CHANGE_BYTES: Final = 1024
+# How long a batch with records of parked keys waits when too many writes wait.
+_THROTTLED_SECONDS: Final = 0.05
 
 
 class Outlet(Protocol):
@@ -120,79 +125,6 @@ class MemberSettings:
     revoke_seconds: int = REVOKE_SECONDS_DEFAULT
 
 
-@dataclass(frozen=True, slots=True)
-class _Sent:
-    """A response that is not acknowledged."""
-
-    number: int
-    records: int
-    size_bytes: int
-    time_ms: int
-
-
-@dataclass(slots=True, eq=False, kw_only=True)
-class Held:
-    """A source that a member holds."""
-
-    source: Source
-    # Rises with each source that is given to anyone.
-    order: int
-    # 0 until the lease is durable.
-    epoch: int = 0
-    # Up to where it is read, and up to where the member was told so.
-    position: int = 0
-    sent_to: int = 0
-    told_at: float = 0.0
-    in_flight: deque[_Sent] = field(default_factory=deque)
-    # Where it ends, once that was sent.
-    end: int | None = None
-    # Not read before this time of the event loop; what the record that is next said when it failed is at rest.
-    retry_at: float = 0.0
-    # So many acknowledgements are on their way to the disk.
-    pending: int = 0
-    # One of them is negative: nothing may be sent that it will make void.
-    is_void: bool = False
-    # While some were on their way, the group had no more need of this lease; to be looked at again after them.
-    is_doubtful: bool = False
-    # Records of parked keys come next, and there is no room for them.
-    is_blocked: bool = False
-    # What the next batch takes, when it did not fit into what was left of the credit.
-    wanted_bytes: int = 0
-    # It is to move, at this time of the wall clock at the latest; 0 if it is not.
-    deadline_ms: int = 0
-    is_revoking_told: bool = False
-    deadline: asyncio.TimerHandle | None = None
-
-    @property
-    def in_flight_records(self) -> int:
-        """Records that are sent and not acknowledged."""
-        return sum(sent.records for sent in self.in_flight)
-
-    @property
-    def has_in_flight(self) -> bool:
-        """Whether there are any."""
-        return any(sent.records for sent in self.in_flight)
-
-
-@dataclass(slots=True, kw_only=True)
-class _Answer:
-    """What is to be sent in its turn: an event, or what is made of a commit's result."""
-
-    event: Event | None = None
-    future: asyncio.Future[list[Any]] | None = None
-    make: Callable[[Any], list[Event]] | None = None
-
-
-class _Operation:
-    """A plan that a session submits."""
-
-    __slots__ = ("plan", "size_bytes")
-
-    def __init__(self, plan: Callable[[Group], Any], size_bytes: int = _CHANGE_BYTES) -> None:
-        self.plan = plan
-        self.size_bytes = size_bytes
-
-
 class Session:
     """One connected member of a group."""
 
@@ -224,11 +156,12 @@ class Session:
         self._outlet = outlet
         self._loop = asyncio.get_running_loop()
         self._sent_at = self._loop.time()
-        self._answers: deque[_Answer] = deque()
-        self._answered = asyncio.Event()
+        self._answers = Answers(wakeup.notify)
         # The epoch and the end of sources that were finished.
         self._finished: dict[str, tuple[int, int]] = {}
         self._ending: HeadraceError | None = None
+        # A batch that is too large for what is left of the credit has the next turn: no other takes of it before.
+        self._is_credit_reserved = False
 
     async def run(self) -> None:
         """Serves the member until it is cancelled; it belongs to the group for as long as this runs.
@@ -242,11 +175,14 @@ class Session:
                 self._wakeup.clear()
                 if self._ending is not None:
                     raise self._ending
-                has_moved = await self._send_answers()
-                has_moved = await self._begin_leases() or has_moved
+                has_moved = await self._begin_leases()
+                self._is_credit_reserved = False
                 for held in list(self.held.values()):
+                    # An answer may be that a lease begins anew: then the member is told before it gets more.
+                    has_moved = await self._answers.send(self._send) or has_moved
                     if self._is_current(held):
                         has_moved = await self._serve(held) or has_moved
+                has_moved = await self._answers.send(self._send) or has_moved
                 if not has_moved:
                     await self._rest()
         finally:
@@ -281,45 +217,41 @@ class Session:
         held = self.held[source_id]
         self._drop(held)
         if held.epoch:
-            self._answer(_Answer(event=Revoked(**_of(held))))
+            self._say(Revoked(**held.about))
 
     def end(self, error: HeadraceError) -> None:
         """Ends the session with an error."""
         self._ending = error
         self._wakeup.notify()
 
-    def wake(self) -> None:
-        """Lets the session look again."""
+    def parking_changed(self) -> None:
+        """Notes that there may be room to park, or more of a redriven key."""
         for held in self.held.values():
             if held.is_blocked:
                 held.retry_at = 0.0
-        self._wakeup.notify()
+            if held.is_blocked or held.source.kind is SourceKind.PARKED:
+                self._wakeup.notify()
 
     # What the member says.
 
     async def acknowledge(self, source_id: str, epoch: int, number: int) -> None:
         """Takes an acknowledgement; the answer is sent when it is durable. Returns when the next one may come."""
-        await self.answered(ANSWERS_MAX - 1)
+        await self._answers.no_more_than(ANSWERS_MAX - 1)
         held = self.held.get(source_id)
         if self._is_finished(source_id, epoch, number):
-            kind = _kind_of(source_id)
-            event = Checkpointed(kind=kind, source_id=source_id, epoch=epoch, number=number)
-            self._answer(_Answer(event=event))
+            self._say(Checkpointed(kind=_kind_of(source_id), source_id=source_id, epoch=epoch, number=number))
             return
         refusal = self._refusal(held, source_id, epoch, number)
         if held is None or refusal is not None:
-            self._answer(_Answer(event=refusal))
+            self._say(refusal)
             return
         is_end = held.end is not None and number >= held.end
         plan = partial(held.source.plan_acknowledge, epoch=epoch, number=number, is_end=is_end)
-        await self._submit(held, plan, partial(self._acknowledged, held, epoch, number))
+        await self._submit(held, Change(plan), partial(self._acknowledged, held, epoch, number))
 
-    async def fail(self, source_id: str, epoch: int, failure: Failure, retry_seconds: float | None) -> None:
-        """Takes a negative acknowledgement, as `acknowledge` does.
-
-        The record is delivered again after `retry_seconds`; if that is None the wait doubles each time.
-        """
-        await self.answered(ANSWERS_MAX - 1)
+    async def fail(self, source_id: str, epoch: int, failure: Failure) -> None:
+        """Takes a negative acknowledgement, as `acknowledge` does."""
+        await self._answers.no_more_than(ANSWERS_MAX - 1)
         held = self.held.get(source_id)
         refusal = self._refusal(held, source_id, epoch, failure.number)
         record = None
@@ -328,37 +260,37 @@ class Session:
             if record is None and not (isinstance(held.source, LogShard) and held.source.is_lost(failure.number)):
                 refusal = self._refused(held, failure.number, "sequence_number is of no record that was sent")
         if held is None or refusal is not None:
-            self._answer(_Answer(event=refusal))
+            self._say(refusal)
             return
-        held.is_void = True
-        self.is_leaving = self.is_leaving or failure.reason is NackReason.SHUTDOWN
+        held.pending_nacks += 1
         plan = partial(held.source.plan_fail, epoch=epoch, failure=failure, record=record)
-        await self._submit(held, plan, partial(self._failed, held, epoch, failure, retry_seconds))
+        change = Change(plan, CHANGE_BYTES + (0 if record is None else len(record[1])))
+        await self._submit(held, change, partial(self._failed, held, epoch, failure))
 
-    async def answered(self, left: int = 0) -> None:
-        """Returns when no more than so many answers are still to be sent."""
-        while len(self._answers) > left:
-            self._answered.clear()
-            await self._answered.wait()
+    async def answered(self) -> None:
+        """Returns when everything that the member has said is answered."""
+        await self._answers.no_more_than(0)
 
-    async def _submit(self, held: Held, plan: Callable[[Group], Any], make: Callable[[Any], list[Event]]) -> None:
+    async def _submit(self, held: Held, change: Change, settle: Callable[[Any], list[Event]]) -> None:
         held.pending += 1
-        future = await self._committer.submit_when_room((_Operation(plan),))
-        future.add_done_callback(lambda _: self._wakeup.notify())
+        future = await self._committer.submit_when_room((change,))
+        # What it brings about does not wait for the member to take the answers before this one.
+        future.add_done_callback(partial(self._settled, held, self._answers.turn(), settle))
 
-        def settled(result: Any) -> list[Event]:
-            held.pending -= 1
-            events = make(result)
-            if held.is_doubtful and not held.pending:
-                held.is_doubtful = False
-                self._circle.rebalance()
-            return events
+    def _settled(
+        self, held: Held, turn: Turn, settle: Callable[[Any], list[Event]], future: asyncio.Future[list[Any]]
+    ) -> None:
+        held.pending -= 1
+        try:
+            turn.answer(settle(future.result()[0]))
+        except HeadraceError as error:
+            self.end(error)
+        if held.is_doubtful and not held.pending:
+            held.is_doubtful = False
+            self._circle.rebalance()
 
-        self._answer(_Answer(future=future, make=settled))
-
-    def _answer(self, answer: _Answer) -> None:
-        self._answers.append(answer)
-        self._wakeup.notify()
+    def _say(self, event: Event | None) -> None:
+        self._answers.turn().answer([] if event is None else [event])
 
     def _refusal(self, held: Held | None, source_id: str, epoch: int, number: int) -> Refused | None:
         if held is None or not held.epoch or epoch != held.epoch:
@@ -375,11 +307,11 @@ class Session:
     @staticmethod
     def _refused(held: Held, number: int, message: str) -> Refused:
         error = ValidationError(message, field="sequence_number", limit=format_sequence_number(held.sent_to))
-        return Refused(**_of(held), number=number, error=error)
+        return Refused(**held.about, number=number, error=error)
 
     def _acknowledged(self, held: Held, epoch: int, number: int, result: bool | HeadraceError) -> list[Event]:
         """What follows from an acknowledgement that is durable, or was refused."""
-        about: dict[str, Any] = _of(held) | {"epoch": epoch}
+        about: dict[str, Any] = held.about | {"epoch": epoch}
         is_current = self._is_current(held) and held.epoch == epoch
         if isinstance(result, HeadraceError):
             if self._is_finished(held.source.id, epoch, number):
@@ -402,41 +334,31 @@ class Session:
             self._circle.parking_changed()
         return events
 
-    def _failed(
-        self,
-        held: Held,
-        epoch: int,
-        failure: Failure,
-        retry_seconds: float | None,
-        result: FailureOutcome | HeadraceError,
-    ) -> list[Event]:
+    def _failed(self, held: Held, epoch: int, failure: Failure, result: FailureOutcome | HeadraceError) -> list[Event]:
         """What follows from a negative acknowledgement that is durable, or was refused."""
-        about: dict[str, Any] = _of(held) | {"epoch": epoch}
+        held.pending_nacks -= 1
+        about: dict[str, Any] = held.about | {"epoch": epoch}
+        is_current = self._is_current(held) and held.epoch == epoch
         if isinstance(result, HeadraceError):
-            held.is_void = False
-            if self._is_current(held) and held.epoch == epoch and isinstance(result, LeaseFencedError):
+            if is_current and isinstance(result, LeaseFencedError):
                 self._release(held)
             return [Refused(**about, number=failure.number, error=_refusable(result))]
-        wait = 0.0
-        is_again = not result.is_parked and failure.reason is not NackReason.SHUTDOWN
-        if is_again:
-            wait = _backoff(result.attempts) if retry_seconds is None else retry_seconds
-        retry_time_ms = self._clock.now_ms() + round(wait * 1000) if is_again else None
+        is_leaving = failure.reason is NackReason.SHUTDOWN
+        self.is_leaving = self.is_leaving or is_leaving
         failed = Failed(
             **about,
             number=failure.number,
             attempts=result.attempts,
             is_parked=result.is_parked,
-            retry_time_ms=retry_time_ms,
+            retry_time_ms=None if result.is_parked or is_leaving else result.lease.retry_time_ms,
         )
-        if not self._is_current(held):
+        if not is_current:
             return [failed]
-        if result.is_over or failure.reason is NackReason.SHUTDOWN:
+        if result.is_over or is_leaving:
             self._drop(held)
             self._circle.rebalance()
             return [failed, Revoked(**about)]
         self._begin(held, result.lease)
-        held.retry_at = self._loop.time() + wait
         return [failed, self._assigned(held)]
 
     def _is_finished(self, source_id: str, epoch: int, number: int) -> bool:
@@ -460,30 +382,16 @@ class Session:
         self.sending_since_ms = 0
         self._sent_at = self._loop.time()
 
-    async def _send_answers(self) -> bool:
-        has_sent = False
-        while self._answers and ((future := self._answers[0].future) is None or future.done()):
-            answer = self._answers[0]
-            events = [answer.event] if answer.event is not None else []
-            if future is not None and answer.make is not None:
-                events = answer.make(future.result()[0])
-            for event in events:
-                await self._send(event)
-                has_sent = True
-            self._answers.popleft()
-            self._answered.set()
-        return has_sent
-
     async def _begin_leases(self) -> bool:
         """Leases what was given since; all of it in one group commit, if that has room."""
         given = [held for held in self.held.values() if not held.epoch]
         if not given:
             return False
         plans = [partial(held.source.plan_lease, may_skip=self.settings.skips_gaps) for held in given]
-        future = await self._committer.submit_when_room([_Operation(plan) for plan in plans])
+        future = await self._committer.submit_when_room([Change(plan) for plan in plans])
         leases = await future
         # What was said before is answered first: the end of a parent before its children begin.
-        await self._send_answers()
+        await self._answers.send(self._send)
         for held, lease in zip(given, leases, strict=True):
             if not self._is_current(held):
                 continue
@@ -497,113 +405,97 @@ class Session:
                 self._begin(held, lease)
                 await self._send(self._assigned(held))
                 if lease.gap is not None:
-                    await self._send(Lost(**_of(held), gap=lease.gap, number=lease.checkpoint))
+                    await self._send(Lost(**held.about, gap=lease.gap, number=lease.checkpoint))
         return True
 
     async def _serve(self, held: Held) -> bool:
         """Does what is next for a source; returns whether that was anything."""
-        now = self._loop.time()
-        if not held.epoch or held.is_void:
+        if held.retry_at and held.retry_at <= self._loop.time():
+            held.retry_at = 0.0
+        if not held.epoch or held.pending_nacks:
             return False
         if held.deadline_ms:
             return await self._serve_revoking(held)
-        room = self._room()
-        if held.end is not None or now < held.retry_at or room is None:
-            return False
-        records_max, bytes_left = room
-        if held.wanted_bytes > bytes_left and self.in_flight_bytes:
+        if held.end is not None or held.retry_at:
             return False
         try:
-            if not held.source.has_more(held.position):
-                return False
-            batch = held.source.read(held.position, records_max, min(self._outlet.batch_bytes_max, bytes_left))
+            batch = self._read(held)
         except TrimmedDataAccessError as error:
-            return await self._skip(held, error)
+            if not self.settings.skips_gaps:
+                raise
+            # The checkpoint moves with the next acknowledgement: whoever holds the shard before that is told, too.
+            held.position = held.sent_to = error.gap.last_lost
+            await self._send(Lost(**held.about, gap=error.gap, number=held.position))
+            return True
         except ResourceNotFoundError:
             if held.source.kind is not SourceKind.PARKED:
                 raise
             # It was discarded, and is being taken away.
             return False
-        held.wanted_bytes = batch.size_bytes
-        if batch.size_bytes > bytes_left and self.in_flight_bytes:
+        if batch is None:
             return False
-        is_diverted = held.is_blocked = False
+        held.is_blocked = False
         if batch.count and isinstance(held.source, LogShard) and held.source.is_diverted():
-            left = await self._divert(held, batch)
-            if left is None or not self._may_send(held):
-                return True
-            is_diverted, batch = left is not batch, left
-        return await self._send_batch(held, batch, is_diverted=is_diverted)
+            records = batch.records()
+            if self._groups.parking.concerns(self.settings.group_name, records):
+                return await self._serve_diverted(held, batch, records)
+        return await self._send_batch(held, batch)
+
+    def _read(self, held: Held) -> Batch | None:
+        """The next batch of a source; None if there is none, or no credit for it. Raises TrimmedDataAccessError."""
+        records_left, bytes_left = self._room()
+        if records_left <= 0 or bytes_left <= 0 or self._is_credit_reserved:
+            return None
+        if held.wanted_bytes <= bytes_left:
+            if not held.source.has_more(held.position):
+                return None
+            records_max = min(self.settings.batch_records_max, records_left)
+            batch = held.source.read(held.position, records_max, min(self._outlet.batch_bytes_max, bytes_left))
+            # One record may be larger than what is left; it is sent when nothing else is in flight.
+            if batch.size_bytes <= bytes_left or not self.in_flight_bytes:
+                held.wanted_bytes = 0
+                return batch
+            held.wanted_bytes = batch.size_bytes
+        self._is_credit_reserved = True
+        return None
 
     async def _serve_revoking(self, held: Held) -> bool:
         if not held.is_revoking_told:
             held.is_revoking_told = True
-            await self._send(Revoking(**_of(held), deadline_ms=held.deadline_ms))
+            await self._send(Revoking(**held.about, deadline_ms=held.deadline_ms))
             return True
         if held.has_in_flight or not self._is_current(held):
             return False
         self._release(held)
         return True
 
-    async def _send_batch(self, held: Held, batch: Batch, *, is_diverted: bool) -> bool:
-        now = self._loop.time()
+    async def _send_batch(self, held: Held, batch: Batch, *, is_diverted: bool = False) -> bool:
+        now, epoch = self._loop.time(), held.epoch
         has_moved = batch.last_sequence_number > held.position
         held.position = batch.last_sequence_number
-        held.wanted_bytes = 0
         # A position that has merely moved over numbers of others is worth a message now and then: the checkpoint of a
         # quiet shard must not age. One that has moved over parked records is told at once.
         is_worth_telling = held.position > held.sent_to and (is_diverted or now - held.told_at >= HEARTBEAT_SECONDS)
         if batch.count or is_worth_telling:
-            sent = _Sent(batch.last_sequence_number, batch.count, batch.size_bytes, self._clock.now_ms())
+            sent = Sent(batch.last_sequence_number, batch.count, batch.size_bytes, self._clock.now_ms())
             held.sent_to, held.told_at = batch.last_sequence_number, now
             held.in_flight.append(sent)
             self.in_flight_records += sent.records
             self.in_flight_bytes += sent.size_bytes
             # The others have their turn first.
             self.held[held.source.id] = self.held.pop(held.source.id)
-            await self._send(Records(**_of(held), batch=batch))
+            await self._send(Records(**held.about, batch=batch))
             has_moved = True
-        if batch.is_end and self._may_send(held):
+        if batch.is_end and self._may_send(held, epoch):
             held.end = held.sent_to = batch.last_sequence_number
             children = held.source.children() if isinstance(held.source, LogShard) else ()
-            await self._send(Ended(**_of(held), number=held.end, children=children))
+            await self._send(Ended(**held.about, number=held.end, children=children))
             has_moved = True
         return has_moved
 
-    async def _skip(self, held: Held, error: TrimmedDataAccessError) -> bool:
-        """Goes on after records that are no longer held, or ends the session."""
-        if not self.settings.skips_gaps:
-            raise error
-        if held.has_in_flight:
-            # Their acknowledgements come first: the checkpoint must not pass what is not processed.
-            return False
-        gap: Gap = error.gap
-        plan = partial(
-            self._groups.plan_skip,
-            name=self.settings.group_name,
-            source_id=held.source.id,
-            epoch=held.epoch,
-            number=gap.last_lost,
-        )
-        try:
-            await self._committer.change(plan)
-        except LeaseFencedError:
-            self._circle.rebalance()
-            return True
-        if self._may_send(held):
-            held.position = held.sent_to = max(held.position, gap.last_lost)
-            await self._send(Lost(**_of(held), gap=gap, number=held.position))
-        return True
-
-    async def _divert(self, held: Held, batch: Batch) -> Batch | None:
-        """Sets aside the records of parked keys, and returns the others: the batch as it is if there are none.
-
-        None if the lease was lost in the meantime.
-        """
-        records = batch.records()
+    async def _serve_diverted(self, held: Held, batch: Batch, records: Sequence[tuple[int, bytes]]) -> bool:
+        """Sets aside the records of parked keys, and sends the others."""
         name, epoch = self.settings.group_name, held.epoch
-        if not self._groups.parking.concerns(name, records):
-            return batch
 
         def plan(group: Group) -> Diverted:
             self._groups.leased(name, held.source.id, epoch)
@@ -614,17 +506,22 @@ class Session:
         except LeaseFencedError:
             # Whoever has it now reads the same records.
             self._circle.rebalance()
-            return None
+            return True
+        except ThrottlingError:
+            # A page that waits for room would be memory that no bound counts; it is read again.
+            held.retry_at = self._loop.time() + _THROTTLED_SECONDS
+            return False
         kept, blocked_at = diverted.kept, diverted.blocked_at
+        is_diverted = blocked_at is not None or len(kept) < batch.count
+        if is_diverted:
+            # Some of them may be of keys that are redriven.
+            self._circle.parking_changed()
+        if not self._may_send(held, epoch):
+            return True
         if blocked_at is not None:
             held.is_blocked = True
             held.retry_at = self._loop.time() + HEARTBEAT_SECONDS
-        elif len(kept) == batch.count:
-            return batch
-        else:
-            # Some of them may be of keys that are redriven.
-            self._circle.parking_changed()
-        return Batch(
+        left = Batch(
             parts=[record for _, record in kept],
             count=len(kept),
             size_bytes=sum(len(record) for _, record in kept),
@@ -633,25 +530,33 @@ class Session:
             is_end=batch.is_end and blocked_at is None,
             records=lambda: kept,
         )
+        return await self._send_batch(held, left, is_diverted=is_diverted)
 
     async def _rest(self) -> None:
         """Waits until there may be something to do."""
-        now, heartbeat_at = self._loop.time(), self._sent_at + HEARTBEAT_SECONDS
-        retries = [held.retry_at for held in self.held.values() if held.retry_at > now]
-        if await self._wakeup.wait(max(0.0, min([heartbeat_at, *retries]) - now)):
-            return
+        heartbeat_at = self._sent_at + HEARTBEAT_SECONDS
+        # One that has passed since the source was looked at counts: it would be forgotten until the heartbeat.
+        wake_at = min([heartbeat_at, *(held.retry_at for held in self.held.values() if held.retry_at)])
+        self._wakeup.is_muted = not self._has_room()
+        try:
+            if await self._wakeup.wait(max(0.0, wake_at - self._loop.time())):
+                return
+        finally:
+            self._wakeup.is_muted = False
         if self._loop.time() >= heartbeat_at:
             # Whatever nobody tells, such as a shard that has vanished, is noticed now.
             self._circle.rebalance()
             await self._send(Heartbeat())
 
-    def _room(self) -> tuple[int, int] | None:
-        """How many records may be read at once, and how many bytes in all; None if none may."""
-        records = self.settings.in_flight_records_max - self.in_flight_records
-        size_bytes = self.settings.in_flight_bytes_max - self.in_flight_bytes
-        if records <= 0 or size_bytes <= 0:
-            return None
-        return min(self.settings.batch_records_max, records), size_bytes
+    def _room(self) -> tuple[int, int]:
+        """How many records, and bytes, may still be sent before some are acknowledged."""
+        return (
+            self.settings.in_flight_records_max - self.in_flight_records,
+            self.settings.in_flight_bytes_max - self.in_flight_bytes,
+        )
+
+    def _has_room(self) -> bool:
+        return min(self._room()) > 0
 
     def holding(self, held: Held) -> Holding:
         """What the member is doing with a source, for an explanation."""
@@ -662,12 +567,14 @@ class Session:
             in_flight_records=held.in_flight_records,
             in_flight_age_ms=max(0, now_ms - held.in_flight[0].time_ms) if held.in_flight else 0,
             sending_ms=max(0, now_ms - self.sending_since_ms) if self.sending_since_ms else 0,
-            is_credit_used_up=self._room() is None,
+            is_credit_used_up=not self._has_room(),
+            is_all_sent=bool(held.in_flight) and not held.source.has_more(held.position),
             is_end_sent=held.end is not None,
             revoking_ms=held.deadline_ms - now_ms if held.deadline_ms else None,
             retry_ms=max(0, round(retry_seconds * 1000)),
             is_blocked=held.is_blocked,
             skips_gaps=self.settings.skips_gaps,
+            attempts_max=self.settings.attempts_max,
         )
 
     def _begin(self, held: Held, lease: Lease) -> None:
@@ -678,11 +585,15 @@ class Session:
         held.epoch = lease.epoch
         held.position = held.sent_to = lease.checkpoint
         held.told_at = self._loop.time()
-        held.end, held.is_void, held.is_blocked, held.wanted_bytes, held.retry_at = None, False, False, 0, 0.0
+        held.end, held.is_blocked, held.wanted_bytes, held.retry_at = None, False, 0, 0.0
+        wait_ms = lease.retry_time_ms - self._clock.now_ms()
+        if wait_ms > 0:
+            # Not longer, whatever the clock was set to since.
+            held.retry_at = self._loop.time() + min(wait_ms / 1000, RETRY_SECONDS_MAX)
 
     def _assigned(self, held: Held) -> Assigned:
         checkpoint = None if held.source.is_beginning(held.position) else held.position
-        return Assigned(**_of(held), checkpoint=checkpoint)
+        return Assigned(**held.about, checkpoint=checkpoint)
 
     def _release(self, held: Held) -> None:
         """Lets a source go that was to move, or that a newer lease has."""
@@ -700,25 +611,20 @@ class Session:
         self._watch(held.source)
         self._wakeup.notify()
 
-    def _free(self, sent: _Sent) -> None:
+    def _free(self, sent: Sent) -> None:
         self.in_flight_records -= sent.records
         self.in_flight_bytes -= sent.size_bytes
 
     def _is_current(self, held: Held) -> bool:
         return self.held.get(held.source.id) is held
 
-    def _may_send(self, held: Held) -> bool:
-        """Whether what was read may still be sent, after a wait in which much may have happened."""
-        return self._is_current(held) and not held.is_void and not held.deadline_ms
+    def _may_send(self, held: Held, epoch: int) -> bool:
+        """Whether what was read under an epoch may still be sent, after a wait in which much may have happened."""
+        return self._is_current(held) and held.epoch == epoch and not held.pending_nacks and not held.deadline_ms
 
     def _watch(self, changed: Source) -> None:
         if isinstance(changed, LogShard):
             self._wakeup.watch(held.source.number for held in self.held.values() if isinstance(held.source, LogShard))
-
-
-def _of(held: Held) -> dict[str, Any]:
-    """The fields that all events about a source have."""
-    return {"kind": held.source.kind, "source_id": held.source.id, "epoch": held.epoch}
 
 
 def _kind_of(source_id: str) -> SourceKind:
@@ -731,8 +637,3 @@ def _refusable(error: HeadraceError) -> HeadraceError:
     if isinstance(error, LeaseFencedError | ValidationError):
         return error
     raise error
-
-
-def _backoff(attempts: int) -> float:
-    doublings = min(max(attempts - 1, 0), _BACKOFF_DOUBLINGS_MAX)
-    return min(BACKOFF_SECONDS_FIRST * 2.0**doublings, BACKOFF_SECONDS_MAX)

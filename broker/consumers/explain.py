@@ -54,6 +54,8 @@ class Holding:
     sending_ms: int = 0
     # The member may have no more before it acknowledges.
     is_credit_used_up: bool = False
+    # There is nothing to read beyond what it has, or was told is set aside.
+    is_all_sent: bool = False
     # The end was sent and is not acknowledged.
     is_end_sent: bool = False
     # Until when it is to be moved, in milliseconds from now.
@@ -63,6 +65,8 @@ class Holding:
     # Records of parked keys come next, and there is no room for them.
     is_blocked: bool = False
     skips_gaps: bool = False
+    # A record is parked when it has failed so often; 0: never.
+    attempts_max: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,9 +152,11 @@ def _at_rest(view: SourceView, members: int) -> tuple[Progress | None, str]:
 def _held(view: SourceView, holding: Holding, *, is_parking_full: bool) -> tuple[Progress, str]:
     """What can be said of the member that holds it."""
     who = holding.member_name or "the member"
+    # A record may also be larger than the room that is left.
+    is_parking_due = 0 < holding.attempts_max <= view.attempts
     full = (
         " The group has parked as much as it may, so nothing more is parked: redrive or discard parked keys."
-        if is_parking_full
+        if is_parking_full or is_parking_due or holding.is_blocked
         else ""
     )
     if holding.revoking_ms is not None:
@@ -169,9 +175,11 @@ def _held(view: SourceView, holding: Holding, *, is_parking_full: bool) -> tuple
         return Progress.WAITING_FOR_MEMBER, (
             f"{who} has not read what was sent to it for {holding.sending_ms} ms: its process or connection is stuck."
         )
-    is_all_sent = view.kind is not SourceKind.SNAPSHOT and 0 < holding.in_flight_records >= view.records_behind
+    is_all_sent = view.records_behind > 0 and holding.is_all_sent
     if holding.is_credit_used_up or holding.is_end_sent or is_all_sent:
         what = "the end of the shard" if holding.is_end_sent else f"{holding.in_flight_records} records of it"
+        if is_all_sent and not holding.in_flight_records:
+            what = "the position after records that are parked"
         used_up = ", and has used up its credit" if holding.is_credit_used_up else ""
         return Progress.WAITING_FOR_ACK, (
             f"{who} has {what}, the oldest for {holding.in_flight_age_ms} ms{used_up}: it goes on when {who} acks."

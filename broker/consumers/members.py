@@ -26,9 +26,11 @@ from broker.streams.tail import Lag
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from broker.consumers.consume import Held, MemberSettings, Outlet
+    from broker.consumers.consume import MemberSettings, Outlet
     from broker.consumers.explain import Holding
     from broker.consumers.groups import ConsumerGroup, ConsumerGroups, Start
+    from broker.consumers.held import Held
+    from broker.consumers.parking import ParkedKey
     from broker.consumers.sources import Source
     from broker.model.clock import Clock
     from broker.model.tables import Shard, Stream
@@ -94,7 +96,7 @@ class LiveGroup:
     def parking_changed(self) -> None:
         """Notes that parked records have come or gone."""
         for session in self.sessions:
-            session.wake()
+            session.parking_changed()
 
     def rebalance(self) -> None:
         """Gives and takes, as far as the group's state or its members have changed.
@@ -109,22 +111,19 @@ class LiveGroup:
             for session in self.sessions:
                 session.end(error)
 
-    def holder(self, source_id: str) -> tuple[Session, Held] | None:
-        """Who holds a source."""
-        for session in self.sessions:
-            held = session.held.get(source_id)
-            if held is not None:
-                return session, held
-        return None
+    def holders(self) -> dict[str, tuple[Session, Held]]:
+        """Who holds each source that anyone holds."""
+        return {id_: (session, held) for session in self.sessions for id_, held in session.held.items()}
 
     def _rebalance(self) -> None:
         consumer = self._members.groups.get(self.name)
         if not consumer.snapshot_ranges:
             self._members.drop_snapshot(consumer)
         stream = self._members.catalog.stream(consumer.stream_arn)
-        ready = ready_sources(consumer, stream, self._members.groups.parking.keys(self.name))
-        self._take_what_is_not_ready(consumer, set(ready))
-        holders = {held.source.id: (session, held) for session in self.sessions for held in list(session.held.values())}
+        parked = self._members.groups.parking.keys(self.name)
+        ready = ready_sources(consumer, stream, parked, self.holders())
+        self._take_what_is_not_ready(consumer, parked, set(ready))
+        holders = self.holders()
         # What is on its way from one member to another is free for the count.
         settled = sorted((pair for pair in holders.values() if not pair[1].deadline_ms), key=lambda pair: pair[1].order)
         targets = assign(
@@ -146,11 +145,10 @@ class LiveGroup:
                     self._given += 1
                     target.give(self._source(source_id, consumer, stream), self._given)
 
-    def _take_what_is_not_ready(self, consumer: ConsumerGroup, ready: set[str]) -> None:
+    def _take_what_is_not_ready(self, consumer: ConsumerGroup, parked: list[ParkedKey], ready: set[str]) -> None:
         """Takes what is finished, discarded or no longer held, and what a newer lease or a newer group has."""
-        epochs = {id_: state.epoch for id_, state in consumer.shards.items()} | {
-            key.parked_id: key.epoch for key in self._members.groups.parking.keys(self.name)
-        }
+        epochs = {id_: state.epoch for id_, state in consumer.shards.items()}
+        epochs |= {key.parked_id: key.epoch for key in parked}
         for session in self.sessions:
             for source_id, held in list(session.held.items()):
                 # The epoch of a lease that is only just planned is not known here yet.
@@ -164,12 +162,11 @@ class LiveGroup:
                     session.take_away(source_id)
 
     def _favourites(self, stream: Stream) -> dict[str, set[Session]]:
-        parents = {shard.shard_id: (shard.parent_shard_id, shard.adjacent_parent_shard_id) for shard in stream.shards}
-        needed = {parent for both in parents.values() for parent in both}
+        needed = {parent_id for shard in stream.shards for parent_id in shard.parent_ids}
         self._finishers = {id_: session for id_, session in self._finishers.items() if id_ in needed}
         return {
-            id_: {self._finishers[parent] for parent in both if parent in self._finishers}
-            for id_, both in parents.items()
+            shard.shard_id: {self._finishers[id_] for id_ in shard.parent_ids if id_ in self._finishers}
+            for shard in stream.shards
         }
 
     def _source(self, source_id: str, consumer: ConsumerGroup, stream: Stream) -> Source:
@@ -209,6 +206,7 @@ class Members:
         self._live: dict[str, LiveGroup] = {}
         # By group and where it begins, which tells it from an older group of the same name; the oldest first.
         self._snapshots: dict[tuple[str, int], Snapshot] = {}
+        self._opening_snapshots = 0
 
     def live(self, group_name: str) -> LiveGroup | None:
         """The members of a group; None if it has none."""
@@ -222,17 +220,18 @@ class Members:
     async def session(self, settings: MemberSettings, stream_arn: str, start: Start, outlet: Outlet) -> Session:
         """A new member's session, not running yet; makes the group if there is none.
 
-        Raises ValidationError, ResourceNotFoundError, and ThrottlingError if too many snapshots are being read.
+        Raises ValidationError, ResourceNotFoundError, and, with nothing made, ThrottlingError if too many snapshots are
+        being read.
         """
         name = settings.group_name
         self.groups.check_owner(name)
         snapshot = None
-        if start.snapshot_ranges and self.groups.documents.get(name) is None:
+        if start.snapshot_ranges and self.groups.find(name) is None:
             snapshot = await self._open_snapshot(self.catalog.stream(stream_arn), start.snapshot_ranges)
             start = replace(start, after=snapshot.items.sequence_number)
         consumer, is_new = await self.groups.ensure(name, stream_arn, start)
         if is_new and snapshot is not None:
-            self._keep(consumer, snapshot)
+            self._snapshots[name, consumer.start_after] = snapshot
         elif consumer.snapshot_ranges and self.snapshot(consumer) is None:
             await self._reopen_snapshot(consumer)
         wakeup = Wakeup(self._watermarks)
@@ -274,7 +273,7 @@ class Members:
 
     def lags(self) -> Iterator[tuple[str, str, Lag]]:
         """How far each group is behind in each shard that it has not finished: group, shard, lag."""
-        for consumer in self.groups.documents.all():
+        for consumer in self.groups.all():
             stream = self.stream_of(consumer)
             for shard in _shards(stream):
                 if not consumer.is_finished(shard):
@@ -283,6 +282,7 @@ class Members:
     def views(self, consumer: ConsumerGroup) -> list[SourceView]:
         """What is known of each source of a group: redriven keys, ranges of the snapshot, shards."""
         live, parking = self._live.get(consumer.name), self.groups.parking
+        holdings = {} if live is None else {id_: who.holding(held) for id_, (who, held) in live.holders().items()}
         views = [
             SourceView(
                 source_id=key.parked_id,
@@ -291,7 +291,7 @@ class Members:
                 records_behind=parking.usage(key)[0],
                 attempts=key.attempts,
                 last_error=key.last_error,
-                holding=self._holding(live, key.parked_id),
+                holding=holdings.get(key.parked_id),
             )
             for key in parking.keys(consumer.name)
             if key.is_redriving
@@ -306,24 +306,25 @@ class Members:
                     epoch=state.epoch,
                     attempts=state.attempts,
                     last_error=state.last_error,
-                    holding=self._holding(live, range_id),
+                    holding=holdings.get(range_id),
                 )
             )
         stream = self.stream_of(consumer)
         if stream is not None:
-            views += [self._shard_view(consumer, stream, shard, len(unread), live) for shard in stream.shards]
+            views += [
+                self._shard_view(consumer, stream, shard, len(unread), holdings.get(shard.shard_id))
+                for shard in stream.shards
+            ]
         return views
 
     def _shard_view(
-        self, consumer: ConsumerGroup, stream: Stream, shard: Shard, unread_ranges: int, live: LiveGroup | None
+        self, consumer: ConsumerGroup, stream: Stream, shard: Shard, unread_ranges: int, holding: Holding | None
     ) -> SourceView:
         state, is_finished = consumer.state_of(shard), consumer.is_finished(shard)
         lag = NO_LAG if is_finished else self.reader.lag(shard, state.checkpoint)
-        parents = [stream.shard(id_) for id_ in (shard.parent_shard_id, shard.adjacent_parent_shard_id)]
+        parents = [stream.shard(id_) for id_ in shard.parent_ids]
         unread_parents = [parent for parent in parents if parent is not None and not consumer.is_finished(parent)]
-        gap = gap_after(shard, state.checkpoint)
-        if gap is None and shard.shard_id not in consumer.shards:
-            gap = lost_before(consumer, stream, shard)
+        gap = state.gap if shard.shard_id in consumer.shards else lost_before(consumer, stream, shard)
         return SourceView(
             source_id=shard.shard_id,
             kind=SourceKind.LOG,
@@ -333,15 +334,11 @@ class Members:
             millis_behind=lag.millis,
             attempts=state.attempts,
             last_error=state.last_error,
-            gap=None if is_finished else gap,
+            gap=None if is_finished else gap or gap_after(shard, state.checkpoint),
             waits_for=[parent.shard_id for parent in unread_parents],
             unread_ranges=unread_ranges,
-            holding=self._holding(live, shard.shard_id),
+            holding=holding,
         )
-
-    def _holding(self, live: LiveGroup | None, source_id: str) -> Holding | None:
-        found = None if live is None else live.holder(source_id)
-        return None if found is None else found[0].holding(found[1])
 
     def stream_of(self, consumer: ConsumerGroup) -> Stream | None:
         """The stream that a group reads; None if it is no longer held."""
@@ -364,7 +361,12 @@ class Members:
                 f"Table {stream.table_name}, whose items the group is to begin with, is not found",
                 table_name=stream.table_name,
             )
-        items = await self._items.open_snapshot(table, ranges)
+        self._make_room()
+        self._opening_snapshots += 1
+        try:
+            items = await self._items.open_snapshot(table, ranges)
+        finally:
+            self._opening_snapshots -= 1
         return Snapshot(items=items, table=table, view_type=stream.view_type)
 
     async def _reopen_snapshot(self, consumer: ConsumerGroup) -> None:
@@ -376,19 +378,15 @@ class Members:
         snapshot = await self._open_snapshot(stream, consumer.snapshot_ranges)
         # Another member may have come at the same time.
         if self.snapshot(consumer) is None:
-            self._keep(consumer, snapshot)
-
-    def _keep(self, consumer: ConsumerGroup, snapshot: Snapshot) -> None:
-        """Keeps a snapshot while the group reads it.
-
-        If there are too many, that of a group without members makes way. Raises ThrottlingError if there is none.
-        """
-        self._make_room()
-        self._snapshots[consumer.name, consumer.start_after] = snapshot
+            self._snapshots[consumer.name, consumer.start_after] = snapshot
 
     def _make_room(self) -> None:
+        """Makes room for a snapshot: if there are too many, that of a group without members makes way.
+
+        Raises ThrottlingError if there is none.
+        """
         self._drop_read_snapshots()
-        if len(self._snapshots) < SNAPSHOTS_MAX:
+        if len(self._snapshots) + self._opening_snapshots < SNAPSHOTS_MAX:
             return
         idle = next((key for key in self._snapshots if key[0] not in self._live), None)
         if idle is None:
@@ -402,7 +400,7 @@ class Members:
     def _drop_read_snapshots(self) -> None:
         """Drops the snapshots of groups that have read them, or are gone."""
         for name, start_after in list(self._snapshots):
-            consumer = self.groups.documents.get(name)
+            consumer = self.groups.find(name)
             if consumer is None or consumer.start_after != start_after or not consumer.snapshot_ranges:
                 del self._snapshots[name, start_after]
 

@@ -46,7 +46,7 @@ class ParkedKey:
     last_error: str
     park_time_ms: int
     is_redriving: bool = False
-    # The epoch of the newest lease to deliver its records again.
+    # The epoch of the newest lease to deliver its records again, as that of a shard.
     epoch: int = 0
 
     @property
@@ -228,7 +228,7 @@ class Parking:
         lot = self._find(group_name, parked_id)
         if lot is None or not lot.key.is_redriving:
             raise LeaseFencedError(f"{parked_id} is not redriven", shard_id=parked_id)
-        self._put(group, lot, replace(lot.key, epoch=lot.key.epoch + 1))
+        self._put(group, lot, replace(lot.key, epoch=group.next_sequence_number()))
         return lot.key.epoch
 
     def plan_acknowledge(self, group: Group, group_name: str, parked_id: str, epoch: int, number: int) -> bool:
@@ -254,7 +254,7 @@ class Parking:
         if not any(number == waiting for waiting, _ in lot.records):
             raise ValidationError("sequence_number is of no record that waits", field="sequence_number")
         self._drop_through(group, lot, number - 1)
-        key = replace(lot.key, epoch=epoch + 1)
+        key = replace(lot.key, epoch=group.next_sequence_number())
         if error is not None:
             key = replace(
                 key, is_redriving=False, sequence_number=number, attempts=lot.key.attempts + 1, last_error=error

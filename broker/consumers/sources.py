@@ -94,7 +94,14 @@ class LogShard:
 
     def has_more(self, after: int) -> bool:
         """Whether there may be something to read after a position."""
-        return self._reader.tip(self._shard) > after or not self._shard.is_open
+        tip = self._reader.tip(self._shard)
+        if tip > after or not self._shard.is_open:
+            return True
+        if tip == after:
+            return False
+        # A group may begin beyond the tip: then the shard may end before that, and only the catalog tells.
+        shard = self._catalog.stream(self._stream_arn).shard(self.id)
+        return shard is None or not shard.is_open
 
     def read(self, after: int, records_max: int, bytes_max: int) -> Batch:
         """The next records. Raises TrimmedDataAccessError."""

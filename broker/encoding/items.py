@@ -6,9 +6,10 @@ a fixed order. So two items are equal exactly if their bytes are.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from itertools import pairwise
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeAlias
 
 from google.protobuf.message import DecodeError
 
@@ -34,6 +35,10 @@ _KEPT_NAME_BYTES: Final[dict[str, int]] = {}
 _LEVELS_DISCARDED_AT_ONCE: Final = 16
 
 
+# An item as a message, for who must look inside; made and taken apart only here and in `keys`.
+Item: TypeAlias = pb.Item
+
+
 class EncodedItem(NamedTuple):
     """An item as canonical bytes of a protobuf Item, and its size by DynamoDB's rules."""
 
@@ -41,8 +46,8 @@ class EncodedItem(NamedTuple):
     size_bytes: int
 
 
-def parse_item(data: bytes) -> pb.Item:
-    """The item that a request holds as bytes. Raises ValidationError if they are none, or nest far too deep."""
+def parse_item(data: bytes) -> Item:
+    """The item that some bytes are. Raises ValidationError if they are none, or nest far too deep."""
     try:
         return pb.Item.FromString(data)
     except DecodeError as error:
@@ -53,7 +58,17 @@ def parse_item(data: bytes) -> pb.Item:
         ) from error
 
 
-def canonicalize(item: pb.Item, what: str = "Item size") -> EncodedItem:
+def parts_of(item: Item, names: Iterable[str]) -> Item:
+    """A copy of those attributes of an item that have these names."""
+    part = pb.Item()
+    for name in names:
+        # Looking a missing name up would add it.
+        if name in item.attributes:
+            part.attributes[name].CopyFrom(item.attributes[name])
+    return part
+
+
+def canonicalize(item: Item) -> EncodedItem:
     """Checks an item and makes it canonical, changing the message given.
 
     Raises ValidationError for a value that breaks DynamoDB's rules or an item over 400 KB.
@@ -75,12 +90,7 @@ def canonicalize(item: pb.Item, what: str = "Item size") -> EncodedItem:
         else:
             size += _canonical_value(value, value.WhichOneof("kind"), 1)
         size += _KEPT_NAME_BYTES.get(name) or _name_bytes(name)
-    if size > ITEM_SIZE_BYTES_MAX:
-        raise ValidationError(
-            f"{what} has exceeded the maximum allowed size: {size} bytes, limit {ITEM_SIZE_BYTES_MAX}",
-            field="item",
-            limit=ITEM_SIZE_BYTES_MAX,
-        )
+    _check_size(size, "Item size")
     return EncodedItem(item.SerializeToString(deterministic=True), size)
 
 
@@ -98,12 +108,47 @@ def decode(encoded: bytes) -> Attributes:
     return {name: _decode_value(value) for name, value in item.attributes.items()}
 
 
+def decode_some(item: Item, names: Iterable[str]) -> Attributes:
+    """Those attributes of a canonical item that have these names."""
+    attributes = item.attributes
+    # Looking a missing name up would add it.
+    return {name: _decode_value(attributes[name]) for name in names if name in attributes}
+
+
+def with_changes(item: Item, size_bytes: int, changes: Mapping[str, Value | None]) -> EncodedItem:
+    """A canonical item with some attributes replaced, or removed by None; changes the message given.
+
+    Only what changes is checked. Raises ValidationError for a value that breaks a rule, or an item over 400 KB.
+    """
+    attributes = item.attributes
+    for name, value in changes.items():
+        if name in attributes:
+            old = attributes[name]
+            size_bytes -= _canonical_value(old, old.WhichOneof("kind"), 1) + _name_bytes(name)
+            del attributes[name]
+        if value is not None:
+            new = attributes[name]
+            _encode_value(value, new)
+            size_bytes += _canonical_value(new, new.WhichOneof("kind"), 1) + _name_bytes(name)
+    _check_size(size_bytes, "Item size to update")
+    return EncodedItem(item.SerializeToString(deterministic=True), size_bytes)
+
+
 def encode(attributes: Attributes) -> EncodedItem:
-    """A canonical item of valid values that an update has made. Raises ValidationError if it is over 400 KB."""
+    """A canonical item of valid values. Raises ValidationError if it is over 400 KB."""
     item = pb.Item()
     for name, value in attributes.items():
         _encode_value(value, item.attributes[name])
-    return canonicalize(item, what="Item size to update")
+    return canonicalize(item)
+
+
+def _check_size(size: int, what: str) -> None:
+    if size > ITEM_SIZE_BYTES_MAX:
+        raise ValidationError(
+            f"{what} has exceeded the maximum allowed size: {size} bytes, limit {ITEM_SIZE_BYTES_MAX}",
+            field="item",
+            limit=ITEM_SIZE_BYTES_MAX,
+        )
 
 
 def _name_bytes(name: str) -> int:

@@ -88,9 +88,7 @@ class KeyCodec:
         self._sort = (
             None
             if definition.sort_key is None
-            else _Attribute(
-                definition.sort_key, SORT_KEY_BYTES_MAX, is_sort_key=True, is_followed=self._is_index
-            )
+            else _Attribute(definition.sort_key, SORT_KEY_BYTES_MAX, is_sort_key=True, is_followed=self._is_index)
         )
         self.attributes = tuple(a for a in (self._partition, self._sort) if a is not None)
         self._is_partition_first = self._sort is None or _is_first(self._partition.name, self._sort.name)

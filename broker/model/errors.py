@@ -46,14 +46,36 @@ class ResourceInUseError(HeadraceError):
     reason = "RESOURCE_IN_USE"
 
 
+class TableAlreadyExistsError(HeadraceError):
+    """The name of a table to restore to is taken."""
+
+    reason = "TABLE_ALREADY_EXISTS"
+
+
+class BackupNotFoundError(HeadraceError):
+    """A backup that does not exist."""
+
+    reason = "BACKUP_NOT_FOUND"
+
+
+class BackupInUseError(HeadraceError):
+    """A backup that is being made, or restored from; or another is being made."""
+
+    reason = "BACKUP_IN_USE"
+
+
 class ConditionalCheckFailedError(HeadraceError):
-    """The condition of a write does not hold. `item` is the EncodedItem for which it does not, None if there is none."""
+    """The condition of a write does not hold. `item` is the EncodedItem for which it does not, None if there is none.
+
+    `consumption` is what the attempt has consumed, if that was metered.
+    """
 
     reason = "CONDITIONAL_CHECK_FAILED"
 
     def __init__(self, message: str, *, item: Any = None, **metadata: object) -> None:
         super().__init__(message, **metadata)
         self.item = item
+        self.consumption: Any = None
 
 
 class TransactionCanceledError(HeadraceError):
@@ -61,7 +83,8 @@ class TransactionCanceledError(HeadraceError):
 
     reason = "TRANSACTION_CANCELED"
 
-    def __init__(self, causes: Sequence[HeadraceError | None]) -> None:
+    def __init__(self, causes: Sequence[HeadraceError | None], consumed: Sequence[Any] = ()) -> None:
+        """`consumed` is what the attempt has consumed, by table."""
         codes = ", ".join(cancellation_code(cause) for cause in causes)
         super().__init__(
             f"Transaction cancelled, please refer cancellation reasons for specific reasons [{codes}]",
@@ -69,6 +92,7 @@ class TransactionCanceledError(HeadraceError):
         # Not cut: at most 100 codes, of which all but a few are short.
         self.metadata["cancellation_reasons"] = codes.replace(" ", "")
         self.causes = causes
+        self.consumed = consumed
 
 
 class IdempotentParameterMismatchError(HeadraceError):

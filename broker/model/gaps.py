@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from broker.model.clock import iso_label
 from broker.model.errors import HeadraceError
 from broker.model.sequence import format_sequence_number
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
 
 class Gap(NamedTuple):
     """A part of a shard that is lost to a reader."""
 
-    # Empty if they were in shards that are gone themselves.
+    # Empty if they were in several shards, or in shards that nothing is known of any more.
     shard_id: str
     # The lost records lie from this number on.
     first_lost: int
@@ -21,6 +24,19 @@ class Gap(NamedTuple):
     # They were written between these times, in milliseconds since 1970 UTC; the second is that of the last one.
     lost_from_ms: int
     lost_to_ms: int
+
+
+def spanning(gaps: Sequence[Gap]) -> Gap | None:
+    """One gap over all that several hold; None if there are none."""
+    if len(gaps) <= 1:
+        return gaps[0] if gaps else None
+    return Gap(
+        shard_id="",
+        first_lost=min(gap.first_lost for gap in gaps),
+        last_lost=max(gap.last_lost for gap in gaps),
+        lost_from_ms=min(gap.lost_from_ms for gap in gaps),
+        lost_to_ms=max(gap.lost_to_ms for gap in gaps),
+    )
 
 
 class TrimmedDataAccessError(HeadraceError):

@@ -185,6 +185,11 @@ class Shard:
         """Whether records may still be appended."""
         return self.ending_sequence_number is None
 
+    @property
+    def parent_ids(self) -> list[str]:
+        """The ids of the shards it follows: none, one, or after a merge two."""
+        return [id_ for id_ in (self.parent_shard_id, self.adjacent_parent_shard_id) if id_]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stream:

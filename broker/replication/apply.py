@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from broker.model.errors import ResourceNotFoundError, ValidationError
+from broker.model.errors import ValidationError
 from broker.storage import layout
 from broker.storage.rocks import Family
 from broker.tables.operations import replace_item
@@ -42,9 +42,7 @@ class ApplyChange:
 
         Raises ValidationError if its version lies more than an hour ahead of the clock.
         """
-        if self._table.is_deleted:
-            name = self._table.definition.name
-            raise ResourceNotFoundError(f"Requested resource not found: Table: {name} not found", table_name=name)
+        self._table.check_exists()
         key, version = self._key, self._version
         if version.wall_ms > group.now_ms + CLOCK_DRIFT_MS_MAX:
             raise ValidationError(

@@ -117,9 +117,14 @@ class ConsumerService:
     async def ListConsumerGroups(self, request: pb.ListConsumerGroupsRequest) -> pb.ListConsumerGroupsResponse:
         """Lists groups."""
         limit = page_limit(request.page_size or None, "page_size")
-        groups, more = self._groups.documents.page(request.page_token, limit)
+        groups, more = self._groups.page(request.page_token, limit)
+        described = []
+        for group in groups:
+            described.append(self._description(group))
+            # Each looks at all shards of a stream: other calls have their turn in between.
+            await asyncio.sleep(0)
         return pb.ListConsumerGroupsResponse(
-            consumer_groups=[self._description(group) for group in groups],
+            consumer_groups=described,
             next_page_token=groups[-1].name if more else "",
         )
 
@@ -189,7 +194,7 @@ class ConsumerService:
         if start.stream_arn:
             return self._catalog.stream(start.stream_arn)
         # A known group goes on with the stream it reads, also when that was disabled since.
-        group = self._groups.documents.get(start.group_name)
+        group = self._groups.find(start.group_name)
         if group is not None:
             stream = self._members.stream_of(group)
             if stream is not None and stream.table_name == start.table_name:
@@ -239,6 +244,7 @@ class ConsumerService:
 
     def _checkpoints(self, group: ConsumerGroup) -> list[pb.ShardCheckpoint]:
         stream, live = self._members.stream_of(group), self._members.live(group.name)
+        holders = {} if live is None else live.holders()
         # Ranges of a snapshot come before shards, as they do in the group.
         begun = [(range_id, 0, pb.ShardCheckpoint()) for range_id in group.range_ids]
         for shard in () if stream is None else stream.shards:
@@ -252,7 +258,7 @@ class ConsumerService:
             state = group.shards.get(source_id)
             if state is None or not state.epoch:
                 continue
-            holder = None if live is None else live.holder(source_id)
+            holder = holders.get(source_id)
             checkpoint.shard_id = source_id
             checkpoint.sequence_number = (
                 format_sequence_number(state.checkpoint) if state.checkpoint > beginning else ""
@@ -331,7 +337,6 @@ async def _listen(incoming: AsyncIterator[pb.ConsumeRequest], session: Session) 
                     nack.shard_id,
                     nack.lease_epoch,
                     _failure(nack, session.settings.attempts_max),
-                    _retry_seconds(nack.retry_delay) if nack.HasField("retry_delay") else None,
                 )
             case _:
                 raise ValidationError("All messages after the first must be ack or nack", field="kind")
@@ -354,6 +359,7 @@ def _failure(nack: pb.ConsumeNack, attempts_max: int) -> Failure:
         reason=reason,
         message=nack.message[:NACK_MESSAGE_LENGTH_MAX],
         attempts_max=attempts_max,
+        retry_seconds=_retry_seconds(nack.retry_delay) if nack.HasField("retry_delay") else None,
     )
 
 

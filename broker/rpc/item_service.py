@@ -1,81 +1,186 @@
-"""ItemService: requests to operations, the hottest path of the broker.
+"""ItemService: requests to operations and reads, the hottest path of the broker.
 
 Requests are those of `mirror`: where the proto says Item they hold its bytes, which no generated type can say.
+Responses are put together from stored bytes.
 """
 
 from __future__ import annotations
 
 import asyncio
+from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, Final
 
+from broker.encoding import items as item_encoding
 from broker.encoding.items import canonical_value, canonicalize, parse_item
 from broker.encoding.varint import field_bytes
-from broker.expressions.parse import Placeholders, parse_condition, parse_update
-from broker.expressions.update import NO_UPDATE
-from broker.model.errors import HeadraceError, ThrottlingError, ValidationError
+from broker.expressions.condition import ExpressionKind, parse_condition
+from broker.expressions.key_condition import parse_key_condition
+from broker.expressions.placeholders import PLACEHOLDERS_BYTES_MAX, Placeholders
+from broker.expressions.projection import parse_projection
+from broker.expressions.update import NO_UPDATE, parse_update
+from broker.model.errors import (
+    ConditionalCheckFailedError,
+    HeadraceError,
+    ProvisionedThroughputExceededError,
+    ThrottlingError,
+    TransactionCanceledError,
+    ValidationError,
+    cancellation_code,
+)
+from broker.rpc.convert import consumed_capacity
 from broker.rpc.handlers import pipeline
 from broker.rpc.status import to_message
-from broker.tables.operations import Change, Delete, Put
+from broker.tables.capacity import Consumption, by_table, read_units
+from broker.tables.operations import Change, Check, Delete, Put
+from broker.tables.query import Reading, Select, check_segments, open_index, query, scan
+from broker.tables.transactions import RequestToken, Transaction
 from headrace.v1 import item_service_pb2 as pb
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 
+    from broker.encoding.items import EncodedItem
     from broker.encoding.keys import ItemKey
     from broker.expressions.condition import Condition
+    from broker.expressions.projection import Projection
     from broker.expressions.update import Update
     from broker.rpc.status import Context
     from broker.storage.commit import Committer, Operation
+    from broker.tables.capacity import CapacityMetering
     from broker.tables.catalog import Catalog, OpenTable
+    from broker.tables.operations import Outcome, Write
+    from broker.tables.query import Page
     from broker.tables.read import ItemReader
+    from broker.tables.transactions import RequestTokens
 
 BATCH_WRITE_OPERATIONS_MAX: Final = 25
+BATCH_GET_KEYS_MAX: Final = 100
+# A response of BatchGetItem is not begun beyond it; a client takes 4 MB.
+BATCH_GET_BYTES_MAX: Final = 1024 * 1024
 WRITE_ITEMS_OPERATIONS_MAX: Final = 1000
+TRANSACTION_ACTIONS_MAX: Final = 100
+TRANSACTION_BYTES_MAX: Final = 4 * 1024 * 1024
+TOKEN_LENGTH_MAX: Final = 36
 
 # An absent response, and an element of `repeated WriteResult results = 1` that says: written.
 _EMPTY: Final = b""
 _WRITTEN: Final = b"\x0a\x00"
+# Tags of length-delimited fields.
 _FIELD_1: Final = b"\x0a"
+_FIELD_2: Final = b"\x12"
+_FIELD_3: Final = b"\x1a"
+_FIELD_4: Final = b"\x22"
+_FIELD_5: Final = b"\x2a"
+
+_RETURN_VALUES_OF_CHANGES: Final = frozenset(pb.ReturnValues.values())
+_RETURN_VALUES_OF_OTHERS: Final = frozenset(
+    (pb.RETURN_VALUES_UNSPECIFIED, pb.RETURN_VALUES_NONE, pb.RETURN_VALUES_ALL_OLD)
+)
+_NO_VALUES: Final = (pb.RETURN_VALUES_UNSPECIFIED, pb.RETURN_VALUES_NONE)
+_SHOWS_FAILED: Final = pb.RETURN_VALUES_ON_CONDITION_CHECK_FAILURE_ALL_OLD
+_SELECTS: Final[dict[int, Select | None]] = {
+    pb.SELECT_UNSPECIFIED: None,
+    **{pb.Select.Value(f"SELECT_{select}"): select for select in Select},
+}
 
 
 class ItemService:
     """Implements headrace.v1.ItemService."""
 
-    def __init__(self, catalog: Catalog, committer: Committer, reader: ItemReader) -> None:
+    def __init__(
+        self,
+        catalog: Catalog,
+        committer: Committer,
+        reader: ItemReader,
+        capacity: CapacityMetering,
+        tokens: RequestTokens,
+    ) -> None:
         self._catalog = catalog
         self._committer = committer
         self._reader = reader
+        self._capacity = capacity
+        self._tokens = tokens
 
     async def PutItem(self, request: Any) -> bytes:
         """Creates or replaces an item."""
-        await self._committer.commit(self._put(request, request.table_name)[1])
-        return _EMPTY
-
-    async def GetItem(self, request: Any) -> bytes:
-        """Reads an item."""
-        key = _key(request, self._catalog.open_table(request.table_name))
-        item = await self._reader.get(key)
-        return _EMPTY if item is None else field_bytes(_FIELD_1, item)
+        return await self._write(request, self._put(request, request.table_name))
 
     async def UpdateItem(self, request: Any) -> bytes:
         """Changes attributes of an item."""
-        await self._committer.commit(self._update(request, request.table_name)[1])
-        return _EMPTY
+        return await self._write(request, self._update(request, request.table_name))
 
     async def DeleteItem(self, request: Any) -> bytes:
         """Removes an item."""
-        await self._committer.commit(self._delete(request, request.table_name)[1])
-        return _EMPTY
+        return await self._write(request, self._delete(request, request.table_name))
+
+    async def _write(self, request: Any, operation: Operation) -> bytes:
+        try:
+            outcome = await self._committer.commit(operation)
+        except ConditionalCheckFailedError as error:
+            if request.return_values_on_condition_check_failure != _SHOWS_FAILED:
+                raise
+            return _condition_failure(request, error, (_FIELD_2, _FIELD_3))
+        return _EMPTY if outcome is None else _written(request, outcome, (_FIELD_1, _FIELD_3))
+
+    async def GetItem(self, request: Any) -> bytes:
+        """Reads an item."""
+        table = self._catalog.open_table(request.table_name)
+        key = _key(request.key, table)
+        projection = _projection(request)
+        definition = table.definition
+        self._capacity.admit_read(definition)
+        item = await self._reader.get(key)
+        consumption = Consumption(definition)
+        consumption.read(_units(item, consistent=request.consistent_read))
+        self._capacity.consume(consumption)
+        response = _EMPTY if item is None else field_bytes(_FIELD_1, _projected(item, projection))
+        return response + _capacity_field(_FIELD_2, consumption, request)
+
+    async def BatchGetItem(self, request: Any) -> bytes:
+        """Reads up to 100 items."""
+        wanted = self._batch_keys(request)
+        sections: list[bytes] = []
+        unprocessed: list[bytes] = []
+        consumptions: list[Consumption] = []
+        size = 0
+        throttled: ProvisionedThroughputExceededError | None = None
+        for keys_of_table, (table, keys, projection) in zip(request.tables, wanted, strict=True):
+            consumption = Consumption(table.definition)
+            found: list[bytes] = []
+            left: list[bytes] = []
+            for encoded_key, key in zip(keys_of_table.keys, keys, strict=True):
+                if size >= BATCH_GET_BYTES_MAX:
+                    left.append(encoded_key)
+                    continue
+                try:
+                    self._capacity.admit_read(table.definition)
+                except ProvisionedThroughputExceededError as error:
+                    throttled = error
+                    left.append(encoded_key)
+                    continue
+                item = await self._reader.get(key)
+                units = Consumption(table.definition)
+                units.read(_units(item, consistent=keys_of_table.consistent_read))
+                self._capacity.consume(units)
+                consumption.add(units)
+                if item is not None:
+                    found.append(field_bytes(_FIELD_2, _projected(item, projection)))
+                    size += len(found[-1])
+            name = field_bytes(_FIELD_1, keys_of_table.table_name.encode())
+            sections.append(field_bytes(_FIELD_1, b"".join((name, *found))))
+            if left:
+                del keys_of_table.keys[:]
+                keys_of_table.keys.extend(left)
+                unprocessed.append(field_bytes(_FIELD_2, keys_of_table.SerializeToString()))
+            consumptions.append(consumption)
+        if throttled is not None and not any(consumption.total.reads for consumption in consumptions):
+            raise throttled
+        return b"".join((*sections, *unprocessed, *_capacity_fields(_FIELD_3, consumptions, request)))
 
     async def BatchWriteItem(self, request: Any) -> bytes:
         """Puts and deletes up to 25 items."""
-        count = len(request.operations)
-        if not 1 <= count <= BATCH_WRITE_OPERATIONS_MAX:
-            raise ValidationError(
-                f"operations must have 1 to {BATCH_WRITE_OPERATIONS_MAX} elements, has {count}",
-                field="operations",
-                limit=BATCH_WRITE_OPERATIONS_MAX,
-            )
+        _check_count(request.operations, "operations", BATCH_WRITE_OPERATIONS_MAX)
+        wants_capacity = _wants_capacity(request)
         operations: list[Operation] = []
         keys: set[bytes] = set()
         for write in request.operations:
@@ -85,91 +190,262 @@ class ItemService:
                 or write.delete.condition_expression
             ):
                 raise ValidationError("A batch holds puts and deletes without conditions", field="operations")
-            key, operation = self._operation(write, "")
-            if key.stored in keys:
+            operation = self._operation(write, "", wants_outcome=wants_capacity)
+            if operation.key.stored in keys:
                 raise ValidationError("Provided list of item keys contains duplicates", field="operations")
-            keys.add(key.stored)
+            keys.add(operation.key.stored)
             operations.append(operation)
         try:
             results = await self._committer.submit(operations)
-        except ThrottlingError:
-            # The field of the response has the number of the request's.
-            unprocessed: bytes = request.SerializeToString()
-            return unprocessed
-        for result in results:
-            if isinstance(result, HeadraceError):
+        except ThrottlingError as error:
+            results = [error] * len(operations)
+        unprocessed: list[bytes] = []
+        consumed: list[Consumption] = []
+        for write, result in zip(request.operations, results, strict=True):
+            if isinstance(result, ThrottlingError | ProvisionedThroughputExceededError):
+                unprocessed.append(field_bytes(_FIELD_1, write.SerializeToString()))
+            elif isinstance(result, HeadraceError):
                 raise result
-        return _EMPTY
+            elif result is not None:
+                consumed.append(result.consumption)
+        if len(unprocessed) == len(operations) and isinstance(results[0], ProvisionedThroughputExceededError):
+            raise results[0]
+        return b"".join((*unprocessed, *_capacity_fields(_FIELD_2, by_table(consumed), request)))
 
     async def WriteItems(self, iterator: AsyncIterator[Any], context: Context) -> None:
         """Carries out batch after batch."""
         await pipeline(iterator, context, self._start_batch)
 
-    async def _start_batch(self, request: Any) -> asyncio.Future[Any]:
-        count = len(request.operations)
-        if not 1 <= count <= WRITE_ITEMS_OPERATIONS_MAX:
+    async def Query(self, request: Any) -> bytes:
+        """Reads a page of the items of a partition key."""
+        table = self._catalog.open_table(request.table_name)
+        index = open_index(table, request.index_name)
+        definition = table.definition if index is None else index.definition
+        if not request.key_condition_expression:
             raise ValidationError(
-                f"operations must have 1 to {WRITE_ITEMS_OPERATIONS_MAX} elements, has {count}",
-                field="operations",
-                limit=WRITE_ITEMS_OPERATIONS_MAX,
+                "Either the KeyConditions or KeyConditionExpression parameter must be specified in the request.",
+                field="key_condition_expression",
             )
+        placeholders = _placeholders(request)
+        condition = parse_key_condition(
+            request.key_condition_expression,
+            placeholders,
+            definition.partition_key.name,
+            None if definition.sort_key is None else definition.sort_key.name,
+        )
+        reading = _reading(request, table, placeholders)
+        is_reverse = request.HasField("scan_index_forward") and not request.scan_index_forward
+        return await self._page(
+            request, reading, lambda: query(self._reader, reading, condition, is_reverse=is_reverse)
+        )
+
+    async def Scan(self, request: Any) -> bytes:
+        """Reads a page of all items."""
+        table = self._catalog.open_table(request.table_name)
+        segment, total_segments = check_segments(
+            request.segment if request.HasField("segment") else None,
+            request.total_segments if request.HasField("total_segments") else None,
+        )
+        reading = _reading(request, table, _placeholders(request))
+        return await self._page(request, reading, lambda: scan(self._reader, reading, segment, total_segments))
+
+    async def _page(self, request: Any, reading: Reading, read: Callable[[], Any]) -> bytes:
+        definition = reading.table.definition
+        index = None if reading.index is None else reading.index.definition
+        self._capacity.admit_read(definition, index)
+        page: Page = await read()
+        consumption = Consumption(definition)
+        consumption.read(read_units(page.read_bytes, consistent=reading.is_consistent), index)
+        if page.fetched_units:
+            consumption.read(page.fetched_units)
+        self._capacity.consume(consumption)
+        counts = pb.QueryResponse(count=page.count, scanned_count=page.scanned_count).SerializeToString()
+        last = _EMPTY if page.last_key is None else field_bytes(_FIELD_4, page.last_key)
+        shown = [field_bytes(_FIELD_1, item) for item in page.items]
+        return b"".join((*shown, counts, last, _capacity_field(_FIELD_5, consumption, request)))
+
+    async def TransactWriteItems(self, request: Any) -> bytes:
+        """Carries out up to 100 writes and checks, all or none."""
+        _check_count(request.transact_items, "transact_items", TRANSACTION_ACTIONS_MAX)
+        writes: list[Write] = []
+        shows_failed: list[bool] = []
+        for action in request.transact_items:
+            write, shows = self._action(action)
+            writes.append(write)
+            shows_failed.append(shows)
+        if len({write.key.stored for write in writes}) < len(writes):
+            raise ValidationError(
+                "Transaction request cannot include multiple operations on one item", field="transact_items"
+            )
+        size = request.ByteSize()
+        if size > TRANSACTION_BYTES_MAX:
+            raise ValidationError(
+                f"A transaction has at most {TRANSACTION_BYTES_MAX} bytes, this one {size}",
+                field="transact_items",
+                limit=TRANSACTION_BYTES_MAX,
+            )
+        transaction = Transaction(writes, self._capacity, self._tokens, _token(request))
+        try:
+            consumed = await self._committer.commit(transaction)
+        except TransactionCanceledError as error:
+            if not any(shows_failed):
+                raise
+            reasons = (
+                field_bytes(_FIELD_1, _reason(cause, shows_item=shows))
+                for cause, shows in zip(error.causes, shows_failed, strict=True)
+            )
+            return b"".join((*reasons, *_capacity_fields(_FIELD_2, error.consumed, request)))
+        return b"".join(_capacity_fields(_FIELD_2, consumed, request))
+
+    async def TransactGetItems(self, request: Any) -> bytes:
+        """Reads up to 100 items as they are at one moment."""
+        _check_count(request.transact_items, "transact_items", TRANSACTION_ACTIONS_MAX)
+        tables = [self._catalog.open_table(each.table_name) for each in request.transact_items]
+        keys = [_key(each.key, table) for each, table in zip(request.transact_items, tables, strict=True)]
+        projections = [_projection(each) for each in request.transact_items]
+        if len({key.stored for key in keys}) < len(keys):
+            raise ValidationError(
+                "Transaction request cannot include multiple operations on one item", field="transact_items"
+            )
+        for table in tables:
+            self._capacity.admit_read(table.definition)
+        found = await self._reader.get_all(keys)
+        size = sum(item.size_bytes for item in found if item is not None)
+        if size > TRANSACTION_BYTES_MAX:
+            raise ValidationError(
+                f"The items of a transaction have at most {TRANSACTION_BYTES_MAX} bytes, these {size}",
+                field="transact_items",
+                limit=TRANSACTION_BYTES_MAX,
+            )
+        consumptions = []
+        for table, item in zip(tables, found, strict=True):
+            consumption = Consumption(table.definition)
+            consumption.read(read_units(0 if item is None else item.size_bytes, consistent=True, transactional=True))
+            self._capacity.consume(consumption)
+            consumptions.append(consumption)
+        responses = (
+            field_bytes(_FIELD_1, _EMPTY if item is None else field_bytes(_FIELD_1, _projected(item, projection)))
+            for item, projection in zip(found, projections, strict=True)
+        )
+        return b"".join((*responses, *_capacity_fields(_FIELD_2, by_table(consumptions), request)))
+
+    async def _start_batch(self, request: Any) -> asyncio.Future[Any]:
+        _check_count(request.operations, "operations", WRITE_ITEMS_OPERATIONS_MAX)
         table_name = request.table_name
         operations: list[Operation] = []
         refused: dict[int, HeadraceError] = {}
         for index, write in enumerate(request.operations):
             try:
-                operations.append(self._operation(write, table_name)[1])
+                operations.append(self._operation(write, table_name))
             except HeadraceError as error:
                 refused[index] = error
         submitted = await self._committer.submit_when_room(operations)
-        return asyncio.ensure_future(_batch_response(submitted, refused))
+        return asyncio.ensure_future(_batch_response(request.operations, submitted, refused))
 
-    def _operation(self, write: Any, table_name: str) -> tuple[ItemKey, Operation]:
+    def _operation(self, write: Any, table_name: str, *, wants_outcome: bool = False) -> Put | Delete | Change:
         kind = write.WhichOneof("operation")
         if kind == "put":
             put = write.put
-            return self._put(put, put.table_name or table_name)
+            return self._put(put, put.table_name or table_name, wants_outcome=wants_outcome)
         if kind == "delete":
-            return self._delete(write.delete, write.delete.table_name or table_name)
+            return self._delete(write.delete, write.delete.table_name or table_name, wants_outcome=wants_outcome)
         if kind == "update":
             return self._update(write.update, write.update.table_name or table_name)
         raise ValidationError("operation must be one of put, delete, update", field="operation")
 
-    def _put(self, request: Any, table_name: str) -> tuple[ItemKey, Operation]:
+    def _action(self, action: Any) -> tuple[Write, bool]:
+        """What an action of a transaction does, and whether it shows the item if its condition does not hold."""
+        kind = action.WhichOneof("action")
+        if kind is None:
+            raise ValidationError(
+                "TransactItems can only contain one of Check, Put, Update or Delete", field="transact_items"
+            )
+        request = getattr(action, kind)
+        if kind == "condition_check":
+            return self._check(request), request.return_values_on_condition_check_failure == _SHOWS_FAILED
+        if request.return_values not in _NO_VALUES:
+            raise ValidationError("An action of a transaction returns no values", field="return_values")
+        makes: dict[str, Callable[[Any, str], Write]] = {
+            "put": self._put,
+            "delete": self._delete,
+            "update": self._update,
+        }
+        shows_failed = request.return_values_on_condition_check_failure == _SHOWS_FAILED
+        return makes[kind](request, request.table_name), shows_failed
+
+    def _put(self, request: Any, table_name: str, *, wants_outcome: bool = False) -> Put:
         item = parse_item(request.item)
         encoded = canonicalize(item)
         table = self._catalog.open_table(table_name)
         key = table.keys.of_item(item)
-        return key, Put(table, key, encoded, _condition(request))
+        if table.indexes:
+            table.indexes.check(key, item, encoded)
+        wants_outcome = wants_outcome or _wants_outcome(request, _RETURN_VALUES_OF_OTHERS, "ALL_OLD or NONE")
+        return Put(table, key, encoded, _condition(request), self._capacity, wants_outcome=wants_outcome)
 
-    def _delete(self, request: Any, table_name: str) -> tuple[ItemKey, Operation]:
+    def _delete(self, request: Any, table_name: str, *, wants_outcome: bool = False) -> Delete:
         table = self._catalog.open_table(table_name)
-        key = _key(request, table)
-        return key, Delete(table, key, _condition(request))
+        key = _key(request.key, table)
+        wants_outcome = wants_outcome or _wants_outcome(request, _RETURN_VALUES_OF_OTHERS, "ALL_OLD or NONE")
+        return Delete(table, key, _condition(request), self._capacity, wants_outcome=wants_outcome)
 
-    def _update(self, request: Any, table_name: str) -> tuple[ItemKey, Operation]:
-        placeholders = _placeholders(request)
+    def _update(self, request: Any, table_name: str) -> Change:
+        table = self._catalog.open_table(table_name)
+        key = _key(request.key, table)
         update: Update = NO_UPDATE
-        if request.update_expression:
-            update = parse_update(request.update_expression, placeholders)
         condition = None
-        if request.condition_expression:
-            condition = parse_condition(request.condition_expression, placeholders)
-        placeholders.check_all_used()
-        table = self._catalog.open_table(table_name)
-        key = _key(request, table)
-        for name in sorted(update.touched & table.keys.names):
+        if request.update_expression or request.condition_expression:
+            placeholders = _placeholders(request)
+            if request.update_expression:
+                update = parse_update(request.update_expression, placeholders, table.keys.names)
+            if request.condition_expression:
+                condition = parse_condition(request.condition_expression, placeholders)
+            placeholders.check_all_used()
+        else:
+            _check_no_placeholders(request)
+        wants_outcome = _wants_outcome(request, _RETURN_VALUES_OF_CHANGES, "NONE, ALL_OLD, UPDATED_OLD, ALL_NEW")
+        return Change(table, key, update, condition, request.ByteSize(), self._capacity, wants_outcome=wants_outcome)
+
+    def _check(self, request: Any) -> Check:
+        if not request.condition_expression:
             raise ValidationError(
-                f"One or more parameter values were invalid: Cannot update attribute {name}. This attribute is part of "
-                "the key",
-                field="update_expression",
-                attribute=name,
+                "The condition_expression of a condition check must be given", field="condition_expression"
             )
-        return key, Change(table, key, update, condition, request.ByteSize())
+        table = self._catalog.open_table(request.table_name)
+        condition = _condition(request)
+        assert condition is not None
+        return Check(table, _key(request.key, table), condition)
+
+    def _batch_keys(self, request: Any) -> list[tuple[OpenTable, list[ItemKey], Projection | None]]:
+        """What a batch reads, all of it checked before anything is read."""
+        if len({keys.table_name for keys in request.tables}) < len(request.tables):
+            raise ValidationError("Each table may be named once", field="tables")
+        count = sum(len(keys.keys) for keys in request.tables)
+        if count > BATCH_GET_KEYS_MAX:
+            raise ValidationError(
+                f"Too many items requested for the BatchGetItem call: {count}, limit {BATCH_GET_KEYS_MAX}",
+                field="tables",
+                limit=BATCH_GET_KEYS_MAX,
+            )
+        wanted = []
+        for keys_of_table in request.tables:
+            table = self._catalog.open_table(keys_of_table.table_name)
+            keys = [_key(key, table) for key in keys_of_table.keys]
+            if not keys:
+                break
+            if len({key.stored for key in keys}) < len(keys):
+                raise ValidationError("Provided list of item keys contains duplicates", field="keys")
+            wanted.append((table, keys, _projection(keys_of_table)))
+        if not wanted or len(wanted) < len(request.tables):
+            raise ValidationError("tables and the keys of each must have 1 element at least", field="tables", limit=1)
+        return wanted
 
 
-def _key(request: Any, table: OpenTable) -> ItemKey:
-    key = parse_item(request.key)
+# Requests.
+
+
+def _key(encoded: bytes, table: OpenTable) -> ItemKey:
+    key = parse_item(encoded)
     canonicalize(key)
     return table.keys.of_key(key)
 
@@ -177,11 +453,7 @@ def _key(request: Any, table: OpenTable) -> ItemKey:
 def _condition(request: Any) -> Condition | None:
     """The condition of a request, which most do not have."""
     if not request.condition_expression:
-        if request.expression_attribute_names or request.expression_attribute_values:
-            raise ValidationError(
-                "ExpressionAttributeNames and ExpressionAttributeValues can only be specified when using expressions",
-                field="expression_attribute_names",
-            )
+        _check_no_placeholders(request)
         return None
     placeholders = _placeholders(request)
     condition = parse_condition(request.condition_expression, placeholders)
@@ -189,9 +461,67 @@ def _condition(request: Any) -> Condition | None:
     return condition
 
 
+def _projection(request: Any) -> Projection | None:
+    """The projection of a request whose only expression it is."""
+    if not request.projection_expression:
+        if request.expression_attribute_names:
+            raise ValidationError(
+                "ExpressionAttributeNames can only be specified when using expressions",
+                field="expression_attribute_names",
+            )
+        return None
+    placeholders = Placeholders(dict(request.expression_attribute_names), {})
+    projection = parse_projection(request.projection_expression, placeholders)
+    placeholders.check_all_used()
+    return projection
+
+
+def _reading(request: Any, table: OpenTable, placeholders: Placeholders) -> Reading:
+    """What a page is to be read of, but for the key condition, whose placeholders count as used already."""
+    if request.select not in _SELECTS:
+        raise ValidationError(
+            f"select must satisfy enum value set: [{', '.join(Select)}]", field="select", value=request.select
+        )
+    if request.HasField("limit") and request.limit < 1:
+        raise ValidationError(
+            f"Value {request.limit} at limit failed to satisfy constraint: Member must have value greater than or "
+            "equal to 1",
+            field="limit",
+            limit=1,
+        )
+    condition, projection = None, None
+    if request.filter_expression:
+        condition = parse_condition(request.filter_expression, placeholders, ExpressionKind.FILTER)
+    if request.projection_expression:
+        projection = parse_projection(request.projection_expression, placeholders)
+    placeholders.check_all_used()
+    return Reading(
+        table=table,
+        index=open_index(table, request.index_name),
+        select=_SELECTS[request.select],
+        filter=condition,
+        projection=projection,
+        limit=request.limit if request.HasField("limit") else None,
+        start_key=parse_item(request.exclusive_start_key) if request.exclusive_start_key else None,
+        is_consistent=request.consistent_read,
+    )
+
+
+def _check_no_placeholders(request: Any) -> None:
+    if request.expression_attribute_names or request.expression_attribute_values:
+        what = "Names" if request.expression_attribute_names else "Values"
+        raise ValidationError(
+            f"ExpressionAttribute{what} can only be specified when using expressions",
+            field=f"expression_attribute_{what.lower()}",
+        )
+
+
 def _placeholders(request: Any) -> Placeholders:
+    names = dict(request.expression_attribute_names)
     values = {}
+    size = sum(len(name) for name in names.values())
     for name, value in request.expression_attribute_values.items():
+        size += value.ByteSize()
         try:
             values[name] = canonical_value(value)
         except ValidationError as error:
@@ -199,10 +529,116 @@ def _placeholders(request: Any) -> Placeholders:
                 f"ExpressionAttributeValues contains invalid value: {error.message} for key {name}",
                 **(error.metadata | {"field": "expression_attribute_values"}),
             ) from error
-    return Placeholders(names=dict(request.expression_attribute_names), values=values)
+    if size > PLACEHOLDERS_BYTES_MAX:
+        raise ValidationError(
+            f"ExpressionAttributeNames and ExpressionAttributeValues have at most {PLACEHOLDERS_BYTES_MAX} bytes",
+            field="expression_attribute_values",
+            limit=PLACEHOLDERS_BYTES_MAX,
+        )
+    return Placeholders(names, values)
 
 
-async def _batch_response(submitted: asyncio.Future[list[Any]], refused: dict[int, HeadraceError]) -> bytes:
+def _wants_outcome(request: Any, allowed: frozenset[int], described: str) -> bool:
+    """Whether a write is to tell what it made of the item, or took."""
+    values = request.return_values
+    if values not in allowed:
+        raise ValidationError(f"ReturnValues can only be {described}", field="return_values")
+    return values not in _NO_VALUES or _wants_capacity(request)
+
+
+def _wants_capacity(request: Any) -> bool:
+    return bool(request.return_consumed_capacity > pb.RETURN_CONSUMED_CAPACITY_NONE)
+
+
+def _token(request: Any) -> RequestToken | None:
+    name = request.client_request_token
+    if not name:
+        return None
+    if len(name) > TOKEN_LENGTH_MAX:
+        raise ValidationError(
+            f"client_request_token must have at most {TOKEN_LENGTH_MAX} characters",
+            field="client_request_token",
+            limit=TOKEN_LENGTH_MAX,
+        )
+    digest = blake2b(digest_size=16)
+    for action in request.transact_items:
+        digest.update(field_bytes(_FIELD_1, action.SerializeToString(deterministic=True)))
+    return RequestToken(name=name, digest=digest.digest())
+
+
+def _check_count(elements: Sequence[Any], field: str, most: int) -> None:
+    if not 1 <= len(elements) <= most:
+        raise ValidationError(f"{field} must have 1 to {most} elements, has {len(elements)}", field=field, limit=most)
+
+
+# Responses.
+
+
+def _projected(item: EncodedItem, projection: Projection | None) -> bytes:
+    if projection is None:
+        return item.encoded
+    return item_encoding.encode(projection.apply(item_encoding.decode(item.encoded))).encoded
+
+
+def _written(request: Any, outcome: Outcome, fields: tuple[bytes, bytes]) -> bytes:
+    """What a write returns, in the fields for attributes and capacity."""
+    match request.return_values:
+        case pb.RETURN_VALUES_ALL_OLD:
+            shown = None if outcome.old is None else outcome.old.encoded
+        case pb.RETURN_VALUES_ALL_NEW:
+            shown = None if outcome.new is None else outcome.new.encoded
+        case pb.RETURN_VALUES_UPDATED_OLD:
+            shown = _updated(request, outcome.old)
+        case pb.RETURN_VALUES_UPDATED_NEW:
+            shown = _updated(request, outcome.new)
+        case _:
+            shown = None
+    attributes = _EMPTY if shown is None else field_bytes(fields[0], shown)
+    return attributes + _capacity_field(fields[1], outcome.consumption, request)
+
+
+def _updated(request: Any, item: EncodedItem | None) -> bytes | None:
+    """The parts of an item that an update names; None if there are none."""
+    if item is None or not request.update_expression:
+        return None
+    update = parse_update(request.update_expression, _placeholders(request))
+    parts = update.updated(item_encoding.decode(item.encoded))
+    return item_encoding.encode(parts).encoded if parts else None
+
+
+def _condition_failure(request: Any, error: ConditionalCheckFailedError, fields: tuple[bytes, bytes]) -> bytes:
+    """What a write returns that shows the item for which its condition does not hold."""
+    item = _EMPTY if error.item is None else field_bytes(_FIELD_1, error.item.encoded)
+    return field_bytes(fields[0], item) + _capacity_field(fields[1], error.consumption, request)
+
+
+def _reason(cause: HeadraceError | None, *, shows_item: bool) -> bytes:
+    """Why an action did or did not let its transaction be cancelled."""
+    reason = pb.CancellationReason(code=cancellation_code(cause), message="" if cause is None else cause.message)
+    encoded = reason.SerializeToString()
+    if shows_item and isinstance(cause, ConditionalCheckFailedError) and cause.item is not None:
+        encoded += field_bytes(_FIELD_3, cause.item.encoded)
+    return encoded
+
+
+def _units(item: EncodedItem | None, *, consistent: bool) -> float:
+    return read_units(0 if item is None else item.size_bytes, consistent=consistent)
+
+
+def _capacity_field(tag: bytes, consumption: Consumption, request: Any) -> bytes:
+    if not _wants_capacity(request):
+        return _EMPTY
+    consumed = consumed_capacity(consumption, request.return_consumed_capacity)
+    return _EMPTY if consumed is None else field_bytes(tag, consumed.SerializeToString())
+
+
+def _capacity_fields(tag: bytes, consumptions: Iterable[Consumption], request: Any) -> list[bytes]:
+    return [_capacity_field(tag, consumption, request) for consumption in consumptions]
+
+
+async def _batch_response(
+    writes: Sequence[Any], submitted: asyncio.Future[list[Any]], refused: dict[int, HeadraceError]
+) -> bytes:
     """The results in the order of the requests, refused ones put back in their places."""
     outcomes: Sequence[Any] = await submitted
     if not refused and outcomes.count(None) == len(outcomes):
@@ -211,8 +647,18 @@ async def _batch_response(submitted: asyncio.Future[list[Any]], refused: dict[in
         rest = iter(outcomes)
         outcomes = [refused[i] if i in refused else next(rest) for i in range(len(outcomes) + len(refused))]
     return b"".join(
-        field_bytes(_FIELD_1, pb.WriteResult(error=to_message(outcome)).SerializeToString())
-        if isinstance(outcome, HeadraceError)
-        else _WRITTEN
-        for outcome in outcomes
+        field_bytes(_FIELD_1, _result(write, outcome)) for write, outcome in zip(writes, outcomes, strict=True)
     )
+
+
+def _result(write: Any, outcome: Outcome | HeadraceError | None) -> bytes:
+    if outcome is None:
+        return _EMPTY
+    kind = write.WhichOneof("operation")
+    request = None if kind is None else getattr(write, kind)
+    if not isinstance(outcome, HeadraceError):
+        return _written(request, outcome, (_FIELD_2, _FIELD_4))
+    shows_failed = request is not None and request.return_values_on_condition_check_failure == _SHOWS_FAILED
+    if shows_failed and isinstance(outcome, ConditionalCheckFailedError):
+        return _condition_failure(request, outcome, (_FIELD_3, _FIELD_4))
+    return pb.WriteResult(error=to_message(outcome)).SerializeToString()

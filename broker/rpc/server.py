@@ -10,6 +10,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from broker.rpc import mirror
+from broker.rpc.backup_service import BackupService
 from broker.rpc.consumer_service import ConsumerService
 from broker.rpc.handlers import Drain, service_handler
 from broker.rpc.item_service import ItemService
@@ -19,6 +20,7 @@ from broker.rpc.stream_service import StreamService
 from broker.rpc.table_service import TableService
 from broker.rpc.trigger_service import TriggerService
 from headrace.v1 import (
+    backup_service_pb2,
     consumer_service_pb2,
     replication_service_pb2,
     stream_service_pb2,
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
 
     from google.protobuf.descriptor import ServiceDescriptor
 
+    from broker.backups.registry import Backups
     from broker.consumers.groups import ConsumerGroups
     from broker.consumers.members import Members
     from broker.replication.registry import Replicas
@@ -42,6 +45,7 @@ if TYPE_CHECKING:
     from broker.tables.capacity import CapacityMetering
     from broker.tables.catalog import Catalog
     from broker.tables.read import ItemReader
+    from broker.tables.transactions import RequestTokens
     from broker.telemetry import Telemetry
     from broker.triggers.registry import Triggers
 
@@ -80,6 +84,7 @@ class Engine:
     catalog: Catalog
     committer: Committer
     items: ItemReader
+    tokens: RequestTokens
     watermarks: Watermarks
     log: LogReader
     metering: Metering
@@ -89,6 +94,7 @@ class Engine:
     members: Members
     triggers: Triggers
     replicas: Replicas
+    backups: Backups
 
 
 class RpcServer:
@@ -102,7 +108,7 @@ class RpcServer:
         budget = ResponseBudget()
         services = (
             (_service(table_service_pb2), TableService(e.catalog)),
-            (mirror.ITEM_SERVICE, ItemService(e.catalog, e.committer, e.items)),
+            (mirror.ITEM_SERVICE, ItemService(e.catalog, e.committer, e.items, e.capacity, e.tokens)),
             (
                 _service(stream_service_pb2),
                 StreamService(e.catalog, e.log, e.watermarks, e.iterators, e.metering, e.capacity, budget),
@@ -113,6 +119,7 @@ class RpcServer:
                 _service(replication_service_pb2),
                 ReplicationService(e.catalog, e.committer, e.items, e.replicas, e.groups),
             ),
+            (_service(backup_service_pb2), BackupService(e.backups, e.catalog)),
         )
         self._names = ["", health.SERVICE_NAME]
         for descriptor, service in services:

@@ -28,6 +28,7 @@ from broker.storage.rocks import Family
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
 
     from broker.encoding.items import EncodedItem
     from broker.encoding.keys import ItemKey
@@ -47,7 +48,7 @@ BLOCK_BYTES_MAX: Final = 128 * 1024
 QUEUE_OPERATIONS_MAX: Final = 20_000
 QUEUE_BYTES_MAX: Final = 64 * 1024 * 1024
 # About what a change of a definition takes in the queue.
-_CHANGE_BYTES: Final = 1024
+CHANGE_BYTES: Final = 1024
 _RETRY_AFTER_MS: Final = 50
 # A group is begun after turns of the event loop that brought no operation: so many for each operation of the last
 # group, but at most so many; and after so many turns in any case.
@@ -72,12 +73,12 @@ class Operation(Protocol):
         """
 
 
-class _Change:
+class Change:
     """An operation that is nothing but its plan."""
 
     __slots__ = ("plan", "size_bytes")
 
-    def __init__(self, plan: Callable[[Group], Any], size_bytes: int) -> None:
+    def __init__(self, plan: Callable[[Group], Any], size_bytes: int = CHANGE_BYTES) -> None:
         self.plan = plan
         self.size_bytes = size_bytes
 
@@ -248,7 +249,9 @@ class Group:
             self._log_sizes[shard] = size
         for table_id, (more_items, more_bytes) in self._growth.items():
             before = self._sizes.get(table_id, layout.NO_ITEMS)
-            after = self._sizes[table_id] = layout.Size(before.items + more_items, before.bytes + more_bytes)
+            # A store of before there were sizes has not counted what it held then.
+            after = layout.Size(max(0, before.items + more_items), max(0, before.bytes + more_bytes))
+            self._sizes[table_id] = after
             self.put(Family.CATALOG, layout.size_key(table_id), layout.encode_size(after))
         counters = layout.Counters(self._sequence_number, self._clock.last, self._id, self.now_ms)
         self.put(Family.CATALOG, layout.COUNTERS_KEY, layout.encode_counters(counters))
@@ -349,14 +352,14 @@ class Committer:
             raise result
         return result
 
-    async def change(self, plan: Callable[[Group], Result], size_bytes: int = _CHANGE_BYTES) -> Result:
+    async def change(self, plan: Callable[[Group], Result], size_bytes: int = CHANGE_BYTES) -> Result:
         """Carries out a rare operation, such as one on a definition, given as its plan. Raises as `commit` does."""
-        result: Result = await self.commit(_Change(plan, size_bytes))
+        result: Result = await self.commit(Change(plan, size_bytes))
         return result
 
-    async def change_when_room(self, plan: Callable[[Group], Result], size_bytes: int = _CHANGE_BYTES) -> Result:
+    async def change_when_room(self, plan: Callable[[Group], Result], size_bytes: int = CHANGE_BYTES) -> Result:
         """As `change`, but waits for room among the writes, for what must be done also when they are too many."""
-        (result,) = await (await self.submit_when_room((_Change(plan, size_bytes),)))
+        (result,) = await (await self.submit_when_room((Change(plan, size_bytes),)))
         if isinstance(result, HeadraceError):
             raise result
         changed: Result = result
@@ -426,6 +429,17 @@ class Committer:
         number, cursors = self._counters.sequence_number, [self._store.cursor(family, *keys) for keys in ranges]
         await self.all_settled()
         return number, cursors
+
+    async def checkpoint(self, path: Path) -> int:
+        """Makes a store of its own in a new folder: exactly the writes up to the sequence number returned, all durable.
+
+        As it is made between two group commits, before the first wait, all families agree, and what is in memory does.
+        """
+        number = self._counters.sequence_number
+        self._store.checkpoint(path)
+        for unsettled in list(self._unsettled):
+            await asyncio.shield(unsettled.synced)
+        return number
 
     async def run(self) -> None:
         """Commits groups until `close`. Raises what the disk raised; then nothing more is accepted."""

@@ -15,6 +15,8 @@ from broker.model.errors import CorruptionError
 from broker.storage.rocks import Family
 
 if TYPE_CHECKING:
+    from collections.abc import ItemsView
+
     from broker.storage.commit import Group
     from broker.storage.rocks import Store
 
@@ -42,6 +44,10 @@ class Documents(Generic[Document]):
     def all(self) -> list[Document]:
         """All documents, by name in the order of its UTF-8 bytes."""
         return [self._documents[name] for name in self._names()]
+
+    def items(self) -> ItemsView[str, Document]:
+        """All documents with their names, in no order."""
+        return self._documents.items()
 
     def page(self, after: str, limit: int) -> tuple[list[Document], bool]:
         """Up to `limit` documents whose names follow `after`, and whether more remain."""

@@ -1,7 +1,7 @@
 """The store: column families of RocksDB.
 
-rocksdict holds the GIL in `get`, `write` and iterator steps, and releases it in `flush_wal`: so everything but the
-sync runs on the event loop's thread, and the sync runs beside it.
+rocksdict holds the GIL in `get`, `write`, iterator steps and `Checkpoint`, and releases it in `flush_wal` and `flush`:
+so everything but these two runs on the event loop's thread, and they run beside it.
 """
 
 from __future__ import annotations
@@ -10,8 +10,10 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
 from rocksdict import (
+    AccessType,
     BlockBasedOptions,
     Cache,
+    Checkpoint,
     DBCompressionType,
     DBRecoveryMode,
     Options,
@@ -57,6 +59,10 @@ _BLOOM_BITS: Final = 10
 _MEMTABLE_FILTER_RATIO: Final = 0.05
 _OPEN_FILES_MAX: Final = 512
 _LOG_FILES_MAX: Final = 4
+# A backup is read once from its beginning to its end.
+_READ_ONLY_CACHE_BYTES: Final = 8 * 1024 * 1024
+# Lies in a data folder while a backup is being copied there.
+RESTORING_MARK: Final = "RESTORING"
 
 
 class StoreOpenError(Exception):
@@ -66,17 +72,27 @@ class StoreOpenError(Exception):
 class Store:
     """One data folder. Reads see every write, also one that is not synced yet."""
 
-    def __init__(self, path: Path) -> None:
-        """Opens the folder, or makes it. Raises StoreOpenError if it cannot be opened."""
-        cache = Cache(_BLOCK_CACHE_BYTES)
-        families = {family.value: _family_options(family, cache) for family in Family}
+    def __init__(self, path: Path, *, is_read_only: bool = False) -> None:
+        """Opens the folder, or makes it unless it is only to be read. Raises StoreOpenError if it cannot be opened."""
+        cache = Cache(_READ_ONLY_CACHE_BYTES if is_read_only else _BLOCK_CACHE_BYTES)
+        families = list(Family)
+        if (path / RESTORING_MARK).exists():
+            raise StoreOpenError(f"a restore into {path} has not finished; empty the folder and restore again")
         try:
-            path.mkdir(parents=True, exist_ok=True)
-            self._db = Rdict(str(path), _database_options(), column_families=families)
+            if is_read_only:
+                access = AccessType.read_only(error_if_log_file_exist=False)
+                # What an older version wrote has those of its time.
+                names = Rdict.list_cf(str(path))
+                families = [family for family in families if family.value in names]
+            else:
+                access = AccessType.read_write()
+                path.mkdir(parents=True, exist_ok=True)
+            options = {family.value: _family_options(family, cache) for family in families}
+            self._db = Rdict(str(path), _database_options(), column_families=options, access_type=access)
         except Exception as error:
             raise StoreOpenError(f"cannot open the data folder {path}: {error}") from error
-        self._families = {family: self._db.get_column_family(family.value) for family in Family}
-        self._handles = {family: self._db.get_column_family_handle(family.value) for family in Family}
+        self._families = {family: self._db.get_column_family(family.value) for family in families}
+        self._handles = {family: self._db.get_column_family_handle(family.value) for family in families}
         self._write_options = WriteOptions()
 
     def get(self, family: Family, key: bytes) -> bytes | None:
@@ -103,6 +119,19 @@ class Store:
         """Makes every write so far durable. Blocks on the disk without holding the GIL: call it in a thread."""
         self._db.flush_wal(sync=True)
 
+    def flush(self) -> None:
+        """Moves what is in memory to files. Takes long, without holding the GIL: call it in a thread."""
+        for family in list(self._families.values()):
+            family.flush()
+
+    def checkpoint(self, path: Path) -> None:
+        """Makes a store of its own of all writes so far, in a folder that must not be there yet.
+
+        It shares the files that never change by hard links, so `path` must be on the same file system. What is still in
+        memory is flushed, holding the GIL: `flush` first.
+        """
+        Checkpoint(self._db).create_checkpoint(str(path))
+
     def scan(self, family: Family, begin: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:
         """The entries with begin <= key < end, in key order, all as they are at this moment, however late read.
 
@@ -117,13 +146,11 @@ class Store:
 
     def scan_back(self, family: Family, begin: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:
         """As `scan`, from the last entry to the first."""
-        options = ReadOptions()
-        options.set_iterate_lower_bound(begin)
-        cursor = self._families[family].iter(options)
+        cursor = self._families[family].iter()
         cursor.seek_for_prev(end)
         if cursor.valid() and cursor.key() == end:
             cursor.prev()
-        return _entries_back(cursor, options)
+        return _entries_back(cursor, begin)
 
     def cursor(self, family: Family, begin: bytes, end: bytes) -> Cursor:
         """The entries with begin <= key < end as they are at this moment, to be read from any place again and again."""
@@ -183,9 +210,10 @@ def _entries(cursor: RdictIter, _options: ReadOptions) -> Iterator[tuple[bytes, 
     cursor.status()
 
 
-def _entries_back(cursor: RdictIter, _options: ReadOptions) -> Iterator[tuple[bytes, bytes]]:
-    while cursor.valid():
-        yield cursor.key(), cursor.value()
+def _entries_back(cursor: RdictIter, begin: bytes) -> Iterator[tuple[bytes, bytes]]:
+    # rocksdict's lower bound acts as an upper one, so the keys are looked at here.
+    while cursor.valid() and (key := cursor.key()) >= begin:
+        yield key, cursor.value()
         cursor.prev()
     cursor.status()
 

@@ -16,14 +16,15 @@ class Watermark:
 
     def __init__(self, value: int) -> None:
         self.value = value
-        self.readers: set[asyncio.Event] = set()
+        self.readers: set[Wakeup] = set()
 
     def advance(self, value: int) -> None:
         """Raises the mark and wakes all readers."""
         self.value = max(self.value, value)
         # Waking a reader that does not wait is setting a flag: one that is slow costs a writer nothing.
         for reader in self.readers:
-            reader.set()
+            if not reader.is_muted:
+                reader.notify()
 
 
 class Watermarks:
@@ -52,9 +53,11 @@ class Wakeup:
     The reader clears it, watches, reads all there is, and then waits: what comes in between is not missed.
     """
 
-    __slots__ = ("_event", "_marks", "_watermarks")
+    __slots__ = ("_event", "_marks", "_watermarks", "is_muted")
 
     def __init__(self, watermarks: Watermarks) -> None:
+        # While this is set, more to read is no reason to wake: for a reader that could take none of it.
+        self.is_muted = False
         self._watermarks = watermarks
         self._event = asyncio.Event()
         self._marks: dict[int, Watermark] = {}
@@ -63,13 +66,13 @@ class Wakeup:
         """Watches these shards from now on, and no others."""
         wanted = set(shards)
         for shard in self._marks.keys() - wanted:
-            self._marks.pop(shard).readers.discard(self._event)
+            self._marks.pop(shard).readers.discard(self)
         for shard in wanted - self._marks.keys():
             mark = self._marks[shard] = self._watermarks.of(shard)
-            mark.readers.add(self._event)
+            mark.readers.add(self)
 
     def notify(self) -> None:
-        """Wakes the reader for another reason."""
+        """Wakes the reader, also for another reason."""
         self._event.set()
 
     def clear(self) -> None:

@@ -161,17 +161,13 @@ class Walk:
         for shard_id, place in read.items():
             children = stream.children(shard_id)
             # The two parents of a merged shard have ended at one number, so both are read here.
-            ready = [child for child in children if all(parent in read for parent in _parent_ids(child))]
+            ready = [child for child in children if all(parent in read for parent in child.parent_ids)]
             for child in ready:
                 if child.id not in begun:
                     begun.add(child.id)
                     self._places.append(Place(child.id, child.starting_sequence_number - 1, place.time_ms))
             if len(ready) == len(children):
                 self._places.remove(place)
-
-
-def _parent_ids(shard: Shard) -> list[str]:
-    return [parent for parent in (shard.parent_shard_id, shard.adjacent_parent_shard_id) if parent]
 
 
 def _is_read(shard: Shard, after: int) -> bool:

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Final
 from broker.model.errors import ProvisionedThroughputExceededError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from broker.model.clock import Clock
     from broker.model.tables import Index, Table, Throughput
 
@@ -64,6 +66,13 @@ class Consumption:
         # By name; those that took any.
         self.indexes: dict[str, tuple[Index, Units]] = {}
 
+    def add(self, other: Consumption) -> None:
+        """Adds what another call has consumed of the same table."""
+        for index, units in other.parts:
+            mine = self._units(index)
+            mine.reads += units.reads
+            mine.writes += units.writes
+
     def read(self, units: float, index: Index | None = None) -> None:
         """Adds read units of the table, or of an index."""
         self._units(index).reads += units
@@ -93,6 +102,14 @@ class Consumption:
         if held is None:
             held = self.indexes[index.name] = (index, Units())
         return held[1]
+
+
+def by_table(consumptions: Iterable[Consumption]) -> list[Consumption]:
+    """What several calls, or parts of one, have consumed, added up by table."""
+    sums: dict[int, Consumption] = {}
+    for consumption in consumptions:
+        sums.setdefault(consumption.table.id, Consumption(consumption.table)).add(consumption)
+    return list(sums.values())
 
 
 class Kind(StrEnum):
@@ -237,6 +254,10 @@ class CapacityMetering:
             if table.throughput is not None:
                 self._charge(table, Kind.READ, units.reads, index)
                 self._charge(table, Kind.WRITE, units.writes, index)
+
+    def count_write(self, table: Table, units: float) -> None:
+        """As `consume`, for what most writes are: of a table without provisioned throughput, and of no index."""
+        self._usage(table).write_units += units
 
     def consume_stream_read(self, table: Table, units: int) -> None:
         """Takes note of read request units of a table's stream; metering.py counts them."""

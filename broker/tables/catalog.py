@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 from bisect import bisect_right
 from dataclasses import replace
@@ -9,7 +10,13 @@ from random import Random
 from typing import TYPE_CHECKING, Final
 
 from broker.encoding.keys import KeyCodec, table_prefix
-from broker.model.errors import LimitExceededError, ResourceInUseError, ResourceNotFoundError, ValidationError
+from broker.model.errors import (
+    LimitExceededError,
+    ResourceInUseError,
+    ResourceNotFoundError,
+    TableAlreadyExistsError,
+    ValidationError,
+)
 from broker.model.tables import (
     Shard,
     Stream,
@@ -49,6 +56,12 @@ class OpenTable:
         self.is_deleted = False
         self.update(definition, stream)
 
+    def check_exists(self) -> None:
+        """Raises ResourceNotFoundError if the table was deleted since it was opened."""
+        if self.is_deleted:
+            name = self.definition.name
+            raise ResourceNotFoundError(f"Requested resource not found: Table: {name} not found", table_name=name)
+
     def update(self, definition: Table, stream: Stream | None) -> None:
         """Takes over a change of the definition, or of the enabled stream; None if there is none."""
         self.definition = definition
@@ -81,7 +94,11 @@ class Catalog:
         self.tables = Documents(store, "table", Table)
         # Named "<table>/stream/<label>": the end of the ARN, so that they list in the order of their ARNs.
         self.streams = Documents(store, "stream", Stream)
+        # Tables that are being filled from a backup: their names are taken, and nobody sees them.
+        self.restoring = Documents(store, "restoring", Table)
         self._open = {t.name: OpenTable(t, self._enabled_stream(t)) for t in self.tables.all()}
+        # Set when an index, or the one by time of expiry, is to be filled with the items there are.
+        self.backfill_wanted = asyncio.Event()
 
     def open_table(self, name: str) -> OpenTable:
         """A table to read or write. Raises ResourceNotFoundError, or ValidationError for a name no table can have."""
@@ -90,6 +107,10 @@ class Catalog:
             check_table_name(name)
             raise ResourceNotFoundError(f"Requested resource not found: Table: {name} not found", table_name=name)
         return opened
+
+    def find_table(self, name: str) -> OpenTable | None:
+        """The table of a name, or None."""
+        return self._open.get(name)
 
     def open_table_of_arn(self, arn: str) -> OpenTable:
         """The table of an ARN. Raises ValidationError for a malformed one and ResourceNotFoundError."""
@@ -106,7 +127,7 @@ class Catalog:
             )
         return opened
 
-    def size_of(self, id_: int) -> layout.Size:
+    def size_of(self, id_: int) -> tuple[int, int]:
         """How many items a table or index of an id holds, and their size in bytes."""
         return self._committer.sizes.get(id_, layout.NO_ITEMS)
 
@@ -147,7 +168,7 @@ class Catalog:
         wanted = new.table(str(uuid.UUID(int=self._random.getrandbits(128), version=4)))
 
         def plan(group: Group) -> Table:
-            if new.name in self._open:
+            if self._is_taken(new.name):
                 raise ResourceInUseError(f"Table already exists: {new.name}", table_name=new.name)
             table = replace(with_ids(wanted, group.next_id), create_time_ms=group.now_ms)
             if new.view_type is not None:
@@ -191,7 +212,9 @@ class Catalog:
                 self._disable_stream(group, self._current(stream))
             return self._put_table(group, opened, table)
 
-        return await self._committer.change(plan)
+        table = await self._committer.change(plan)
+        self.backfill_wanted.set()
+        return table
 
     async def finish_backfill(self, table_name: str, id_: int) -> None:
         """Notes that the index of an id, or the one by time of expiry, holds all items. Nothing if it is gone.
@@ -235,7 +258,9 @@ class Catalog:
             after = TimeToLive(attribute=attribute, id=group.next_id()) if is_enabled else None
             return self._put_table(group, opened, replace(opened.definition, time_to_live=after))
 
-        return await self._committer.change(plan)
+        table = await self._committer.change(plan)
+        self.backfill_wanted.set()
+        return table
 
     async def tag_table(self, arn: str, tags: Mapping[str, str]) -> None:
         """Adds tags to a table, or replaces those with the same keys.
@@ -344,23 +369,80 @@ class Catalog:
             self.tables.delete(group, name)
             del self._open[name]
             opened.is_deleted = True
-            for family in (Family.ITEMS, Family.TOMBSTONES):
-                group.delete_range(family, table_prefix(table.id), table_prefix(table.id + 1))
-            group.forget_size(table.id)
-            self._forget(table.id)
-            for index in table.indexes:
-                self._delete_index(group, index.id)
-            if table.time_to_live is not None:
-                self._delete_index(group, table.time_to_live.id)
+            self._delete_items(group, table)
             return table
 
         return await self._committer.change(plan)
+
+    async def begin_restore(self, name: str, source: Table) -> OpenTable:
+        """Begins a table of the key and indexes of another one, which nobody sees until `finish_restore`.
+
+        As in DynamoDB it has no stream, no expiry, no tags and no protection. Raises TableAlreadyExistsError.
+        """
+        table_uuid = str(uuid.UUID(int=self._random.getrandbits(128), version=4))
+
+        def plan(group: Group) -> OpenTable:
+            if self._is_taken(name):
+                raise TableAlreadyExistsError(f"Table already exists: {name}", table_name=name)
+            wanted = Table(
+                name=name,
+                id=0,
+                uuid=table_uuid,
+                create_time_ms=group.now_ms,
+                partition_key=source.partition_key,
+                sort_key=source.sort_key,
+                # It is filled as items are put, whatever the other one still lacked.
+                indexes=tuple(replace(index, id=0, is_backfilling=False) for index in source.indexes),
+                throughput=source.throughput,
+            )
+            table = with_ids(wanted, group.next_id)
+            self.restoring.put(group, name, table)
+            return OpenTable(table, None)
+
+        return await self._committer.change(plan)
+
+    async def finish_restore(self, restored: OpenTable) -> Table:
+        """Lets a restored table be seen, whole."""
+        table = restored.definition
+
+        def plan(group: Group) -> Table:
+            self.restoring.delete(group, table.name)
+            self.tables.put(group, table.name, table)
+            self._open[table.name] = restored
+            return table
+
+        return await self._committer.change_when_room(plan)
+
+    async def abandon_restore(self, name: str) -> None:
+        """Removes a table whose restore came to no end, and its items."""
+
+        def plan(group: Group) -> None:
+            table = self.restoring.get(name)
+            if table is not None:
+                self.restoring.delete(group, name)
+                self._delete_items(group, table)
+
+        await self._committer.change_when_room(plan)
+
+    def _is_taken(self, table_name: str) -> bool:
+        return table_name in self._open or self.restoring.get(table_name) is not None
 
     def _put_table(self, group: Group, opened: OpenTable, table: Table) -> Table:
         """Replaces the definition of a table in use."""
         self.tables.put(group, table.name, table)
         opened.update(table, self._enabled_stream(table))
         return table
+
+    def _delete_items(self, group: Group, table: Table) -> None:
+        """Removes the items of a table, and the entries of its indexes."""
+        for family in (Family.ITEMS, Family.TOMBSTONES):
+            group.delete_range(family, table_prefix(table.id), table_prefix(table.id + 1))
+        group.forget_size(table.id)
+        self._forget(table.id)
+        for index in table.indexes:
+            self._delete_index(group, index.id)
+        if table.time_to_live is not None:
+            self._delete_index(group, table.time_to_live.id)
 
     def _delete_index(self, group: Group, id_: int) -> None:
         """Removes the entries of an index, or of the one by time of expiry."""

@@ -10,21 +10,20 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from broker.encoding import items
-from broker.encoding.items import EncodedItem
+from broker.encoding.items import EncodedItem, Item
 from broker.encoding.keys import TABLE_ID_BYTES, KeyCodec, table_prefix
 from broker.model.errors import ValidationError
 from broker.model.tables import KeyAttributeType, ProjectionType
 from broker.model.values import ITEM_SIZE_BYTES_MAX
 from broker.storage import layout
 from broker.storage.rocks import Family
-from headrace.v1 import attribute_value_pb2 as pb
 
 if TYPE_CHECKING:
     from broker.encoding.keys import ItemKey
     from broker.model.clock import Version
     from broker.model.tables import Index, Table, TimeToLive
     from broker.storage.commit import Group
-    from broker.tables.catalog import OpenTable
+    from broker.storage.layout import StoredItem
 
 # A time of expiry in the key of an entry: seconds since 1970 UTC.
 TIME_BYTES: Final = 8
@@ -32,12 +31,13 @@ TIME_MAX: Final = 2 ** (8 * TIME_BYTES) - 1
 
 
 class IndexChange(NamedTuple):
-    """What a change of an item costs in one index: the sizes of the entry before and after, None if there is none."""
+    """What a change of an item changes in one index: the sizes of the entry before and after, None if there is none."""
 
-    name: str
-    is_global: bool
+    of: Index
     old_bytes: int | None
     new_bytes: int | None
+    # The entry has another key than before.
+    has_moved: bool
 
 
 class IndexCodec:
@@ -48,23 +48,21 @@ class IndexCodec:
         self.keys = KeyCodec(index)
         # What every entry holds.
         self.key_names = frozenset(a.name for a in (*table.key_attributes, *index.key_attributes))
-        self.names = None if index.projection_type is ProjectionType.ALL else self.key_names | {*index.non_key_attributes}
+        self.names = (
+            None if index.projection_type is ProjectionType.ALL else self.key_names | {*index.non_key_attributes}
+        )
         self._own_attributes = [a for a in self.keys.attributes if a.name not in {k.name for k in table.key_attributes}]
 
-    def entry(self, place: bytes, item: pb.Item, encoded: EncodedItem) -> tuple[bytes, EncodedItem] | None:
+    def entry(self, place: bytes, item: Item, encoded: EncodedItem) -> tuple[bytes, EncodedItem] | None:
         """The key and the content of an item's entry; None if the item does not belong into the index."""
         key = self.keys.entry(item.attributes)
         if key is None:
             return None
         if self.names is None:
             return key + place, encoded
-        projected = pb.Item()
-        for name in self.names:
-            if name in item.attributes:
-                projected.attributes[name].CopyFrom(item.attributes[name])
-        return key + place, items.canonicalize(projected)
+        return key + place, items.canonicalize(items.parts_of(item, self.names))
 
-    def check(self, item: pb.Item) -> None:
+    def check(self, item: Item) -> None:
         """Raises ValidationError if an attribute of the index's key is there and cannot be one."""
         index = self.definition
         for attribute in self._own_attributes:
@@ -75,8 +73,8 @@ class IndexCodec:
             kind = value.WhichOneof("kind")
             if kind != attribute.kind:
                 raise ValidationError(
-                    f"One or more parameter values were invalid: Type mismatch for Index Key {attribute.name} Expected: "
-                    f"{attribute.kind.upper()} Actual: {(kind or 'none').upper()} IndexName: {index.name}",
+                    f"One or more parameter values were invalid: Type mismatch for Index Key {attribute.name} "
+                    f"Expected: {attribute.kind.upper()} Actual: {(kind or 'none').upper()} IndexName: {index.name}",
                     field=attribute.name,
                     index_name=index.name,
                 )
@@ -84,8 +82,8 @@ class IndexCodec:
                 what = "string" if attribute.type is KeyAttributeType.STRING else "binary"
                 raise ValidationError(
                     "One or more parameter values are not valid. A value specified for a secondary index key is not "
-                    f"supported. The AttributeValue for a key attribute cannot contain an empty {what} value. IndexName: "
-                    f"{index.name}, IndexKey: {attribute.name}",
+                    f"supported. The AttributeValue for a key attribute cannot contain an empty {what} value. "
+                    f"IndexName: {index.name}, IndexKey: {attribute.name}",
                     field=attribute.name,
                     index_name=index.name,
                     limit=1,
@@ -100,7 +98,7 @@ class ExpiryCodec:
         self.attribute = time_to_live.attribute
         self.prefix = table_prefix(time_to_live.id)
 
-    def time(self, item: pb.Item) -> int | None:
+    def time(self, item: Item) -> int | None:
         """When an item expires, in whole seconds; None if never, also if the attribute is no number."""
         if self.attribute not in item.attributes:
             return None
@@ -110,7 +108,7 @@ class ExpiryCodec:
         time = int(Decimal(value.n))
         return time if 0 <= time <= TIME_MAX else None
 
-    def key(self, place: bytes, item: pb.Item) -> bytes | None:
+    def key(self, place: bytes, item: Item) -> bytes | None:
         """The key of an item's entry; None if it has none."""
         time = self.time(item)
         return None if time is None else self.before(time) + place
@@ -139,7 +137,7 @@ class Indexes:
         """The index of a name."""
         return self._codecs.get(name)
 
-    def check(self, key: ItemKey, item: pb.Item, encoded: EncodedItem) -> None:
+    def check(self, key: ItemKey, item: Item, encoded: EncodedItem) -> None:
         """Raises ValidationError if an item cannot be written because of an index."""
         for codec in self._codecs.values():
             codec.check(item)
@@ -148,8 +146,8 @@ class Indexes:
             size = encoded.size_bytes + sum(entry[1].size_bytes for entry in entries if entry is not None)
             if size > ITEM_SIZE_BYTES_MAX:
                 raise ValidationError(
-                    "One or more parameter values were invalid: Item size and its entries in local secondary indexes have "
-                    f"exceeded the maximum allowed size: {size} bytes, limit {ITEM_SIZE_BYTES_MAX}",
+                    "One or more parameter values were invalid: Item size and its entries in local secondary indexes "
+                    f"have exceeded the maximum allowed size: {size} bytes, limit {ITEM_SIZE_BYTES_MAX}",
                     field="item",
                     limit=ITEM_SIZE_BYTES_MAX,
                 )
@@ -159,23 +157,27 @@ class Indexes:
     ) -> list[IndexChange]:
         """Changes the entries of an item that is changed from `old` to `new`; returns those that differ."""
         place = key.place
-        old_item = None if old is None else pb.Item.FromString(old.encoded)
-        new_item = None if new is None else pb.Item.FromString(new.encoded)
+        old_item = None if old is None else items.parse_item(old.encoded)
+        new_item = None if new is None else items.parse_item(new.encoded)
         changes: list[IndexChange] = []
         for codec in self._codecs.values():
             before = None if old is None or old_item is None else codec.entry(place, old_item, old)
             after = None if new is None or new_item is None else codec.entry(place, new_item, new)
             index = codec.definition
+            if index.is_backfilling and before is not None and group.get(Family.INDEXES, before[0]) is None:
+                # The backfill has not come to it yet, and will find it done.
+                before = None
             if before == after:
                 continue
-            if before is not None and (after is None or after[0] != before[0]):
+            has_moved = before is not None and after is not None and after[0] != before[0]
+            if before is not None and (after is None or has_moved):
                 group.put(Family.INDEXES, before[0], None)
             if after is not None:
                 group.put(Family.INDEXES, after[0], layout.encode_item(after[1], version))
             old_bytes = None if before is None else before[1].size_bytes
             new_bytes = None if after is None else after[1].size_bytes
             group.resize(index.id, old_bytes, new_bytes)
-            changes.append(IndexChange(index.name, index.is_global, old_bytes, new_bytes))
+            changes.append(IndexChange(index, old_bytes, new_bytes, has_moved))
         if self.expiry is not None:
             expired = None if old_item is None else self.expiry.key(place, old_item)
             expires = None if new_item is None else self.expiry.key(place, new_item)
@@ -185,6 +187,19 @@ class Indexes:
                 if expires is not None:
                     group.put(Family.INDEXES, expires, b"")
         return changes
+
+    def fill(self, group: Group, key: ItemKey, item: StoredItem) -> None:
+        """Adds the entries of an item to the indexes that are being filled, unless they are there."""
+        whole, place = items.parse_item(item.item.encoded), key.place
+        for codec in self._codecs.values():
+            entry = codec.entry(place, whole, item.item) if codec.definition.is_backfilling else None
+            if entry is not None and group.get(Family.INDEXES, entry[0]) is None:
+                group.put(Family.INDEXES, entry[0], layout.encode_item(entry[1], item.version))
+                group.resize(codec.definition.id, None, entry[1].size_bytes)
+        if self.expiry is not None:
+            expires = self.expiry.key(place, whole)
+            if expires is not None:
+                group.put(Family.INDEXES, expires, b"")
 
 
 def drop_index(group: Group, index_id: int) -> None:

@@ -2,7 +2,7 @@
 
 Every write first decides what the item shall be, which may refuse it, and then replaces the item, which cannot fail: so
 a transaction can decide all its writes before it carries out any. One place says what a change is: `replace_item`. Put,
-update, delete, expiry and replicated changes all end there, so a change, its record and its index entries cannot differ.
+update, delete, expiry and replicated changes all end there, so a change, its record and its index entries agree.
 """
 
 from __future__ import annotations
@@ -10,17 +10,21 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from broker.encoding import items
-from broker.model.errors import ConditionalCheckFailedError, ResourceNotFoundError
-from headrace.v1 import attribute_value_pb2 as pb
+from broker.model.errors import ConditionalCheckFailedError
+from broker.tables.capacity import Consumption, write_units
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from broker.encoding.items import EncodedItem
     from broker.encoding.keys import ItemKey
     from broker.expressions.condition import Condition
     from broker.expressions.update import Update
     from broker.model.clock import Version
+    from broker.model.values import Attributes
     from broker.storage.commit import Group
     from broker.storage.layout import StoredItem
+    from broker.tables.capacity import CapacityMetering
     from broker.tables.catalog import OpenTable
     from broker.tables.indexes import IndexChange
 
@@ -36,27 +40,20 @@ class Decision(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What a write has made of an item."""
+    """What a write has made of an item, and what it took."""
 
     old: EncodedItem | None
     new: EncodedItem | None
-    index_changes: list[IndexChange]
+    consumption: Consumption
 
 
 class Write(Protocol):
     """A write of one item."""
 
-    @property
-    def table(self) -> OpenTable:
-        """Where the item is."""
-
-    @property
-    def key(self) -> ItemKey:
-        """Which it is."""
-
-    @property
-    def size_bytes(self) -> int:
-        """About how much memory the write holds."""
+    table: OpenTable
+    key: ItemKey
+    # About how much memory it holds.
+    size_bytes: int
 
     def decide(self, group: Group) -> Decision:
         """What the item shall be. Raises HeadraceError; changes nothing."""
@@ -65,23 +62,53 @@ class Write(Protocol):
 class _SingleWrite:
     """A write that is carried out by itself."""
 
-    __slots__ = ("_condition", "_wants_outcome", "key", "size_bytes", "table")
+    __slots__ = ("_condition", "_metering", "_wants_outcome", "key", "size_bytes", "table")
 
     def __init__(
-        self, table: OpenTable, key: ItemKey, condition: Condition | None, size_bytes: int, *, wants_outcome: bool
+        self,
+        table: OpenTable,
+        key: ItemKey,
+        condition: Condition | None,
+        size_bytes: int,
+        metering: CapacityMetering | None,
+        *,
+        wants_outcome: bool,
     ) -> None:
+        """Without `metering` the write consumes nothing."""
         self.table = table
         self.key = key
         self.size_bytes = size_bytes + _OVERHEAD_BYTES
         self._condition = condition
+        self._metering = metering
         # Most callers only want to know that it is done.
         self._wants_outcome = wants_outcome
 
     def plan(self, group: Group) -> Outcome | None:
-        """Carries the write out. Raises what `decide` raises."""
-        decision = self.decide(group)
-        outcome = carry_out(group, self, decision)
-        return outcome if self._wants_outcome else None
+        """Carries the write out.
+
+        Raises what `decide` raises, and ProvisionedThroughputExceededError.
+        """
+        table, metering = self.table, self._metering
+        table.check_exists()
+        if metering is not None:
+            metering.admit_write(table.definition)
+        try:
+            old, new = self.decide(group)
+        except ConditionalCheckFailedError as error:
+            if metering is not None:
+                error.consumption = consumption_of(table, error.item, None, ())
+                metering.consume(error.consumption)
+            raise
+        changes = replace_item(group, table, self.key, old, new)
+        if metering is None:
+            return None
+        old_item = None if old is None else old.item
+        if not changes and not self._wants_outcome and table.definition.throughput is None:
+            metering.count_write(table.definition, write_units(larger_size(old_item, new)))
+            return None
+        consumption = consumption_of(table, old_item, new, changes)
+        metering.consume(consumption)
+        return Outcome(old_item, new, consumption) if self._wants_outcome else None
 
     def decide(self, group: Group) -> Decision:
         """What the item shall be."""
@@ -89,18 +116,20 @@ class _SingleWrite:
 
     def _existing(self, group: Group) -> StoredItem | None:
         """The item as it is. Raises ConditionalCheckFailedError if the condition does not hold for it."""
-        if self.table.is_deleted:
-            # It was there when the request was checked.
-            name = self.table.definition.name
-            raise ResourceNotFoundError(f"Requested resource not found: Table: {name} not found", table_name=name)
         old = group.get_item(self.key.stored)
-        if self._condition is not None and not self._condition.holds(
-            {} if old is None else items.decode(old.item.encoded)
-        ):
+        condition = self._condition
+        if condition is not None:
+            found = {}
+            if old is not None:
+                found = items.decode_some(items.parse_item(old.item.encoded), condition.names)
+            self._check(condition, old, found)
+        return old
+
+    def _check(self, condition: Condition, old: StoredItem | None, attributes: Attributes) -> None:
+        if not condition.holds(attributes):
             raise ConditionalCheckFailedError(
                 "The conditional request failed", item=None if old is None else old.item, field="condition_expression"
             )
-        return old
 
 
 class Put(_SingleWrite):
@@ -114,10 +143,11 @@ class Put(_SingleWrite):
         key: ItemKey,
         item: EncodedItem,
         condition: Condition | None,
+        metering: CapacityMetering | None = None,
         *,
         wants_outcome: bool = False,
     ) -> None:
-        super().__init__(table, key, condition, len(item.encoded), wants_outcome=wants_outcome)
+        super().__init__(table, key, condition, len(item.encoded), metering, wants_outcome=wants_outcome)
         self._item = item
 
     def decide(self, group: Group) -> Decision:
@@ -131,9 +161,15 @@ class Delete(_SingleWrite):
     __slots__ = ()
 
     def __init__(
-        self, table: OpenTable, key: ItemKey, condition: Condition | None, *, wants_outcome: bool = False
+        self,
+        table: OpenTable,
+        key: ItemKey,
+        condition: Condition | None,
+        metering: CapacityMetering | None = None,
+        *,
+        wants_outcome: bool = False,
     ) -> None:
-        super().__init__(table, key, condition, 0, wants_outcome=wants_outcome)
+        super().__init__(table, key, condition, 0, metering, wants_outcome=wants_outcome)
 
     def decide(self, group: Group) -> Decision:
         """Raises ConditionalCheckFailedError if the condition does not hold."""
@@ -152,21 +188,32 @@ class Change(_SingleWrite):
         update: Update,
         condition: Condition | None,
         size_bytes: int,
+        metering: CapacityMetering | None = None,
         *,
         wants_outcome: bool = False,
     ) -> None:
-        super().__init__(table, key, condition, size_bytes, wants_outcome=wants_outcome)
+        super().__init__(table, key, condition, size_bytes, metering, wants_outcome=wants_outcome)
         self._update = update
 
     def decide(self, group: Group) -> Decision:
         """Raises ConditionalCheckFailedError, or ValidationError if the update does not fit the item or an index."""
-        old = self._existing(group)
-        if old is None and not self._update.creates:
+        update, condition = self._update, self._condition
+        old = group.get_item(self.key.stored)
+        if condition is not None and old is None:
+            self._check(condition, None, {})
+        if old is None and not update.creates:
             return Decision(None, None)
-        attributes = items.decode(self.key.encoded if old is None else old.item.encoded)
-        new = items.encode(self._update.apply(attributes))
+        encoded, size_bytes = (self.key.encoded, self.key.size_bytes) if old is None else old.item
+        item = items.parse_item(encoded)
+        # Only what the expressions mention is looked at.
+        names = update.names if condition is None else update.names | condition.names
+        attributes = items.decode_some(item, names)
+        if condition is not None and old is not None:
+            self._check(condition, old, attributes)
+        after = update.apply(attributes, is_new=old is None)
+        new = items.with_changes(item, size_bytes, {name: after.get(name) for name in update.touched})
         if self.table.indexes:
-            self.table.indexes.check(self.key, pb.Item.FromString(new.encoded), new)
+            self.table.indexes.check(self.key, item, new)
         return Decision(old, new)
 
 
@@ -176,19 +223,12 @@ class Check(_SingleWrite):
     __slots__ = ()
 
     def __init__(self, table: OpenTable, key: ItemKey, condition: Condition) -> None:
-        super().__init__(table, key, condition, 0, wants_outcome=False)
+        super().__init__(table, key, condition, 0, None, wants_outcome=False)
 
     def decide(self, group: Group) -> Decision:
         """Raises ConditionalCheckFailedError if the condition does not hold."""
         old = self._existing(group)
         return Decision(old, None if old is None else old.item)
-
-
-def carry_out(group: Group, write: Write, decision: Decision) -> Outcome:
-    """Does what was decided, in the same group."""
-    old, new = decision
-    changes = replace_item(group, write.table, write.key, old, new)
-    return Outcome(None if old is None else old.item, new, changes)
 
 
 def replace_item(
@@ -232,6 +272,31 @@ def replace_item(
             table.shard_of(key.hash), stream.view_type, key, old_item, new, version, is_expiry=is_expiry
         )
     return changes
+
+
+def consumption_of(
+    table: OpenTable,
+    old: EncodedItem | None,
+    new: EncodedItem | None,
+    changes: Sequence[IndexChange],
+    *,
+    transactional: bool = False,
+) -> Consumption:
+    """What a write consumes by DynamoDB's rules: of the table, and of each index whose entries it changed."""
+    consumption = Consumption(table.definition)
+    consumption.write(write_units(larger_size(old, new), transactional=transactional))
+    for change in changes:
+        sizes = [size for size in (change.old_bytes, change.new_bytes) if size is not None]
+        # An entry that moves is deleted and put.
+        written = sizes if change.has_moved else [max(sizes)]
+        units = sum(write_units(size, transactional=transactional) for size in written)
+        consumption.write(units, change.of)
+    return consumption
+
+
+def larger_size(old: EncodedItem | None, new: EncodedItem | None) -> int:
+    """The size of an item before or after a write, whichever is larger."""
+    return max(0 if old is None else old.size_bytes, 0 if new is None else new.size_bytes)
 
 
 _NO_CHANGES: Final[list[IndexChange]] = []

@@ -12,14 +12,14 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
 from broker.encoding import items
-from broker.encoding.keys import HASH_BYTES, TABLE_ID_BYTES, prefix_end, table_prefix
+from broker.encoding.keys import HASH_BYTES, prefix_end, table_prefix
 from broker.model.errors import ValidationError
 from broker.model.tables import HASH_MAX, ProjectionType
 from broker.storage.rocks import Family
-from headrace.v1 import attribute_value_pb2 as pb
+from broker.tables.capacity import read_units
 
 if TYPE_CHECKING:
-    from broker.encoding.items import EncodedItem
+    from broker.encoding.items import EncodedItem, Item
     from broker.expressions.condition import Condition
     from broker.expressions.key_condition import KeyCondition
     from broker.expressions.projection import Projection
@@ -31,7 +31,7 @@ PAGE_BYTES_MAX: Final = 1024 * 1024
 # Numbers may take more bytes in a message than DynamoDB counts for them.
 PAGE_ENCODED_BYTES_MAX: Final = 2 * 1024 * 1024
 TOTAL_SEGMENTS_MAX: Final = 1_000_000
-# After so many items that had to be looked into, other work gets its turn.
+# After so many items other work gets its turn.
 _ITEMS_AT_ONCE: Final = 64
 
 _SUCCESSOR: Final = b"\x00"
@@ -59,7 +59,7 @@ class Reading:
     filter: Condition | None = None
     projection: Projection | None = None
     limit: int | None = None
-    start_key: pb.Item | None = None
+    start_key: Item | None = None
     is_consistent: bool = False
 
 
@@ -73,19 +73,18 @@ class Page:
     scanned_count: int
     # Where the page ended, as an encoded Item; None if nothing is left.
     last_key: bytes | None
-    # What was read, by DynamoDB's rules; of the table, for an index whose items were completed from it.
+    # What was read, by DynamoDB's rules, and what completing items of an index from the table cost.
     read_bytes: int
-    fetched_bytes: int
+    fetched_units: float
 
 
 class _Range:
     """Stored keys of one table or index, in one direction."""
 
-    def __init__(self, reading: Reading, begin: bytes, end: bytes, *, is_reverse: bool) -> None:
+    def __init__(self, begin: bytes, end: bytes, *, is_reverse: bool) -> None:
         self.begin = begin
         self.end = end
         self.is_reverse = is_reverse
-        self._reading = reading
 
     def holds(self, stored: bytes) -> bool:
         """Whether a stored key lies in it."""
@@ -130,7 +129,7 @@ async def query(reader: ItemReader, reading: Reading, condition: KeyCondition, *
     if condition.sort is not None:
         first, last = codec.sort_range(condition.sort.operator, condition.sort.operands)
         begin, end = partition + first, end if last is None else partition + last
-    keys = _Range(reading, begin, end, is_reverse=is_reverse)
+    keys = _Range(begin, end, is_reverse=is_reverse)
     if reading.start_key is not None:
         stored = _start(reading, reading.start_key)
         if not stored.startswith(partition):
@@ -152,7 +151,7 @@ async def scan(reader: ItemReader, reading: Reading, segment: int = 0, total_seg
     _check_reading(reading)
     table_id = table.definition.id if index is None else index.definition.id
     begin, end = (_segment_begin(table_id, each, total_segments) for each in (segment, segment + 1))
-    keys = _Range(reading, begin, end, is_reverse=False)
+    keys = _Range(begin, end, is_reverse=False)
     if reading.start_key is not None:
         stored = _start(reading, reading.start_key)
         if not keys.holds(stored):
@@ -171,18 +170,20 @@ def check_segments(segment: int | None, total_segments: int | None) -> tuple[int
         return 0, 1
     if total_segments is None:
         raise ValidationError(
-            "The TotalSegments parameter is required but was not present in the request when Segment parameter is present",
+            "The TotalSegments parameter is required but was not present in the request when Segment parameter is "
+            "present",
             field="total_segments",
         )
     if segment is None:
         raise ValidationError(
-            "The Segment parameter is required but was not present in the request when parameter TotalSegments is present",
+            "The Segment parameter is required but was not present in the request when parameter TotalSegments is "
+            "present",
             field="segment",
         )
     if not 1 <= total_segments <= TOTAL_SEGMENTS_MAX:
         raise ValidationError(
-            f"Value {total_segments} at total_segments failed to satisfy constraint: Member must have value between 1 and "
-            f"{TOTAL_SEGMENTS_MAX}",
+            f"Value {total_segments} at total_segments failed to satisfy constraint: Member must have value between 1 "
+            f"and {TOTAL_SEGMENTS_MAX}",
             field="total_segments",
             limit=TOTAL_SEGMENTS_MAX,
         )
@@ -226,8 +227,8 @@ def _check_reading(reading: Reading) -> None:
         )
     if select is Select.ALL_ATTRIBUTES and index.definition.projection_type is not ProjectionType.ALL:
         raise ValidationError(
-            "One or more parameter values were invalid: Select type ALL_ATTRIBUTES is not supported for global secondary "
-            f"index {name} because its projection type is not ALL",
+            "One or more parameter values were invalid: Select type ALL_ATTRIBUTES is not supported for global "
+            f"secondary index {name} because its projection type is not ALL",
             field="select",
             index_name=name,
         )
@@ -242,21 +243,22 @@ def _check_reading(reading: Reading) -> None:
             )
 
 
-def _start(reading: Reading, start_key: pb.Item) -> bytes:
-    """The stored key that an exclusive start key means; there need be nothing under it."""
+def _stored_key(reading: Reading, key: Item) -> bytes:
     index, table = reading.index, reading.table
+    items.canonicalize(key)
+    if index is None:
+        return table.keys.of_key(key).stored
+    if key.attributes.keys() == index.key_names:
+        entry = index.keys.entry(key.attributes)
+        if entry is not None:
+            return entry + table.keys.of_key(items.parts_of(key, table.keys.names)).place
+    raise ValidationError("The provided key element does not match the schema", field="exclusive_start_key")
+
+
+def _start(reading: Reading, start_key: Item) -> bytes:
+    """The stored key that an exclusive start key means; there need be nothing under it."""
     try:
-        items.canonicalize(start_key)
-        if index is None:
-            return table.keys.of_key(start_key).stored
-        if start_key.attributes.keys() == index.key_names:
-            table_key = pb.Item()
-            for name in table.keys.names:
-                table_key.attributes[name].CopyFrom(start_key.attributes[name])
-            entry = index.keys.entry(start_key.attributes)
-            if entry is not None:
-                return entry + table.keys.of_key(table_key).place
-        raise ValidationError("The provided key element does not match the schema", field="exclusive_start_key")
+        return _stored_key(reading, start_key)
     except ValidationError as error:
         raise ValidationError(
             f"{_INVALID_START}: {error.message}", **(error.metadata | {"field": "exclusive_start_key"})
@@ -265,55 +267,73 @@ def _start(reading: Reading, start_key: pb.Item) -> bytes:
 
 async def _page(reader: ItemReader, reading: Reading, keys: _Range) -> Page:
     family = Family.ITEMS if reading.index is None else Family.INDEXES
-    table = reading.table
-    must_fetch = _must_fetch(reading)
-    wants_items = reading.select is not Select.COUNT
+    needs_table = _needs_table(reading)
+    needs_look = reading.filter is not None or reading.projection is not None
+    shows_items = reading.select is not Select.COUNT
     found: list[bytes] = []
-    count = scanned = read_bytes = encoded_bytes = fetched_bytes = 0
+    count = scanned = read_bytes = found_bytes = 0
+    fetched_units = 0.0
     last: EncodedItem | None = None
     is_full = False
     for _, item in await reader.entries(family, keys.begin, keys.end, is_reverse=keys.is_reverse):
         scanned += 1
         read_bytes += item.size_bytes
-        encoded = item.encoded
-        last = item
-        if must_fetch:
-            whole = reader.peek(table.keys.of_item(pb.Item.FromString(encoded)))
-            # Entry and item are written together, but the entry is of the moment the page began.
+        last, encoded = item, item.encoded
+        if needs_table:
+            whole = reader.peek(reading.table.keys.of_item(items.parse_item(encoded)))
+            # The entry is of the moment the page began; the item may have gone since.
             if whole is not None:
-                fetched_bytes += whole.size_bytes
+                fetched_units += read_units(whole.size_bytes, consistent=reading.is_consistent)
                 encoded = whole.encoded
-        if reading.filter is not None or reading.projection is not None:
-            if scanned % _ITEMS_AT_ONCE == 0:
-                await asyncio.sleep(0)
-            attributes = items.decode(encoded)
-            if reading.filter is not None and not reading.filter.holds(attributes):
-                encoded = b""
-            elif reading.projection is not None and wants_items:
-                encoded = items.encode(reading.projection.apply(attributes)).encoded
-                found.append(encoded)
-                count += 1
-                encoded_bytes += len(encoded)
-                encoded = b""
-            else:
-                count += 1
-        else:
+        shown = _shown(reading, encoded) if needs_look else encoded
+        if shown is not None:
             count += 1
-        if encoded and wants_items:
-            found.append(encoded)
-        encoded_bytes += len(encoded)
-        is_full = (
-            scanned == reading.limit or read_bytes >= PAGE_BYTES_MAX or encoded_bytes >= PAGE_ENCODED_BYTES_MAX
-        )
+            if shows_items:
+                found.append(shown)
+                found_bytes += len(shown)
+        is_full = scanned == reading.limit or read_bytes >= PAGE_BYTES_MAX or found_bytes >= PAGE_ENCODED_BYTES_MAX
         if is_full:
             break
-    if must_fetch:
+        if scanned % _ITEMS_AT_ONCE == 0:
+            await asyncio.sleep(0)
+    if needs_table:
         await reader.settle()
     return Page(
         items=found,
         count=count,
         scanned_count=scanned,
-        last_key=_last_key(reading, last) if is_full and last is not None else None,
+        last_key=_key_of(reading, last) if is_full and last is not None else None,
         read_bytes=read_bytes,
-        fetched_bytes=fetched_bytes,
+        fetched_units=fetched_units,
     )
+
+
+def _needs_table(reading: Reading) -> bool:
+    """Whether items of a local index must be completed from the table."""
+    index = reading.index
+    if index is None or index.definition.is_global or index.names is None:
+        return False
+    if reading.select is Select.ALL_ATTRIBUTES:
+        return True
+    wanted: frozenset[str] = frozenset() if reading.filter is None else reading.filter.names
+    if reading.projection is not None:
+        wanted |= reading.projection.names
+    return not wanted <= index.names
+
+
+def _shown(reading: Reading, encoded: bytes) -> bytes | None:
+    """What the page shows of an item; None if the filter leaves it out."""
+    attributes = items.decode(encoded)
+    if reading.filter is not None and not reading.filter.holds(attributes):
+        return None
+    if reading.projection is None or reading.select is Select.COUNT:
+        return encoded
+    return items.encode(reading.projection.apply(attributes)).encoded
+
+
+def _key_of(reading: Reading, item: EncodedItem) -> bytes:
+    """The key of an item or entry, as an exclusive start key names it."""
+    whole = items.parse_item(item.encoded)
+    if reading.index is None:
+        return reading.table.keys.of_item(whole).encoded
+    return items.canonicalize(items.parts_of(whole, reading.index.key_names)).encoded

@@ -43,6 +43,15 @@ class ItemReader:
             await self._committer.settled(key.stored)
         return [None if value is None else layout.decode_item(value).item for value in values]
 
+    def peek(self, key: ItemKey) -> EncodedItem | None:
+        """An item as it is now; to be shown to nobody before `settle` has returned."""
+        value = self._store.get(Family.ITEMS, key.stored)
+        return None if value is None else layout.decode_item(value).item
+
+    async def settle(self) -> None:
+        """Returns when everything that was peeked at so far is durable."""
+        await self._committer.all_settled()
+
     async def entries(
         self, family: Family, begin: bytes, end: bytes, *, is_reverse: bool
     ) -> Iterator[tuple[bytes, EncodedItem]]:

@@ -1,4 +1,4 @@
-"""BatchWriteItem and WriteItems: many writes in one call, each on its own, their results in order."""
+"""BatchWriteItem, WriteItems and BatchGetItem: many items in one call, each on its own, their results in order."""
 
 from __future__ import annotations
 
@@ -10,14 +10,17 @@ import pytest
 
 from headrace.v1 import attribute_value_pb2 as pb
 from headrace.v1.item_service_pb2 import (
+    BatchGetItemRequest,
+    BatchGetItemResponse,
     BatchWriteItemRequest,
+    TableKeys,
     UpdateItemRequest,
     WriteItemsRequest,
     WriteItemsResponse,
     WriteOperation,
 )
-from tests.rpc import Client, TestTable, batch, delete, put, refused
-from tests.values import attributes, item, value
+from tests.rpc import Client, TestTable, batch, delete, put, refused, unique_name
+from tests.values import attributes, from_item, item, value
 
 BATCH_WRITE_OPERATIONS_MAX = 25
 WRITE_ITEMS_OPERATIONS_MAX = 1_000
@@ -253,3 +256,76 @@ def test_more_batches_than_the_server_takes_ahead_are_all_written_in_order(clien
     assert [reasons(response) for response in responses] == [[""] * 50] * 100
     written = [record.new_image.attributes["n"].n for record in client.records(table.stream_arn)]
     assert written == [str(n) for n in range(5_000)]
+
+
+# BatchGetItem.
+
+
+def batch_get(client: Client, *tables: TableKeys) -> BatchGetItemResponse:
+    return client.items.BatchGetItem(BatchGetItemRequest(tables=tables))
+
+
+def test_a_batch_reads_up_to_100_items_in_the_order_of_their_keys(client: Client, table: TestTable) -> None:
+    client.write_items(batch(table.name, *(put(item(id=f"k{number}", n=number)) for number in range(101))))
+    keys = [item(id=f"k{number}") for number in range(99, -1, -1)]
+    response = batch_get(client, TableKeys(table_name=table.name, keys=keys))
+    assert [from_item(found)["n"] for found in response.tables[0].items] == [value(n) for n in range(99, -1, -1)]
+    assert not response.unprocessed_keys
+    too_many = [TableKeys(table_name=table.name, keys=[*keys, item(id="k100")])]
+    with refused("INVALID_ARGUMENT", "VALIDATION", field="tables", limit=100):
+        batch_get(client, *too_many)
+
+
+def test_a_batch_gives_back_what_does_not_fit_into_its_response(client: Client, table: TestTable) -> None:
+    for number in range(5):
+        client.put(table.name, item(id=f"k{number}", text="x" * 390_000))
+    keys = [item(id=f"k{number}") for number in range(5)]
+    wanted = TableKeys(table_name=table.name, keys=keys, projection_expression="id, #t", consistent_read=True)
+    wanted.expression_attribute_names["#t"] = "text"
+    response = batch_get(client, wanted)
+    assert len(response.tables[0].items) == 3
+    (left,) = response.unprocessed_keys
+    assert list(left.keys) == keys[3:]
+    # The rest of it is as it was, so it can be sent as it is.
+    assert (left.projection_expression, left.consistent_read) == ("id, #t", True)
+    assert len(batch_get(client, left).tables[0].items) == 2
+
+
+def test_each_table_of_a_batch_has_its_section_also_if_nothing_is_found(client: Client) -> None:
+    one, two = client.create_table(), client.create_table()
+    client.put(two.name, item(id="a"))
+    sections = [TableKeys(table_name=each.name, keys=[item(id="a")]) for each in (one, two)]
+    response = batch_get(client, *sections)
+    assert [(each.table_name, len(each.items)) for each in response.tables] == [(one.name, 0), (two.name, 1)]
+
+
+def bad_batch_gets(table: TestTable) -> dict[str, tuple[list[TableKeys], str]]:
+    key = item(id="a")
+    return {
+        "no table": ([], "tables"),
+        "no keys": ([TableKeys(table_name=table.name)], "tables"),
+        "a table twice": ([TableKeys(table_name=table.name, keys=[item(id=each)]) for each in "ab"], "tables"),
+        "equal keys": ([TableKeys(table_name=table.name, keys=[key, key])], "keys"),
+        "a faulty key": ([TableKeys(table_name=table.name, keys=[key, item(id=1)])], "key"),
+        "a faulty projection": (
+            [TableKeys(table_name=table.name, keys=[key], projection_expression="id,")],
+            "projection_expression",
+        ),
+        "an unused name": (
+            [TableKeys(table_name=table.name, keys=[key], expression_attribute_names={"#n": "n"})],
+            "expression_attribute_names",
+        ),
+    }
+
+
+@pytest.mark.parametrize("fault", list(bad_batch_gets(TestTable(name="", stream_arn="", key_names=()))))
+def test_a_faulty_batch_of_keys_is_refused(client: Client, table: TestTable, fault: str) -> None:
+    tables, field = bad_batch_gets(table)[fault]
+    with refused("INVALID_ARGUMENT", "VALIDATION", field=field):
+        batch_get(client, *tables)
+
+
+def test_a_batch_of_an_unknown_table_is_not_found(client: Client, table: TestTable) -> None:
+    sections = [TableKeys(table_name=name, keys=[item(id="a")]) for name in (table.name, unique_name())]
+    with refused("NOT_FOUND", "RESOURCE_NOT_FOUND"):
+        batch_get(client, *sections)

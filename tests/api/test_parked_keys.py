@@ -68,7 +68,7 @@ def test_a_failed_record_comes_again_with_all_that_follows_and_counts_its_attemp
         nacked = member.nack(response, index, message="no luck", retry_delay=Duration())
         assert (nacked.attempts, nacked.parked, nacked.HasField("retry_time")) == (attempts, False, True)
         # All before it is processed, and the lease is a new one: what was sent after it is void.
-        assert describe(client, group).shards[0].lease_epoch == attempts + 1
+        assert describe(client, group).shards[0].lease_epoch > response.lease_epoch
         assert describe(client, group).shards[0].records_behind_latest == 2
         void, response = response, member.batch()
         assert numbers(list(response.records)) == [1, 2]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
 
+from headrace.v1.record_pb2 import EVENT_NAME_REMOVE
 from headrace.v1.table_service_pb2 import (
     TIME_TO_LIVE_STATUS_DISABLED,
     TIME_TO_LIVE_STATUS_ENABLED,
@@ -16,7 +18,9 @@ from headrace.v1.table_service_pb2 import (
     UpdateTimeToLiveRequest,
 )
 from tests.broker_process import BrokerProcess
+from tests.conftest import eventually
 from tests.rpc import Client, TestTable, refused
+from tests.values import from_item, item, value
 
 ON = (TIME_TO_LIVE_STATUS_ENABLING, TIME_TO_LIVE_STATUS_ENABLED)
 
@@ -101,3 +105,37 @@ def test_a_restart_keeps_expiry(tmp_path: Path) -> None:
         broker.start()
         with Client(broker.grpc) as client:
             assert describe_expiry(client, name).attribute_name == "expires_at"
+
+
+# A broker that looks every 0.1 seconds; a real one takes up to ten.
+def test_expired_items_are_deleted_by_the_service_and_the_record_says_so(tmp_path: Path) -> None:
+    config = tmp_path / "config.toml"
+    config.write_text("upkeep_interval_seconds = 0.1\n")
+    now = int(time.time())
+    with BrokerProcess(tmp_path, extra=("--config", str(config))) as broker, Client(broker.grpc) as client:
+        table = client.create_table()
+        never = {
+            "later": item(id="later", until=now + 3600),
+            "text": item(id="text", until=str(now - 60)),
+            "ages ago": item(id="ages ago", until=now - 6 * 365 * 24 * 3600),
+            "milliseconds": item(id="milliseconds", until=now * 1000),
+            "none": item(id="none"),
+        }
+        # Those that were there before, and those that come after.
+        client.put(table.name, item(id="old", until=now - 60))
+        for each in never.values():
+            client.put(table.name, each)
+        set_expiry(client, table.name, "until", enabled=True)
+        client.put(table.name, item(id="new", until=now - 1))
+        eventually(lambda: client.contents(table).keys() == {(value(id_),) for id_ in never})
+        removed = [record for record in client.records(table.stream_arn) if record.event_name == EVENT_NAME_REMOVE]
+        assert {from_item(record.old_image)["id"] for record in removed} == {value("old"), value("new")}
+        for record in removed:
+            assert (record.user_identity.principal_id, record.user_identity.type) == (
+                "dynamodb.amazonaws.com",
+                "Service",
+            )
+        assert describe_expiry(client, table.name).time_to_live_status == TIME_TO_LIVE_STATUS_ENABLED
+        # A delete of a user's is none of the service's.
+        client.delete(table.name, item(id="none"))
+        assert not client.records(table.stream_arn)[-1].HasField("user_identity")

@@ -61,9 +61,74 @@ def test_a_table_lives_from_create_to_delete(headrace: Headrace, name: str) -> N
     assert gone.stderr.count("\n") == 1
 
 
+def test_items_are_queried_and_scanned_as_lines_of_json(headrace: Headrace, orders: str) -> None:
+    for n in range(5):
+        done(headrace("item", "put", orders, json.dumps({"id": "a", "n": n, "stage": "open", "text": "x" * n})))
+    done(headrace("item", "put", orders, '{"id": "b", "n": 1}'))
+
+    def lines(*arguments: str) -> list[Any]:
+        return [json.loads(line) for line in done(headrace("item", *arguments)).splitlines()]
+
+    condition = ["id = :id AND n BETWEEN :from AND :to", "--values", '{":id": "a", ":from": 1, ":to": 3}']
+    found = lines("query", orders, *condition)
+    assert [each["n"] for each in found] == [1, 2, 3]
+    assert list(found[0]) == ["id", "n", "stage", "text"]
+    assert lines("query", orders, *condition, "--reverse", "--projection", "n", "--limit", "2") == [{"n": 3}, {"n": 2}]
+    assert len(lines("scan", orders)) == 6
+    filtered = ["--filter", "size(#t) >= :s", "--names", '{"#t": "text"}', "--values", '{":s": {"N": "3"}}']
+    assert lines("scan", orders, *filtered, "--projection", "n", "--dynamodb-json") == [
+        {"n": {"N": "3"}},
+        {"n": {"N": "4"}},
+    ]
+    assert done(headrace("item", "scan", orders, "--count")) == "6\n"
+    assert lines("query", orders, "id = :id", "--values", '{":id": "gone"}') == []
+    refused = headrace("item", "query", orders, "n = :n", "--values", '{":n": 1}')
+    assert refused.exit_code == 1
+    assert "Query condition missed key schema element: id" in refused.stderr
+
+
+def test_an_index_is_added_read_and_removed(headrace: Headrace, orders: str) -> None:
+    done(headrace("item", "put", orders, '{"id": "a", "n": 1, "stage": "open", "note": "x"}'))
+    created = parsed(
+        headrace(
+            "table",
+            "create-index",
+            orders,
+            "by-stage",
+            "--partition-key",
+            "stage",
+            "--sort-key",
+            "n:N",
+            "--project",
+            "note",
+            "-o",
+            "json",
+        )
+    )
+    (index,) = created["global_indexes"]
+    assert (index["index_name"], index["index_status"], index["item_count"]) == ("by-stage", "ACTIVE", 1)
+    assert (index["projection"], index["non_key_attributes"]) == ("INCLUDE", ["note"])
+    assert "by-stage: stage (S), n (N); note; 1 items" in done(headrace("table", "describe", orders))
+    line = done(headrace("item", "query", orders, "stage = :s", "--index", "by-stage", "--values", '{":s": "open"}'))
+    assert json.loads(line) == {"id": "a", "n": 1, "stage": "open", "note": "x"}
+    assert "none" in done(headrace("table", "delete-index", orders, "by-stage"))
+
+
+def test_items_can_be_let_expire(headrace: Headrace, orders: str) -> None:
+    done(headrace("table", "expire", orders, "until"))
+    again = headrace("table", "expire", orders, "until")
+    assert "already enabled" in again.stderr
+    done(headrace("table", "expire", orders, "until", "--off"))
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
+        ["table", "create-index", "t-1", "i-1"],
+        ["table", "create-index", "t-1", "i-1", "--partition-key", "id:X"],
+        ["item", "query", "t-1"],
+        ["item", "scan", "t-1", "--limit", "0"],
+        ["item", "scan", "t-1", "--values", "{"],
         ["table", "create", "t-1"],
         ["table", "create", "t-1", "--partition-key", "id:X"],
         ["table", "create", "t-1", "--partition-key", "id", "--stream", "ALL"],

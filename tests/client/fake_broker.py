@@ -12,6 +12,7 @@ from google.protobuf import any_pb2, duration_pb2
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 
 from headrace.v1 import (
+    backup_service_pb2_grpc,
     consumer_service_pb2_grpc,
     item_service_pb2_grpc,
     replication_service_pb2_grpc,
@@ -23,6 +24,7 @@ from headrace.v1 import (
 Script = Callable[[Any, Any], Awaitable[Any]]
 
 _ADD_TO_SERVER = {
+    "BackupService": backup_service_pb2_grpc.add_BackupServiceServicer_to_server,
     "TableService": table_service_pb2_grpc.add_TableServiceServicer_to_server,
     "ItemService": item_service_pb2_grpc.add_ItemServiceServicer_to_server,
     "StreamService": stream_service_pb2_grpc.add_StreamServiceServicer_to_server,

@@ -145,6 +145,13 @@ async def test_create_table_says_key_and_stream(connect: Connect) -> None:
         latest_stream_label="label",
         latest_stream_arn=ARN,
         stream_settings=headrace.StreamSettings(retention_s=0, retention_bytes=0, min_shards=0, max_shards=0),
+        billing_mode="PAY_PER_REQUEST",
+        provisioned_throughput=None,
+        local_indexes=(),
+        global_indexes=(),
+        deletion_protection_enabled=False,
+        item_count=0,
+        table_size_bytes=0,
     )
 
 
@@ -242,7 +249,7 @@ async def test_batch_write_item_sends_again_what_was_not_written(connect: Connec
         item_service_pb2.BatchWriteItemResponse(),
     )
     async with fake_broker(BatchWriteItem=write) as endpoint, connect(endpoint) as client:
-        await client.batch_write_item("flights", puts=[{"id": "a"}], deletes=[{"id": "b"}])
+        await client.batch_write_item({"flights": [headrace.Put({"id": "a"}), headrace.Delete({"id": "b"})]})
     assert write.requests == [
         item_service_pb2.BatchWriteItemRequest(operations=[put, delete]),
         item_service_pb2.BatchWriteItemRequest(operations=[delete]),
@@ -256,7 +263,7 @@ async def test_batch_write_item_gives_up_in_the_end(connect: Connect, monkeypatc
     write = Recorder(item_service_pb2.BatchWriteItemResponse(unprocessed_operations=[operation]))
     async with fake_broker(BatchWriteItem=write) as endpoint, connect(endpoint) as client:
         with pytest.raises(headrace.ThrottlingError, match="1 operations are still not written"):
-            await client.batch_write_item("flights", deletes=[{"id": "b"}])
+            await client.batch_write_item({"flights": [headrace.Delete({"id": "b"})]})
     assert len(write.requests) == 8
 
 

@@ -73,6 +73,29 @@ async def test_tables_and_streams_are_described(connect: Connect, endpoint: str,
             await client.describe_table(name)
 
 
+async def test_a_backup_is_made_listed_restored_from_and_deleted(connect: Connect, endpoint: str, name: str) -> None:
+    async with connect(endpoint) as client:
+        await client.create_table(name, stream="NEW_IMAGE")
+        await client.put_item(name, ITEM)
+        made = await client.create_backup(name)
+        assert (made.backup_name, made.backup_status) == (name, "AVAILABLE")
+        assert made.sequence_number is not None
+        assert made in [backup async for backup in client.list_backups()]
+        described = await client.describe_backup(made.backup_arn)
+        assert (described.sequence_number, name in described.table_names) == (made.sequence_number, True)
+        await client.delete_item(name, {"id": "UA-1545"})
+        restored = await client.restore_table_from_backup(
+            made.backup_arn, source_table=name, target_table=f"{name}-then"
+        )
+        assert (restored.table_status, restored.stream_view_type) == ("ACTIVE", None)
+        assert await client.get_item(f"{name}-then", {"id": "UA-1545"}) == ITEM
+        with pytest.raises(headrace.TableAlreadyExistsError):
+            await client.restore_table_from_backup(made.backup_arn, source_table=name, target_table=name)
+        assert (await client.delete_backup(made.backup_arn)).backup_status == "DELETED"
+        with pytest.raises(headrace.BackupNotFoundError):
+            await client.describe_backup(made.backup_arn)
+
+
 async def test_errors_have_their_class_and_field(connect: Connect, endpoint: str, name: str) -> None:
     async with connect(endpoint) as client:
         await client.create_table(name)
@@ -89,8 +112,8 @@ async def test_errors_have_their_class_and_field(connect: Connect, endpoint: str
 async def test_batches_and_pipelines_write_what_a_snapshot_gives(connect: Connect, endpoint: str, name: str) -> None:
     async with connect(endpoint) as client:
         await client.create_table(name)
-        await client.batch_write_item(name, puts=[{"id": "x", "n": 1}, {"id": "y", "n": 1}])
-        await client.batch_write_item(name, deletes=[{"id": "y"}])
+        await client.batch_write_item({name: [Put({"id": "x", "n": 1}), Put({"id": "y", "n": 1})]})
+        await client.batch_write_item({name: [Delete({"id": "y"})]})
         operations: list[headrace.Operation] = [
             *(Put({"id": f"{number:04d}", "n": number}) for number in range(2_000)),
             Update({"id": "0000"}, "SET n = :n", values={":n": -1}),

@@ -27,6 +27,8 @@ def function(tmp_path: Path) -> NotingFunction:
 def host(endpoint: str, tmp_path: Path) -> Iterator[CompanionProcess]:
     with CompanionProcess("trigger-host", endpoint, tmp_path) as process:
         yield process.wait_ready()
+    # Shown when the test has failed: why nothing was called is seen only here.
+    print(process.log())
 
 
 @pytest.fixture

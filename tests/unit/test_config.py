@@ -51,7 +51,7 @@ def test_a_bad_value_that_is_overridden_does_not_matter(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("colour = 1\n", "unknown key 'colour'; known keys: data, grpc, http, insecure, log_level, region"),
+        ("colour = 1\n", "unknown key 'colour'; known keys: backups, data, grpc, http, insecure, log_level, region"),
         ("region = 1\n", "region must be a str, is 1"),
         ('insecure = "yes"\n', "insecure must be a bool"),
         ("insecure = 1\n", "insecure must be a bool"),
@@ -145,3 +145,8 @@ def test_a_whole_number_of_seconds_is_a_number_of_seconds(tmp_path: Path) -> Non
     for text in ("0", "soon", "1e9", "nan"):
         with pytest.raises(ConfigError, match=r"(?i)upkeep_interval_seconds"):
             load(None, {"HEADRACE_UPKEEP_INTERVAL_SECONDS": text}, {})
+
+
+def test_backups_are_kept_in_the_data_folder_unless_told_otherwise() -> None:
+    assert Config(data="there").backups_folder == Path("there/backups")
+    assert Config(data="there", backups="elsewhere").backups_folder == Path("elsewhere")

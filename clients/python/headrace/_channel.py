@@ -15,6 +15,10 @@ DEFAULT_ENDPOINT: Final = "127.0.0.1:7420"
 
 # A call that is answered at once must be answered within this time.
 UNARY_TIMEOUT_S: Final = 10.0
+# A backup waits until what the broker holds in memory is on disk.
+BACKUP_TIMEOUT_S: Final = 60.0
+# A table is restored before the call is answered, a hundred million items or so in this time.
+RESTORE_TIMEOUT_S: Final = 3600.0
 
 # A response holds at most 1 MiB, or a single larger record: two images of 400 KB each by DynamoDB's rules, by which
 # small values are smaller than on the wire.
@@ -28,8 +32,16 @@ _KEEPALIVE_TIMEOUT_MS: Final = 20_000
 # Only these may be sent twice without harm. A write that failed with UNAVAILABLE may have happened, and sending
 # it again could undo what another writer did in between.
 _RETRIED_METHODS: Final = {
-    "headrace.v1.TableService": ("DescribeTable", "ListTables"),
-    "headrace.v1.ItemService": ("GetItem",),
+    "headrace.v1.TableService": ("DescribeTable", "ListTables", "DescribeTimeToLive", "ListTagsOfResource"),
+    # A transaction carries a token, by which the broker knows that it has carried it out.
+    "headrace.v1.ItemService": (
+        "GetItem",
+        "BatchGetItem",
+        "Query",
+        "Scan",
+        "TransactGetItems",
+        "TransactWriteItems",
+    ),
     "headrace.v1.StreamService": ("ListStreams", "DescribeStream", "GetShardIterator"),
     "headrace.v1.ConsumerService": (
         "DescribeConsumerGroup",
@@ -39,6 +51,7 @@ _RETRIED_METHODS: Final = {
         "GetParkedRecords",
     ),
     "headrace.v1.TriggerService": ("DescribeTrigger", "ListTriggers"),
+    "headrace.v1.BackupService": ("DescribeBackup", "ListBackups"),
     "headrace.v1.ReplicationService": ("DescribeReplica", "ListReplicas"),
 }
 

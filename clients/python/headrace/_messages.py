@@ -2,20 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, TypeVar
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from headrace._models import (
+    Action,
+    BackupDescription,
+    BackupDetails,
+    Capacity,
+    ConsumedCapacity,
     ConsumerGroup,
     ConsumerGroupExplanation,
     Delete,
     Gap,
+    Get,
+    GlobalIndex,
+    IndexDescription,
+    Item,
     KeyAttribute,
+    Keys,
+    LocalIndex,
     Operation,
+    Page,
     ParkedKey,
+    ProvisionedThroughput,
     Put,
     ReadUsage,
     Shard,
@@ -25,11 +38,21 @@ from headrace._models import (
     StreamDescription,
     StreamSettings,
     TableDescription,
+    TimeToLive,
     Update,
 )
-from headrace._values import fill_attributes, from_item
-from headrace.errors import ValidationError
+from headrace._values import fill_attributes, from_item, to_item
+from headrace.errors import (
+    CancellationReason,
+    ConditionalCheckFailedError,
+    HeadraceError,
+    TransactionCanceledError,
+    ValidationError,
+    from_message,
+)
 from headrace.v1 import (
+    attribute_value_pb2,
+    backup_service_pb2,
     consumer_service_pb2,
     item_service_pb2,
     record_pb2,
@@ -43,6 +66,10 @@ if TYPE_CHECKING:
     from google.protobuf.internal.enum_type_wrapper import _EnumTypeWrapper
 
 _EnumValue = TypeVar("_EnumValue", bound=int)
+_Value = TypeVar("_Value")
+_WriteRequest: TypeAlias = (
+    item_service_pb2.PutItemRequest | item_service_pb2.UpdateItemRequest | item_service_pb2.DeleteItemRequest
+)
 
 # Every enum has a value 0 of this name, after the enum's own name in upper snake case.
 _UNSPECIFIED = "UNSPECIFIED"
@@ -72,22 +99,91 @@ def to_create_table_request(
     table: str,
     partition_key: tuple[str, str],
     sort_key: tuple[str, str] | None,
-    stream: str | None,
-    stream_settings: StreamSettings | None,
+    local_indexes: Iterable[LocalIndex],
+    global_indexes: Iterable[GlobalIndex],
 ) -> table_service_pb2.CreateTableRequest:
     request = table_service_pb2.CreateTableRequest(table_name=table)
-    for key, role in ((partition_key, table_pb2.KEY_TYPE_HASH), (sort_key, table_pb2.KEY_TYPE_RANGE)):
-        if key is None:
-            continue
-        name, type_name = key
-        attribute_type = enum_value(table_pb2.ScalarAttributeType, type_name, f"the type of key attribute {name!r}")
-        request.key_schema.add(attribute_name=name, key_type=role)
-        request.attribute_definitions.add(attribute_name=name, attribute_type=attribute_type)
-    if stream is not None:
-        request.stream_specification.CopyFrom(to_stream_specification(stream))
-    if stream_settings is not None:
-        request.stream_settings.CopyFrom(to_stream_settings(stream_settings))
+    keys = _Keys(partition_key, sort_key)
+    request.key_schema.extend(keys.schema)
+    definitions = keys.definitions
+    for local in local_indexes:
+        keys = _Keys(partition_key, local.sort_key)
+        definitions |= keys.definitions
+        request.local_secondary_indexes.add(
+            index_name=local.index_name, key_schema=keys.schema, projection=_to_projection(local)
+        )
+    for index in global_indexes:
+        definitions |= _Keys(index.partition_key, index.sort_key).definitions
+        request.global_secondary_indexes.append(_to_global_index(index))
+    request.attribute_definitions.extend(map(_to_attribute_definition, definitions))
     return request
+
+
+def fill_index_updates(
+    request: table_service_pb2.UpdateTableRequest,
+    create: GlobalIndex | None,
+    update: Mapping[str, tuple[int, int]] | None,
+    delete: str | None,
+) -> None:
+    """Adds changes of global indexes to a request."""
+    updates = request.global_secondary_index_updates
+    if create is not None:
+        definitions = _Keys(create.partition_key, create.sort_key).definitions
+        request.attribute_definitions.extend(map(_to_attribute_definition, definitions))
+        updates.add(create=_to_global_index(create))
+    for name, throughput in (update or {}).items():
+        change = table_service_pb2.UpdateGlobalSecondaryIndex(
+            index_name=name, provisioned_throughput=to_throughput(throughput)
+        )
+        updates.add(update=change)
+    if delete is not None:
+        updates.add(delete=table_service_pb2.DeleteGlobalSecondaryIndex(index_name=delete))
+
+
+def to_throughput(throughput: tuple[int, int]) -> table_pb2.ProvisionedThroughput:
+    read_capacity_units, write_capacity_units = throughput
+    return table_pb2.ProvisionedThroughput(
+        read_capacity_units=read_capacity_units, write_capacity_units=write_capacity_units
+    )
+
+
+def to_tags(tags: Mapping[str, str] | None) -> list[table_pb2.Tag]:
+    return [table_pb2.Tag(key=key, value=value) for key, value in (tags or {}).items()]
+
+
+class _Keys:
+    """The key attributes of a table or an index: their roles, and their types, in order."""
+
+    def __init__(self, partition_key: tuple[str, str], sort_key: tuple[str, str] | None) -> None:
+        keys = [partition_key] if sort_key is None else [partition_key, sort_key]
+        roles = (table_pb2.KEY_TYPE_HASH, table_pb2.KEY_TYPE_RANGE)
+        self.schema = [
+            table_pb2.KeySchemaElement(attribute_name=name, key_type=role)
+            for (name, _), role in zip(keys, roles, strict=False)
+        ]
+        # A dict, for a set has no order. The broker refuses a name that has two types.
+        self.definitions = dict.fromkeys(keys)
+
+
+def _to_attribute_definition(key: tuple[str, str]) -> table_pb2.AttributeDefinition:
+    name, type_name = key
+    attribute_type = enum_value(table_pb2.ScalarAttributeType, type_name, f"the type of key attribute {name!r}")
+    return table_pb2.AttributeDefinition(attribute_name=name, attribute_type=attribute_type)
+
+
+def _to_global_index(index: GlobalIndex) -> table_pb2.GlobalSecondaryIndex:
+    throughput = index.provisioned_throughput
+    return table_pb2.GlobalSecondaryIndex(
+        index_name=index.index_name,
+        key_schema=_Keys(index.partition_key, index.sort_key).schema,
+        projection=_to_projection(index),
+        provisioned_throughput=None if throughput is None else to_throughput(throughput),
+    )
+
+
+def _to_projection(index: LocalIndex | GlobalIndex) -> table_pb2.Projection:
+    projection_type = enum_value(table_pb2.ProjectionType, index.projection, "projection")
+    return table_pb2.Projection(projection_type=projection_type, non_key_attributes=index.non_key_attributes)
 
 
 def to_stream_settings(settings: StreamSettings) -> table_pb2.StreamSettings:
@@ -144,32 +240,243 @@ def fill_operation(target: item_service_pb2.WriteOperation, operation: Operation
         _fill_delete(target.delete, operation)
 
 
+def to_batch_write_request(
+    operations: Mapping[str, Iterable[Put | Delete]],
+) -> item_service_pb2.BatchWriteItemRequest:
+    request = item_service_pb2.BatchWriteItemRequest()
+    for table, operation in _by_table(operations):
+        if isinstance(operation, Put):
+            request.operations.add(put=to_put_request(table, operation))
+        else:
+            request.operations.add(delete=to_delete_request(table, operation))
+    return request
+
+
+def to_batch_get_request(
+    keys: Mapping[str, Keys | Iterable[Mapping[str, Any]]],
+) -> item_service_pb2.BatchGetItemRequest:
+    request = item_service_pb2.BatchGetItemRequest()
+    for table, of_table in keys.items():
+        wanted = of_table if isinstance(of_table, Keys) else Keys(of_table)
+        request.tables.add(
+            table_name=table,
+            keys=map(to_item, wanted.keys),
+            consistent_read=wanted.consistent_read,
+            projection_expression=wanted.projection or "",
+            expression_attribute_names=wanted.names,
+        )
+    return request
+
+
+def to_transact_write_request(
+    actions: Iterable[tuple[str, Action]], client_request_token: str
+) -> item_service_pb2.TransactWriteItemsRequest:
+    request = item_service_pb2.TransactWriteItemsRequest(client_request_token=client_request_token)
+    for table, action in actions:
+        target = request.transact_items.add()
+        if isinstance(action, Put):
+            target.put.CopyFrom(to_put_request(table, action))
+        elif isinstance(action, Update):
+            target.update.CopyFrom(to_update_request(table, action))
+        elif isinstance(action, Delete):
+            target.delete.CopyFrom(to_delete_request(table, action))
+        else:
+            check = target.condition_check
+            check.table_name = table
+            fill_attributes(check.key.attributes, action.key)
+            _fill_condition(check, action)
+    return request
+
+
+def to_transact_get_request(gets: Iterable[tuple[str, Get]]) -> item_service_pb2.TransactGetItemsRequest:
+    request = item_service_pb2.TransactGetItemsRequest()
+    for table, get in gets:
+        request.transact_items.add(
+            table_name=table,
+            key=to_item(get.key),
+            projection_expression=get.projection or "",
+            expression_attribute_names=get.names,
+        )
+    return request
+
+
+def fill_read(
+    request: item_service_pb2.QueryRequest | item_service_pb2.ScanRequest,
+    *,
+    index: str | None,
+    filter_expression: str | None,
+    projection: str | None,
+    names: Mapping[str, str] | None,
+    values: Mapping[str, Any] | None,
+    select: str | None,
+    limit: int | None,
+    exclusive_start_key: Mapping[str, Any] | None,
+    consistent_read: bool,
+) -> None:
+    """Sets what Query and Scan have in common."""
+    request.index_name = index or ""
+    request.filter_expression = filter_expression or ""
+    request.projection_expression = projection or ""
+    request.expression_attribute_names.update(names or {})
+    fill_attributes(request.expression_attribute_values, values or {})
+    if select is not None:
+        request.select = enum_value(item_service_pb2.Select, select, "select")
+    if limit is not None:
+        request.limit = limit
+    if exclusive_start_key is not None:
+        request.exclusive_start_key.CopyFrom(to_item(exclusive_start_key))
+    request.consistent_read = consistent_read
+
+
+def _by_table(values: Mapping[str, Iterable[_Value]]) -> Iterable[tuple[str, _Value]]:
+    return ((table, value) for table, of_table in values.items() for value in of_table)
+
+
 def _fill_put(request: item_service_pb2.PutItemRequest, put: Put) -> None:
     fill_attributes(request.item.attributes, put.item)
-    _fill_expressions(request, put)
+    _fill_condition(request, put)
+    _fill_return_values(request, put)
 
 
 def _fill_update(request: item_service_pb2.UpdateItemRequest, update: Update) -> None:
     fill_attributes(request.key.attributes, update.key)
     request.update_expression = update.update
-    _fill_expressions(request, update)
+    _fill_condition(request, update)
+    _fill_return_values(request, update)
 
 
 def _fill_delete(request: item_service_pb2.DeleteItemRequest, delete: Delete) -> None:
     fill_attributes(request.key.attributes, delete.key)
-    _fill_expressions(request, delete)
+    _fill_condition(request, delete)
+    _fill_return_values(request, delete)
 
 
-def _fill_expressions(
-    request: item_service_pb2.PutItemRequest | item_service_pb2.UpdateItemRequest | item_service_pb2.DeleteItemRequest,
-    operation: Operation,
-) -> None:
-    if operation.condition is not None:
-        request.condition_expression = operation.condition
-    if operation.names:
-        request.expression_attribute_names.update(operation.names)
-    if operation.values:
-        fill_attributes(request.expression_attribute_values, operation.values)
+def _fill_condition(request: _WriteRequest | item_service_pb2.ConditionCheck, action: Action) -> None:
+    if action.condition is not None:
+        request.condition_expression = action.condition
+    if action.names:
+        request.expression_attribute_names.update(action.names)
+    if action.values:
+        fill_attributes(request.expression_attribute_values, action.values)
+    if action.return_old_on_failure:
+        request.return_values_on_condition_check_failure = (
+            item_service_pb2.RETURN_VALUES_ON_CONDITION_CHECK_FAILURE_ALL_OLD
+        )
+
+
+def _fill_return_values(request: _WriteRequest, operation: Operation) -> None:
+    if operation.return_values != "NONE":
+        request.return_values = enum_value(item_service_pb2.ReturnValues, operation.return_values, "return_values")
+
+
+# Results
+
+
+class MeteredRequest(Protocol):
+    """A request that may ask for what it consumes."""
+
+    return_consumed_capacity: item_service_pb2.ReturnConsumedCapacity.ValueType
+
+
+class MeteredResponse(Protocol):
+    """A response that may tell what was consumed: of one table, or of each."""
+
+    @property
+    def consumed_capacity(self) -> item_service_pb2.ConsumedCapacity | Iterable[item_service_pb2.ConsumedCapacity]:
+        """What was consumed."""
+
+
+class HasItem(Protocol):
+    """A response, or a part of one, that may have an item."""
+
+    @property
+    def item(self) -> attribute_value_pb2.Item:
+        """The item."""
+
+    def HasField(self, field_name: Literal["item"], /) -> bool:  # noqa: N802 - the word of protobuf
+        """Whether it has one."""
+
+
+class WriteOutcome(Protocol):
+    """What the response of each single write, and each result of WriteItems, tells."""
+
+    @property
+    def attributes(self) -> attribute_value_pb2.Item:
+        """What the write returns of the item."""
+
+    @property
+    def condition_check_failure(self) -> item_service_pb2.ConditionCheckFailure:
+        """What it shows if its condition did not hold."""
+
+    def HasField(self, field_name: Literal["attributes", "condition_check_failure"], /) -> bool:  # noqa: N802
+        """Whether it has this."""
+
+
+def to_found(message: HasItem) -> Item | None:
+    """The item, None if there is none."""
+    return from_item(message.item) if message.HasField("item") else None
+
+
+def to_attributes(outcome: WriteOutcome) -> Item | None:
+    """What a write returned, None if there is nothing of it.
+
+    Raises: ConditionalCheckFailedError with the item, if the condition of the write did not hold.
+    """
+    if outcome.HasField("condition_check_failure"):
+        raise to_condition_error(outcome.condition_check_failure)
+    return from_item(outcome.attributes) if outcome.HasField("attributes") else None
+
+
+def to_condition_error(failure: item_service_pb2.ConditionCheckFailure) -> ConditionalCheckFailedError:
+    return ConditionalCheckFailedError("the conditional request failed", item=to_found(failure))
+
+
+def to_write_error(result: item_service_pb2.WriteResult) -> HeadraceError | None:
+    if result.HasField("error"):
+        return from_message(result.error)
+    if result.HasField("condition_check_failure"):
+        return to_condition_error(result.condition_check_failure)
+    return None
+
+
+def to_transaction_error(
+    reasons: Iterable[item_service_pb2.CancellationReason],
+) -> TransactionCanceledError:
+    told = [CancellationReason(reason.code, reason.message, to_found(reason)) for reason in reasons]
+    codes = ", ".join(reason.code for reason in told)
+    return TransactionCanceledError(f"the transaction was cancelled, for these reasons: [{codes}]", reasons=told)
+
+
+def to_page(message: item_service_pb2.QueryResponse | item_service_pb2.ScanResponse) -> Page:
+    consumed = message.consumed_capacity
+    return Page(
+        items=tuple(map(from_item, message.items)),
+        count=message.count,
+        scanned_count=message.scanned_count,
+        last_evaluated_key=from_item(message.last_evaluated_key) if message.HasField("last_evaluated_key") else None,
+        consumed_capacity=to_consumed_capacity(consumed) if message.HasField("consumed_capacity") else None,
+    )
+
+
+def to_consumed_capacities(response: MeteredResponse) -> Iterable[ConsumedCapacity]:
+    consumed = response.consumed_capacity
+    return map(
+        to_consumed_capacity, [consumed] if isinstance(consumed, item_service_pb2.ConsumedCapacity) else consumed
+    )
+
+
+def to_consumed_capacity(message: item_service_pb2.ConsumedCapacity) -> ConsumedCapacity:
+    return ConsumedCapacity(
+        table_name=message.table_name,
+        total=_to_capacity(message.total),
+        table=_to_capacity(message.table),
+        local_indexes={name: _to_capacity(part) for name, part in message.local_secondary_indexes.items()},
+        global_indexes={name: _to_capacity(part) for name, part in message.global_secondary_indexes.items()},
+    )
+
+
+def _to_capacity(message: item_service_pb2.Capacity) -> Capacity:
+    return Capacity(message.capacity_units, message.read_capacity_units, message.write_capacity_units)
 
 
 # Descriptions
@@ -180,15 +487,17 @@ def to_table_description(message: table_pb2.TableDescription) -> TableDescriptio
         definition.attribute_name: enum_name(table_pb2.ScalarAttributeType, definition.attribute_type)
         for definition in message.attribute_definitions
     }
-    keys = [KeyAttribute(name, types[name]) for name in _key_names(message.key_schema)]
+    partition_key, sort_key = _to_keys(message.key_schema, types)
     specification = message.stream_specification
+    # A broker that says nothing of it provisions nothing.
+    is_provisioned = message.billing_mode == table_pb2.BILLING_MODE_PROVISIONED
     return TableDescription(
         table_name=message.table_name,
         table_arn=message.table_arn,
         table_id=message.table_id,
         table_status=enum_name(table_pb2.TableStatus, message.table_status),
-        partition_key=keys[0],
-        sort_key=keys[1] if len(keys) > 1 else None,
+        partition_key=partition_key,
+        sort_key=sort_key,
         creation_date_time=message.creation_date_time.ToDatetime(UTC),
         stream_view_type=(
             enum_name(record_pb2.StreamViewType, specification.stream_view_type)
@@ -203,7 +512,73 @@ def to_table_description(message: table_pb2.TableDescription) -> TableDescriptio
             min_shards=message.stream_settings.min_shards,
             max_shards=message.stream_settings.max_shards,
         ),
+        billing_mode="PROVISIONED" if is_provisioned else "PAY_PER_REQUEST",
+        provisioned_throughput=_to_throughput(message.provisioned_throughput) if is_provisioned else None,
+        local_indexes=tuple(_to_index(index, types) for index in message.local_secondary_indexes),
+        global_indexes=tuple(_to_index(index, types) for index in message.global_secondary_indexes),
+        deletion_protection_enabled=message.deletion_protection_enabled,
+        item_count=message.item_count,
+        table_size_bytes=message.table_size_bytes,
     )
+
+
+def _to_index(message: table_pb2.IndexDescription, types: Mapping[str, str]) -> IndexDescription:
+    partition_key, sort_key = _to_keys(message.key_schema, types)
+    return IndexDescription(
+        index_name=message.index_name,
+        index_arn=message.index_arn,
+        partition_key=partition_key,
+        sort_key=sort_key,
+        projection=enum_name(table_pb2.ProjectionType, message.projection.projection_type),
+        non_key_attributes=tuple(message.projection.non_key_attributes),
+        index_status=enum_name(table_pb2.IndexStatus, message.index_status),
+        backfilling=message.backfilling,
+        provisioned_throughput=(
+            _to_throughput(message.provisioned_throughput) if message.HasField("provisioned_throughput") else None
+        ),
+        item_count=message.item_count,
+        index_size_bytes=message.index_size_bytes,
+    )
+
+
+def _to_throughput(message: table_pb2.ProvisionedThroughput) -> ProvisionedThroughput:
+    return ProvisionedThroughput(message.read_capacity_units, message.write_capacity_units)
+
+
+def _to_keys(
+    key_schema: Iterable[table_pb2.KeySchemaElement], types: Mapping[str, str]
+) -> tuple[KeyAttribute, KeyAttribute | None]:
+    """The partition key, and the sort key if there is one."""
+    keys = [KeyAttribute(name, types[name]) for name in _key_names(key_schema)]
+    return keys[0], keys[1] if len(keys) > 1 else None
+
+
+def to_time_to_live(message: table_service_pb2.DescribeTimeToLiveResponse) -> TimeToLive:
+    return TimeToLive(
+        time_to_live_status=enum_name(table_service_pb2.TimeToLiveStatus, message.time_to_live_status),
+        attribute_name=message.attribute_name or None,
+    )
+
+
+def to_backup_details(message: backup_service_pb2.BackupDetails) -> BackupDetails:
+    """A backup in a listing."""
+    return BackupDetails(**_backup_fields(message))
+
+
+def to_backup_description(message: backup_service_pb2.BackupDescription) -> BackupDescription:
+    """A backup and what is in it."""
+    return BackupDescription(**_backup_fields(message.backup_details), table_names=tuple(message.table_names))
+
+
+def _backup_fields(message: backup_service_pb2.BackupDetails) -> dict[str, Any]:
+    return {
+        "backup_arn": message.backup_arn,
+        "backup_name": message.backup_name,
+        "backup_status": enum_name(backup_service_pb2.BackupStatus, message.backup_status),
+        "backup_size_bytes": message.backup_size_bytes,
+        "backup_creation_date_time": message.backup_creation_date_time.ToDatetime(UTC),
+        "sequence_number": message.sequence_number or None,
+    }
 
 
 def to_stream(message: stream_service_pb2.Stream) -> Stream:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal, NamedTuple, TypeAlias
@@ -16,6 +16,9 @@ ShardIteratorType: TypeAlias = Literal[
     "TRIM_HORIZON", "LATEST", "AT_SEQUENCE_NUMBER", "AFTER_SEQUENCE_NUMBER", "AT_TIMESTAMP"
 ]
 NackReason: TypeAlias = Literal["TRANSIENT", "FATAL", "SHUTDOWN"]
+ProjectionType: TypeAlias = Literal["ALL", "KEYS_ONLY", "INCLUDE"]
+ReturnValues: TypeAlias = Literal["NONE", "ALL_OLD", "UPDATED_OLD", "ALL_NEW", "UPDATED_NEW"]
+Select: TypeAlias = Literal["ALL_ATTRIBUTES", "ALL_PROJECTED_ATTRIBUTES", "SPECIFIC_ATTRIBUTES", "COUNT"]
 
 
 class KeyAttribute(NamedTuple):
@@ -41,6 +44,60 @@ class StreamSettings:
     max_shards: int | None = None
 
 
+class ProvisionedThroughput(NamedTuple):
+    """Capacity units a second: reads of 4 KB, strongly consistent, and writes of 1 KB."""
+
+    read_capacity_units: int
+    write_capacity_units: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LocalIndex:
+    """A local secondary index to create: the table's partition key with another sort key."""
+
+    # 3 to 255 characters of a-z, A-Z, 0-9, "_", "-" and "."; unique among all indexes of the table.
+    index_name: str
+    sort_key: tuple[str, KeyType]
+    # What it holds besides the key attributes: all, nothing, or, with INCLUDE, 1 to 20 named attributes.
+    projection: ProjectionType = "ALL"
+    non_key_attributes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GlobalIndex:
+    """A global secondary index to create, by any attributes; only items that have them are in it."""
+
+    # As in LocalIndex.
+    index_name: str
+    partition_key: tuple[str, KeyType]
+    sort_key: tuple[str, KeyType] | None = None
+    projection: ProjectionType = "ALL"
+    non_key_attributes: tuple[str, ...] = ()
+    # Read and write capacity units a second; required if the table is provisioned, refused if it is not.
+    provisioned_throughput: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IndexDescription:
+    """A secondary index as it is now."""
+
+    index_name: str
+    index_arn: str
+    partition_key: KeyAttribute
+    sort_key: KeyAttribute | None
+    # ALL, KEYS_ONLY or INCLUDE.
+    projection: str
+    non_key_attributes: tuple[str, ...]
+    # CREATING, UPDATING, DELETING or ACTIVE; it can be read when it is ACTIVE.
+    index_status: str
+    # Whether it is still being filled with the items that the table had.
+    backfilling: bool
+    # None: on demand, or local.
+    provisioned_throughput: ProvisionedThroughput | None
+    item_count: int
+    index_size_bytes: int
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TableDescription:
     """A table as it is now."""
@@ -61,6 +118,50 @@ class TableDescription:
     latest_stream_arn: str | None
     # What holds for its streams, defaults filled in.
     stream_settings: StreamSettings
+    # PROVISIONED or PAY_PER_REQUEST, and then nothing is provisioned.
+    billing_mode: str
+    provisioned_throughput: ProvisionedThroughput | None
+    # In the order of their names.
+    local_indexes: tuple[IndexDescription, ...]
+    global_indexes: tuple[IndexDescription, ...]
+    # While true it cannot be deleted.
+    deletion_protection_enabled: bool
+    # What it holds; the size by DynamoDB's rules.
+    item_count: int
+    table_size_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TimeToLive:
+    """Whether, and by which attribute, the items of a table expire."""
+
+    # ENABLING, ENABLED or DISABLED.
+    time_to_live_status: str
+    # None while items do not expire.
+    attribute_name: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BackupDetails:
+    """What a backup is."""
+
+    backup_arn: str
+    # Need not be unique.
+    backup_name: str
+    # CREATING, AVAILABLE or DELETED.
+    backup_status: str
+    # Of its files; on the broker's disk it shares those that have not changed since.
+    backup_size_bytes: int
+    backup_creation_date_time: datetime
+    # It holds exactly the writes up to this number; None while it is being made.
+    sequence_number: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BackupDescription(BackupDetails):
+    """A backup and what is in it."""
+
+    table_names: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,6 +242,10 @@ class Put:
     # What the placeholders "#name" and ":value" in expressions stand for.
     names: Mapping[str, str] | None = None
     values: Mapping[str, Any] | None = None
+    # What the result has of the item: NONE or ALL_OLD.
+    return_values: ReturnValues = "NONE"
+    # Whether the error has the item if the condition does not hold.
+    return_old_on_failure: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +258,9 @@ class Update:
     condition: str | None = None
     names: Mapping[str, str] | None = None
     values: Mapping[str, Any] | None = None
+    # What the result has of the item: NONE, ALL_OLD, UPDATED_OLD, ALL_NEW or UPDATED_NEW.
+    return_values: ReturnValues = "NONE"
+    return_old_on_failure: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,9 +271,48 @@ class Delete:
     condition: str | None = None
     names: Mapping[str, str] | None = None
     values: Mapping[str, Any] | None = None
+    # What the result has of the item: NONE or ALL_OLD.
+    return_values: ReturnValues = "NONE"
+    return_old_on_failure: bool = False
 
 
 Operation: TypeAlias = Put | Update | Delete
+
+
+@dataclass(frozen=True, slots=True)
+class ConditionCheck:
+    """A condition on an item that a transaction does not change."""
+
+    key: Mapping[str, Any]
+    condition: str
+    names: Mapping[str, str] | None = None
+    values: Mapping[str, Any] | None = None
+    return_old_on_failure: bool = False
+
+
+Action: TypeAlias = Operation | ConditionCheck
+
+
+@dataclass(frozen=True, slots=True)
+class Get:
+    """An item to read in a transaction."""
+
+    key: Mapping[str, Any]
+    # Document paths, joined by commas, of what to return; None: the whole item.
+    projection: str | None = None
+    names: Mapping[str, str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """Items of one table to read in a batch."""
+
+    keys: Iterable[Mapping[str, Any]]
+    # As in Get, for all of them.
+    projection: str | None = None
+    names: Mapping[str, str] | None = None
+    # Reads see every finished write in any case; it only doubles what is consumed.
+    consistent_read: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,6 +322,44 @@ class WriteResult:
     operation: Operation
     # None: written and on disk.
     error: HeadraceError | None = None
+    # What the operation's return_values asked for; None if there is nothing of it.
+    attributes: Item | None = None
+
+
+class Capacity(NamedTuple):
+    """Units consumed: a read unit is 4 KB read strongly consistent, a write unit 1 KB; two in a transaction."""
+
+    # Both together.
+    capacity_units: float = 0.0
+    read_capacity_units: float = 0.0
+    write_capacity_units: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConsumedCapacity:
+    """What calls consumed of one table."""
+
+    table_name: str
+    # All of it: that of the table itself, and that of each index that took any, by name.
+    total: Capacity
+    table: Capacity
+    local_indexes: Mapping[str, Capacity]
+    global_indexes: Mapping[str, Capacity]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Page:
+    """What one call of Query or Scan read."""
+
+    # Those that passed the filter; none with COUNT.
+    items: tuple[Item, ...]
+    # How many passed the filter, and how many were read.
+    count: int
+    scanned_count: int
+    # Where the next page begins; None only if nothing is left.
+    last_evaluated_key: Item | None
+    # None unless the call was metered.
+    consumed_capacity: ConsumedCapacity | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

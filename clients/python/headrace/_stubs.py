@@ -8,6 +8,7 @@ import grpc
 import grpc.aio
 
 from headrace import _lazy
+from headrace.v1.backup_service_pb2_grpc import BackupServiceStub
 from headrace.v1.consumer_service_pb2_grpc import ConsumerServiceStub
 from headrace.v1.item_service_pb2_grpc import ItemServiceStub
 from headrace.v1.replication_service_pb2_grpc import ReplicationServiceStub
@@ -16,6 +17,7 @@ from headrace.v1.table_service_pb2_grpc import TableServiceStub
 
 if TYPE_CHECKING:
     # At run time the same stub classes serve both stacks; only the type stubs tell them apart.
+    from headrace.v1.backup_service_pb2_grpc import BackupServiceAsyncStub
     from headrace.v1.consumer_service_pb2_grpc import ConsumerServiceAsyncStub
     from headrace.v1.item_service_pb2_grpc import ItemServiceAsyncStub
     from headrace.v1.replication_service_pb2_grpc import ReplicationServiceAsyncStub
@@ -49,6 +51,7 @@ class AsyncStubs:
         self.streams = cast("StreamServiceAsyncStub", StreamServiceStub(channel))
         self.consumers = cast("ConsumerServiceAsyncStub", ConsumerServiceStub(channel))
         self.replication = cast("ReplicationServiceAsyncStub", ReplicationServiceStub(channel))
+        self.backups = cast("BackupServiceAsyncStub", BackupServiceStub(channel))
         _with_lazy_records(channel, self.streams, self.consumers)
 
 
@@ -61,4 +64,5 @@ class Stubs:
         self.streams = StreamServiceStub(channel)
         self.consumers = ConsumerServiceStub(channel)
         self.replication = ReplicationServiceStub(channel)
+        self.backups = BackupServiceStub(channel)
         _with_lazy_records(channel, self.streams, self.consumers)

@@ -6,6 +6,7 @@ Catch a class, or branch on `error.reason`; never on the message, which is for p
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
@@ -55,10 +56,78 @@ class ResourceInUseError(HeadraceError):
     reason = "RESOURCE_IN_USE"
 
 
+class TableAlreadyExistsError(HeadraceError):
+    """The name of a table to restore to is taken."""
+
+    reason = "TABLE_ALREADY_EXISTS"
+
+
+class BackupNotFoundError(HeadraceError):
+    """There is no such backup."""
+
+    reason = "BACKUP_NOT_FOUND"
+
+
+class BackupInUseError(HeadraceError):
+    """The backup is being made or restored from; or another is being made."""
+
+    reason = "BACKUP_IN_USE"
+
+
 class ConditionalCheckFailedError(HeadraceError):
     """The condition of a write does not hold; nothing was written."""
 
     reason = "CONDITIONAL_CHECK_FAILED"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        reason: str | None = None,
+        metadata: Mapping[str, str] | None = None,
+        item: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__(message, reason=reason, metadata=metadata)
+        # The item as it is, if the write has `return_old_on_failure` and there is one.
+        self.item = item
+
+
+@dataclass(frozen=True, slots=True)
+class CancellationReason:
+    """Why one action of a transaction did, or did not, cancel it."""
+
+    # None (the word), ConditionalCheckFailed, ValidationError or ProvisionedThroughputExceeded.
+    code: str
+    # For people; empty if the code is None, and if no action has `return_old_on_failure`.
+    message: str = ""
+    # The item as it is, if the action has `return_old_on_failure` and there is one.
+    item: dict[str, Any] | None = None
+
+
+class TransactionCanceledError(HeadraceError):
+    """A transaction that was not carried out: nothing was written. `reasons` has one for each action, in order."""
+
+    reason = "TRANSACTION_CANCELED"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        reason: str | None = None,
+        metadata: Mapping[str, str] | None = None,
+        reasons: Iterable[CancellationReason] | None = None,
+    ) -> None:
+        super().__init__(message, reason=reason, metadata=metadata)
+        if reasons is None:
+            codes = self.metadata.get("cancellation_reasons")
+            reasons = map(CancellationReason, codes.split(",") if codes else ())
+        self.reasons = tuple(reasons)
+
+
+class IdempotentParameterMismatchError(HeadraceError):
+    """A `client_request_token` that was used for another transaction less than 10 minutes ago; nothing was written."""
+
+    reason = "IDEMPOTENT_PARAMETER_MISMATCH"
 
 
 class ExpiredIteratorError(HeadraceError):
@@ -138,6 +207,12 @@ class ThrottlingError(HeadraceError):
         self.retry_after_s = retry_after_s
 
 
+class ProvisionedThroughputExceededError(ThrottlingError):
+    """A table or an index has consumed the throughput provisioned for it; nothing was done. As ThrottlingError."""
+
+    reason = "PROVISIONED_THROUGHPUT_EXCEEDED"
+
+
 class UnavailableError(HeadraceError):
     """The broker is away, starting or draining. A write that was under way may or may not have happened."""
 
@@ -156,12 +231,18 @@ _CLASS_BY_REASON: dict[str, type[HeadraceError]] = {
         ValidationError,
         ResourceNotFoundError,
         ResourceInUseError,
+        TableAlreadyExistsError,
+        BackupNotFoundError,
+        BackupInUseError,
         ConditionalCheckFailedError,
+        TransactionCanceledError,
+        IdempotentParameterMismatchError,
         ExpiredIteratorError,
         TrimmedDataAccessError,
         LimitExceededError,
         LeaseFencedError,
         ThrottlingError,
+        ProvisionedThroughputExceededError,
         UnavailableError,
         DeadlineExceededError,
     )
@@ -170,8 +251,8 @@ _CLASS_BY_REASON: dict[str, type[HeadraceError]] = {
 
 def _make(reason: str, message: str, metadata: Mapping[str, str], retry_after_s: float | None = None) -> HeadraceError:
     error_class = _CLASS_BY_REASON.get(reason, HeadraceError)
-    if error_class is ThrottlingError and retry_after_s is not None:
-        return ThrottlingError(message, metadata=metadata, retry_after_s=retry_after_s)
+    if issubclass(error_class, ThrottlingError) and retry_after_s is not None:
+        return error_class(message, metadata=metadata, retry_after_s=retry_after_s)
     return error_class(message, reason=reason, metadata=metadata)
 
 

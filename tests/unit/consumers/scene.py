@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeVar
 
 from broker.consumers import events
@@ -15,11 +16,12 @@ from broker.consumers.groups import ConsumerGroups, Failure, NackReason, ShardSt
 from broker.consumers.members import Members
 from broker.encoding.items import canonicalize
 from broker.model.tables import Shard
+from broker.storage.commit import Group
 from broker.streams.tail import PAGE_BYTES_MAX
 from broker.tables.operations import Put
 from broker.tables.read import ItemReader
 from headrace.v1.stream_service_pb2 import GetRecordsResponse
-from tests.unit.engine import TIMEOUT_S, Engine
+from tests.unit.engine import TIMEOUT_S, Do, Engine
 from tests.values import item
 
 E = TypeVar("E", bound=Event)
@@ -128,10 +130,9 @@ class Someone:
         await self.take(events.Checkpointed)
 
     async def say_nack(self, about: Got, number: int, reason: NackReason = NackReason.TRANSIENT, **fields: Any) -> None:
-        retry_seconds = fields.pop("retry_seconds", 0.0)
-        fields.setdefault("attempts_max", self.session.settings.attempts_max)
+        fields = {"attempts_max": self.session.settings.attempts_max, "retry_seconds": 0.0} | fields
         failure = Failure(number=number, reason=reason, **fields)
-        await self.session.fail(about.source_id, about.epoch, failure, retry_seconds)
+        await self.session.fail(about.source_id, about.epoch, failure)
 
     async def nack(
         self, about: Got, number: int, reason: NackReason = NackReason.TRANSIENT, **fields: Any
@@ -162,25 +163,27 @@ class Scene:
         )
         self.arn = ""
 
-    async def open(self, start: Start | None = OLDEST) -> Scene:
+    async def open(self, start: Start | None = OLDEST, **settings: Any) -> Scene:
         """Makes the table and, unless there is no start, the group."""
-        table = await self.engine.table()
+        table = await self.engine.table(**settings)
         assert table.stream is not None
         self.arn = self.engine.catalog.stream_arn(table.stream)
         if start is not None:
             await self.groups.ensure(GROUP, self.arn, start)
         return self
 
-    async def write(self, *keys: str, count: int = 1) -> list[int]:
+    async def write(self, *keys: str, count: int = 1, text: str = "") -> list[int]:
         """Puts each key so many times, in one group commit; returns the records' sequence numbers."""
         table = self.engine.catalog.open_table("pets")
-        first = self.engine.committer.last_sequence_number + 1
-        puts = []
-        for number in range(first, first + count * len(keys)):
-            whole = item(id=keys[(number - first) % len(keys)], n=number)
-            puts.append(Put(table, table.keys.of_item(whole), canonicalize(whole), None))
-        await self.engine.committer.submit(puts)
-        return list(range(first, first + count * len(keys)))
+
+        def put(key: str, group: Group) -> int:
+            # Members may take numbers for their leases in the same group.
+            number = group.next_sequence_number() + 1
+            whole = item({"id": key, "n": number} | ({"text": text} if text else {}))
+            Put(table, table.keys.of_item(whole), canonicalize(whole), None).plan(group)
+            return number
+
+        return await self.engine.committer.submit([Do(does=partial(put, key)) for key in keys * count])
 
     @property
     def shards(self) -> tuple[Shard, ...]:

@@ -47,7 +47,18 @@ CASES: dict[str, tuple[SourceView, int, Progress, list[str]]] = {
         Progress.WAITING_FOR_RETRY,
         ["3 times", "'boom'", "200 ms"],
     ),
-    "no room to park": (view(holding=held(is_blocked=True)), 1, Progress.WAITING_FOR_RETRY, ["parked key"]),
+    "no room to park": (
+        view(holding=held(is_blocked=True)),
+        1,
+        Progress.WAITING_FOR_RETRY,
+        ["parked key", "redrive or discard"],
+    ),
+    "a retry of a record that is too large to park": (
+        view(attempts=3, holding=held(retry_ms=200, attempts_max=3)),
+        1,
+        Progress.WAITING_FOR_RETRY,
+        ["3 times", "redrive or discard"],
+    ),
     "a member that does not read": (
         view(records_behind=4, holding=held(sending_ms=STUCK_MS, in_flight_records=1)),
         1,
@@ -60,7 +71,24 @@ CASES: dict[str, tuple[SourceView, int, Progress, list[str]]] = {
         Progress.WAITING_FOR_ACK,
         ["30 records", "99 ms", "credit"],
     ),
-    "all of it sent": (view(records_behind=4, holding=held(in_flight_records=4)), 1, Progress.WAITING_FOR_ACK, ["4"]),
+    "all of it sent": (
+        view(records_behind=4, holding=held(in_flight_records=4, is_all_sent=True)),
+        1,
+        Progress.WAITING_FOR_ACK,
+        ["4 records"],
+    ),
+    "all of it sent or parked": (
+        view(records_behind=4, holding=held(in_flight_records=3, is_all_sent=True)),
+        1,
+        Progress.WAITING_FOR_ACK,
+        ["3 records"],
+    ),
+    "all of it parked": (
+        view(records_behind=4, holding=held(is_all_sent=True)),
+        1,
+        Progress.WAITING_FOR_ACK,
+        ["position after", "acks"],
+    ),
     "its end sent": (view(holding=held(is_end_sent=True)), 1, Progress.WAITING_FOR_ACK, ["the end of the shard"]),
     "moving": (view(records_behind=40, holding=held(in_flight_records=4)), 1, Progress.MOVING, ["4 records"]),
     "a snapshot that moves": (

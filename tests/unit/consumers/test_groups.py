@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from broker.consumers.groups import (
+    REDRIVEN_KEYS_MAX,
     ConsumerGroup,
     ConsumerGroups,
     Failure,
@@ -23,16 +24,16 @@ from broker.consumers.groups import (
     Start,
     check_group_name,
     lost_before,
+    needless_states,
     new_group,
     ready_sources,
-    without_vanished,
 )
 from broker.consumers.parking import ParkedKey
 from broker.model.errors import LeaseFencedError, ResourceInUseError, ResourceNotFoundError, ValidationError
 from broker.model.gaps import Gap
 from broker.model.sequence import format_sequence_number
 from broker.model.tables import Stream, StreamViewType, Table
-from broker.storage.rocks import Store
+from broker.storage.rocks import Family, Store
 from broker.streams.shards import merge_shards, new_stream, split_shard, trimmed_stream
 from tests.unit.consumers.scene import GROUP, OLDEST, Scene
 from tests.unit.engine import ID, NOON_MS, Do, Engine, FakeClock, running
@@ -114,36 +115,47 @@ async def test_a_group_reads_one_stream(scene: Scene) -> None:
 async def test_each_lease_has_a_higher_epoch_and_the_same_checkpoint(scene: Scene) -> None:
     await scene.groups.ensure(GROUP, scene.arn, OLDEST)
     begin = scene.shards[0].starting_sequence_number - 1
-    assert await lease(scene) == Lease(epoch=1, checkpoint=begin)
-    await ack(scene, 1, 20)
-    assert await lease(scene) == Lease(epoch=2, checkpoint=20)
+    first = await lease(scene)
+    assert first == Lease(epoch=first.epoch, checkpoint=begin)
+    await ack(scene, first.epoch, 20)
+    second = await lease(scene)
+    assert second == Lease(epoch=second.epoch, checkpoint=20)
+    assert second.epoch > first.epoch > 0
+
+
+# Else who held a shard of the old group could move the checkpoint of the new one.
+async def test_a_group_made_anew_has_epochs_that_no_group_of_its_name_had(scene: Scene) -> None:
+    epochs = []
+    for _ in range(3):
+        await scene.groups.ensure(GROUP, scene.arn, OLDEST)
+        epochs += [(await lease(scene)).epoch for _ in range(2)]
+        await scene.groups.delete(GROUP)
+    assert epochs == sorted(set(epochs))
 
 
 async def test_a_checkpoint_moves_forward_only(scene: Scene) -> None:
     await scene.groups.ensure(GROUP, scene.arn, OLDEST)
-    await lease(scene)
+    epoch = (await lease(scene)).epoch
     for number in (15, 15, 16):
-        await ack(scene, 1, number)
+        await ack(scene, epoch, number)
     with pytest.raises(ValidationError, match="below the checkpoint") as refused:
-        await ack(scene, 1, 15)
+        await ack(scene, epoch, 15)
     assert refused.value.metadata == {"field": "sequence_number", "limit": format_sequence_number(16)}
-    await ack(scene, 1, 17, is_end=True)
-    assert scene.state() == ShardState(checkpoint=17, epoch=1, is_finished=True)
+    await ack(scene, epoch, 17, is_end=True)
+    assert scene.state() == ShardState(checkpoint=17, epoch=epoch, is_finished=True)
     with pytest.raises(LeaseFencedError):
         await lease(scene)
 
 
 async def test_only_the_newest_lease_changes_anything(scene: Scene) -> None:
     await scene.groups.ensure(GROUP, scene.arn, OLDEST)
-    for _ in range(2):
-        await lease(scene)
+    old, new = [(await lease(scene)).epoch for _ in range(2)]
     failure, groups = Failure(number=20, reason=NackReason.FATAL), scene.groups
     before = scene.state()
-    for source_id, epoch in ((scene.shards[0].shard_id, 1), (scene.shards[0].shard_id, 3), ("unknown", 1)):
+    for source_id, epoch in ((scene.shards[0].shard_id, old), (scene.shards[0].shard_id, new + 1), ("unknown", new)):
         lease_of: dict[str, Any] = {"name": GROUP, "source_id": source_id, "epoch": epoch}
         for plan in (
             partial(groups.plan_acknowledge, **lease_of, number=20, is_end=False),
-            partial(groups.plan_skip, **lease_of, number=20),
             partial(groups.plan_fail, **lease_of, failure=failure, record=None),
         ):
             with pytest.raises(LeaseFencedError) as fenced:
@@ -186,7 +198,7 @@ async def test_a_deleted_group_begins_anew_and_forgets_what_it_had_parked(scene:
         await scene.groups.delete(GROUP)
     for _ in range(2):
         await scene.plan(lambda group: scene.groups.plan_forget(group, GROUP))
-    assert scene.groups.documents.all() == []
+    assert scene.groups.all() == []
     assert (
         ConsumerGroups(scene.engine.store, scene.engine.committer, scene.engine.catalog, {}).parking.keys(GROUP) == []
     )
@@ -213,7 +225,7 @@ async def test_a_group_is_not_made_if_its_trigger_goes_in_the_same_group_commit(
     with pytest.raises(ResourceNotFoundError):
         await groups.ensure("trigger:totals", scene.arn, OLDEST)
     await going
-    assert groups.documents.all() == []
+    assert groups.all() == []
 
 
 async def test_groups_are_there_after_a_restart(tmp_path: Path) -> None:
@@ -221,8 +233,8 @@ async def test_groups_are_there_after_a_restart(tmp_path: Path) -> None:
     async with running(store, FakeClock()) as engine:
         scene = await Scene(engine).open(None)
         await scene.groups.ensure(GROUP, scene.arn, Start(after=-1, snapshot_ranges=2))
-        await lease(scene)
-        await ack(scene, 1, 20)
+        epoch = (await lease(scene)).epoch
+        await ack(scene, epoch, 20)
         kept = scene.groups.get(GROUP)
     store.close()
     del store, engine, scene
@@ -232,16 +244,23 @@ async def test_groups_are_there_after_a_restart(tmp_path: Path) -> None:
         scene.arn = kept.stream_arn
         assert scene.groups.get(GROUP) == kept
         # Nobody who held it before the restart may move the checkpoint after it.
-        assert (await lease(scene)).epoch == 2
+        assert (await lease(scene)).epoch > epoch
+        await scene.groups.delete(GROUP)
+        assert ConsumerGroups(again, engine.committer, engine.catalog, {}).all() == []
+        # Nothing of it is left for the next group of the name.
+        made, _ = await scene.groups.ensure(GROUP, kept.stream_arn, Start(after=99))
+        assert made.shards == {scene.shards[0].shard_id: ShardState(checkpoint=99)}
     again.close()
 
 
-async def test_a_group_of_an_older_store_goes_on(scene: Scene) -> None:
-    (shard,) = scene.shards
-    old = ConsumerGroup(name=GROUP, stream_arn=scene.arn, create_time_ms=1, start_after=7)
-    await scene.plan(lambda group: scene.groups.documents.put(group, GROUP, old))
-    assert ready_sources(scene.groups.get(GROUP), scene.engine.catalog.stream(scene.arn), []) == [shard.shard_id]
-    assert await lease(scene) == Lease(epoch=1, checkpoint=7)
+async def test_an_acknowledgement_writes_the_state_of_its_source_only(scene: Scene) -> None:
+    await scene.groups.ensure(GROUP, scene.arn, Start(after=-1, snapshot_ranges=16))
+    epoch, entries = (await lease(scene)).epoch, scene.engine.journal.entries
+    begun = len(entries)
+    await ack(scene, epoch, 20)
+    keys = [key for entry in entries[begun:] for key in entry.mutations[Family.CATALOG]]
+    state = f"consumer_state/{GROUP}/{scene.shards[0].shard_id}"
+    assert [key for key in keys if key.startswith(b"consumer")] == [state.encode()]
 
 
 async def test_a_group_is_not_deleted_while_it_has_members(scene: Scene) -> None:
@@ -291,7 +310,13 @@ class Lineage:
         assert shard.ending_sequence_number is not None
         state = ShardState(checkpoint=shard.ending_sequence_number, epoch=1, is_finished=True)
         self.group = replace(self.group, shards=self.group.shards | {shard_id: state})
-        self.group = without_vanished(self.group, self.stream)
+        self.forget()
+
+    def forget(self) -> None:
+        """Drops the states that are not needed any more."""
+        needless = needless_states(self.group, self.stream)
+        shards = {id_: state for id_, state in self.group.shards.items() if id_ not in needless}
+        self.group = replace(self.group, shards=shards)
 
     def vanish(self, trimmed_to: int) -> None:
         """Drops all closed shards, whose last record was this one."""
@@ -338,6 +363,53 @@ def test_what_is_no_longer_held_is_lost_only_to_a_group_that_names_it_exactly() 
     for start, checkpoint in ((OLDEST, 20), (Start(after=15), 20), (Start(after=15, is_exact=True), 15)):
         group = new_group(GROUP, "arn", trimmed, start, NOON_MS)
         assert group.shards == {shard.shard_id: ShardState(checkpoint=checkpoint)}
+
+
+# Were its children to begin as if nothing had come before them, the loss would be silent.
+def test_a_group_that_begins_exactly_in_a_vanished_shard_has_lost_the_rest_of_it() -> None:
+    lineage = Lineage()
+    (root,) = lineage.stream.shards
+    lineage.number = 20
+    lineage.stream = split_shard(lineage.stream, root.shard_id, None, 20, NOON_MS, lineage.next_id)
+    # The one between holds nothing, and vanishes, too.
+    lineage.number = 22
+    lineage.stream = split_shard(lineage.stream, lineage.stream.shards[1].shard_id, None, 22, NOON_MS, lineage.next_id)
+    trims = [(root.id, 15, NOON_MS)]
+    closed = {shard.id for shard in lineage.stream.shards if not shard.is_open}
+    stream = trimmed_stream(lineage.stream, trims, closed)
+    for after, lost in ((12, (13, 15)), (15, None), (20, None)):
+        group = new_group(GROUP, "arn", stream, Start(after=after, is_exact=True), NOON_MS)
+        assert ready_sources(group, stream, []) == [shard.shard_id for shard in stream.shards]
+        for shard in stream.shards:
+            gap = None if shard.shard_id in group.shards else lost_before(group, stream, shard)
+            assert (gap and (gap.first_lost, gap.last_lost)) == lost
+    # One that begins with the oldest record has lost nothing.
+    group = new_group(GROUP, "arn", stream, OLDEST, NOON_MS)
+    assert group.shards.keys() == {shard.shard_id for shard in stream.shards}
+
+
+def test_a_key_that_a_member_redrives_is_not_taken_from_it_for_an_older_one() -> None:
+    lineage = Lineage()
+    parked = [
+        ParkedKey(
+            id=id_,
+            group_name=GROUP,
+            key=b"k",
+            key_hash=1,
+            shard_id="s",
+            sequence_number=1,
+            attempts=1,
+            last_error="",
+            park_time_ms=NOON_MS,
+            is_redriving=True,
+        )
+        for id_ in range(REDRIVEN_KEYS_MAX + 2)
+    ]
+    ids = [key.parked_id for key in parked]
+    held = set(ids[2:])
+    assert ready_sources(lineage.group, lineage.stream, parked, held)[:-1] == ids[2:]
+    held.discard(ids[-1])
+    assert ready_sources(lineage.group, lineage.stream, parked, held)[:-1] == [*ids[2:-1], ids[0]]
 
 
 def test_ranges_come_before_shards_and_redriven_keys_whenever() -> None:
@@ -387,7 +459,7 @@ def test_a_vanished_parent_is_a_gap_exactly_if_it_had_unprocessed_records(
     for shard, kept in ((child, True), (lineage.stream.shards[-1], False)):
         state = ShardState(checkpoint=20, epoch=1)
         lineage.group = replace(lineage.group, shards=lineage.group.shards | {shard.shard_id: state})
-        lineage.group = without_vanished(lineage.group, lineage.stream)
+        lineage.forget()
         assert (root.shard_id in lineage.group.shards) is kept
 
 
@@ -418,5 +490,5 @@ def test_finished_parents_that_vanished_are_no_gap_and_are_forgotten() -> None:
         assert lost_before(lineage.group, lineage.stream, shard) is None
         state = ShardState(checkpoint=20, epoch=1)
         lineage.group = replace(lineage.group, shards=lineage.group.shards | {shard.shard_id: state})
-    lineage.group = without_vanished(lineage.group, lineage.stream)
+    lineage.forget()
     assert lineage.group.shards.keys() == {shard.shard_id for shard in lineage.stream.shards}

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker.encoding.items import canonical_value, canonicalize, decode, encode, parse_item
+from broker.encoding.items import canonical_value, canonicalize, decode, encode, parse_item, with_changes
 from broker.encoding.varint import field_bytes
 from broker.model.errors import ValidationError
 from headrace.v1 import attribute_value_pb2 as pb
@@ -236,8 +236,25 @@ def test_an_item_may_have_400_kb_and_no_more(last: object) -> None:
 
 
 def test_an_update_may_not_make_an_item_larger_than_400_kb() -> None:
+    whole = item(a="x" * (ITEM_BYTES_MAX - 2), b="")
+    size = canonicalize(whole).size_bytes
+    assert size == ITEM_BYTES_MAX
+    assert with_changes(whole, size, {"b": None, "c": ("S", "")}).size_bytes == size
     with pytest.raises(ValidationError, match="Item size to update has exceeded"):
-        encode({"a": ("S", "x" * ITEM_BYTES_MAX)})
+        with_changes(whole, size, {"c": ("S", "x")})
+
+
+FEW = st.dictionaries(st.sampled_from("abc"), VALUES)
+
+
+@given(FEW, FEW, st.sets(st.sampled_from("abcd")))
+def test_changing_some_attributes_is_as_encoding_all_of_them(
+    before: Attributes, after: Attributes, removed: set[str]
+) -> None:
+    whole, more = canonicalize(to_item(before)), decode(canonicalize(to_item(after)).encoded)
+    changes = more | dict.fromkeys(removed)
+    expected = {name: value for name, value in (decode(whole.encoded) | changes).items() if value is not None}
+    assert with_changes(pb.Item.FromString(whole.encoded), whole.size_bytes, changes) == encode(expected)
 
 
 # Empty texts have been legal outside of keys since 2020; empty lists and maps always were.

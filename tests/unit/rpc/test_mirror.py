@@ -36,13 +36,19 @@ def fill(message: Message, rng: random.Random, depth: int = 0) -> None:
         if field.message_type is None:
             setattr(message, field.name, _scalar(field))
         elif field.message_type.full_name == ITEM:
-            getattr(message, field.name).CopyFrom(item(id="a", n=rng.randrange(9), m={"k": [1, b"x", None]}))
+            made = [item(id="a", n=rng.randrange(9), m={"k": [1, b"x", None]}) for _ in range(rng.randint(1, 3))]
+            if field.is_repeated:
+                getattr(message, field.name).extend(made)
+            else:
+                getattr(message, field.name).CopyFrom(made[0])
         elif field.message_type.GetOptions().map_entry:
             entries = getattr(message, field.name)
             if field.message_type.fields_by_name["value"].message_type is None:
                 entries["#k"] = "name"
-            else:
+            elif field.message_type.fields_by_name["value"].message_type.name == "AttributeValue":
                 entries[":v"].ss.values.extend(["a", "b"])
+            else:
+                fill(entries["index"], rng, depth + 1)
         elif field.is_repeated:
             for _ in range(rng.randint(1, 3)):
                 fill(getattr(message, field.name).add(), rng, depth + 1)
@@ -57,6 +63,7 @@ def _scalar(field: Any) -> object:
         FieldDescriptor.CPPTYPE_BOOL: True,
         FieldDescriptor.CPPTYPE_INT32: 7,
         FieldDescriptor.CPPTYPE_ENUM: 1,
+        FieldDescriptor.CPPTYPE_DOUBLE: 1.5,
     }[field.cpp_type]
 
 

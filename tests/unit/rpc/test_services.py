@@ -15,7 +15,9 @@ from broker.rpc.item_service import ItemService
 from broker.rpc.mirror import ITEM_SERVICE
 from broker.rpc.replication_service import ReplicationService
 from broker.rpc.trigger_service import TriggerService
+from broker.tables.capacity import CapacityMetering
 from broker.tables.read import ItemReader
+from broker.tables.transactions import RequestTokens
 from broker.triggers.registry import COUNT_MAX, LINE_BYTES_MAX, REPORT_LINES_MAX, Trigger, Triggers, new_function
 from headrace.v1 import item_service_pb2, record_pb2
 from headrace.v1 import replication_service_pb2 as replication_pb2
@@ -204,7 +206,8 @@ async def test_a_report_of_a_replica_is_bounded(engine: Engine, replication_serv
 
 @pytest.fixture
 def item_service(engine: Engine) -> ItemService:
-    return ItemService(engine.catalog, engine.committer, ItemReader(engine.store, engine.committer))
+    reader, capacity = ItemReader(engine.store, engine.committer), CapacityMetering(engine.clock)
+    return ItemService(engine.catalog, engine.committer, reader, capacity, RequestTokens(engine.store))
 
 
 def mirrored(request: item_service_pb2.WriteItemsRequest) -> Any:
@@ -269,6 +272,6 @@ async def test_a_deleted_trigger_takes_its_group_along(engine: Engine, trigger_s
     assert table.stream is not None
     await groups.ensure("trigger:totals", engine.catalog.stream_arn(table.stream), Start(after=0))
     await service.DeleteTrigger(trigger_pb2.DeleteTriggerRequest(trigger_name="totals"))
-    assert groups.documents.all() == []
+    assert groups.all() == []
     with pytest.raises(ResourceNotFoundError):
         await service.DeleteTrigger(trigger_pb2.DeleteTriggerRequest(trigger_name="totals"))

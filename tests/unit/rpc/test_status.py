@@ -38,10 +38,16 @@ def all_errors(of: type[errors.HeadraceError] = errors.HeadraceError) -> Iterato
         yield from all_errors(each)
 
 
+# They say when to come again.
+RETRIED = (errors.ThrottlingError, errors.ProvisionedThroughputExceededError)
+
+
 def make(error_type: type[errors.HeadraceError]) -> errors.HeadraceError:
     if error_type is TrimmedDataAccessError:
         return TrimmedDataAccessError(Gap("shardId-1", 5, 9, 1_000, 2_000))
-    more: dict[str, Any] = {"retry_after_ms": 1050} if error_type is errors.ThrottlingError else {}
+    if error_type is errors.TransactionCanceledError:
+        return errors.TransactionCanceledError([None, errors.ConditionalCheckFailedError("it does not hold")])
+    more: dict[str, Any] = {"retry_after_ms": 1050} if error_type in RETRIED else {}
     return error_type("what is wrong", field="limit", limit=3, **more)
 
 
@@ -58,7 +64,13 @@ CODES = {
     "VALIDATION": grpc.StatusCode.INVALID_ARGUMENT,
     "RESOURCE_NOT_FOUND": grpc.StatusCode.NOT_FOUND,
     "RESOURCE_IN_USE": grpc.StatusCode.FAILED_PRECONDITION,
+    "TABLE_ALREADY_EXISTS": grpc.StatusCode.FAILED_PRECONDITION,
+    "BACKUP_NOT_FOUND": grpc.StatusCode.NOT_FOUND,
+    "BACKUP_IN_USE": grpc.StatusCode.FAILED_PRECONDITION,
     "CONDITIONAL_CHECK_FAILED": grpc.StatusCode.FAILED_PRECONDITION,
+    "TRANSACTION_CANCELED": grpc.StatusCode.ABORTED,
+    "IDEMPOTENT_PARAMETER_MISMATCH": grpc.StatusCode.INVALID_ARGUMENT,
+    "PROVISIONED_THROUGHPUT_EXCEEDED": grpc.StatusCode.RESOURCE_EXHAUSTED,
     "EXPIRED_ITERATOR": grpc.StatusCode.FAILED_PRECONDITION,
     "LIMIT_EXCEEDED": grpc.StatusCode.RESOURCE_EXHAUSTED,
     "TRIMMED_DATA_ACCESS": grpc.StatusCode.OUT_OF_RANGE,
@@ -84,7 +96,7 @@ async def test_a_call_ends_with_the_code_and_the_reason_of_its_error(error_type:
     assert message.details[0].Unpack(info)
     assert (info.reason, info.domain) == (error.reason, "headrace")
     assert dict(info.metadata) == error.metadata
-    assert len(message.details) == (2 if error_type is errors.ThrottlingError else 1)
+    assert len(message.details) == (2 if error_type in RETRIED else 1)
 
 
 async def test_throttling_says_when_to_come_again() -> None:
@@ -92,6 +104,15 @@ async def test_throttling_says_when_to_come_again() -> None:
     retry = error_details_pb2.RetryInfo()
     assert message.details[1].Unpack(retry)
     assert retry.retry_delay.ToMilliseconds() == 1050
+
+
+def test_a_canceled_transaction_says_why_for_each_action_however_many() -> None:
+    causes = [None, *[errors.ProvisionedThroughputExceededError("too much", retry_after_ms=1)] * 99]
+    error = errors.TransactionCanceledError(causes)
+    codes = error.metadata["cancellation_reasons"].split(",")
+    assert codes == ["None", *["ProvisionedThroughputExceeded"] * 99]
+    # With the trailers' base64 they still fit.
+    assert len(error.metadata["cancellation_reasons"]) * 4 // 3 < 6000
 
 
 # gRPC drops the whole status if its trailers are larger than 8 KiB: the client would see something else.

@@ -22,6 +22,18 @@ def test_a_scan_has_the_keys_from_begin_up_to_end_in_order(store: Store) -> None
     assert list(store.scan(Family.ITEMS, b"x", b"b")) == []
 
 
+@pytest.mark.parametrize(
+    ("begin", "end"), [(b"", b"\xff"), (b"b", b"d"), (b"b", b"c\x00"), (b"a0", b"b"), (b"x", b"z")]
+)
+def test_a_scan_back_has_the_same_in_the_other_order(store: Store, begin: bytes, end: bytes) -> None:
+    store.write({Family.ITEMS: {key: key for key in (b"a", b"b", b"c", b"d", b"e")}})
+    back = store.scan_back(Family.ITEMS, begin, end)
+    expected = list(store.scan(Family.ITEMS, begin, end))[::-1]
+    # All of it is of the moment it was asked for.
+    store.write({Family.ITEMS: {b"b": None, b"b1": b"new", b"c": b"new"}})
+    assert list(back) == expected
+
+
 def test_families_are_apart(store: Store) -> None:
     store.write({Family.ITEMS: {b"a": b"item"}, Family.LOG: {b"a": b"log"}})
     assert (store.get(Family.ITEMS, b"a"), store.get(Family.LOG, b"a")) == (b"item", b"log")

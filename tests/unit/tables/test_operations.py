@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import pytest
@@ -9,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from broker.encoding.items import canonicalize, parse_item
-from broker.expressions.condition import AttributeExists, Condition
-from broker.expressions.update import NO_UPDATE, Update
+from broker.expressions.condition import Condition, parse_condition
+from broker.expressions.placeholders import Placeholders
+from broker.expressions.update import NO_UPDATE, Update, parse_update
 from broker.model.clock import Version
 from broker.model.errors import ConditionalCheckFailedError, ResourceNotFoundError, ValidationError
 from broker.model.tables import StreamViewType
@@ -25,8 +27,8 @@ from tests.unit.engine import NOON_MS, REGION, Engine, run_on_new_store
 from tests.values import Attributes, from_item, item, value
 
 FIRST = Version(NOON_MS << 16, REGION)
-MISSING = Condition(terms=(AttributeExists(name="id", exists=False),))
-THERE = Condition(terms=(AttributeExists(name="id", exists=True),))
+MISSING = parse_condition("attribute_not_exists(id)", Placeholders({}, {}))
+THERE = parse_condition("attribute_exists(id)", Placeholders({}, {}))
 
 
 def put(table: OpenTable, condition: Condition | None = None, **plain: object) -> Put:
@@ -42,8 +44,13 @@ def delete(table: OpenTable, key: str, condition: Condition | None = None) -> De
 def change(
     table: OpenTable, key: str, sets: dict[str, Any] | None = None, *removes: str, condition: Condition | None = None
 ) -> Change:
-    update = Update(sets=sets or {}, removes=frozenset(removes))
-    return Change(table, table.keys.of_key(item(id=key)), update, condition, 0)
+    return Change(table, table.keys.of_key(item(id=key)), update_of(sets or {}, removes), condition, 0)
+
+
+def update_of(sets: dict[str, Any], removes: Collection[str]) -> Update:
+    text = " SET " + ", ".join(f"{name} = :{name}" for name in sets) if sets else ""
+    text += " REMOVE " + ", ".join(removes) if removes else ""
+    return parse_update(text, Placeholders({}, {f":{name}": of for name, of in sets.items()})) if text else NO_UPDATE
 
 
 def stored(engine: Engine, table: OpenTable, key: str = "a") -> StoredItem | None:
@@ -87,8 +94,8 @@ async def test_a_write_that_changes_nothing_makes_no_record_and_no_version(engin
         put(table, id="a", tags={"y", "x"}, n=1),
         change(table, "a"),
         change(table, "a", {"n": ("N", "1")}),
-        change(table, "a", {}, "missing"),
-        change(table, "b", {}, "missing"),
+        change(table, "a", {}, "gone"),
+        change(table, "b", {}, "gone"),
         delete(table, "missing"),
     ):
         await engine.committer.commit(operation)

@@ -11,7 +11,8 @@ from broker.tables.read import ItemReader
 from tests.unit.engine import TIMEOUT_S, Engine
 from tests.values import from_item, item, value
 
-ENCODED = canonicalize(item(id="a")).encoded
+STORED = canonicalize(item(id="a"))
+ENCODED = STORED.encoded
 
 
 @pytest.fixture
@@ -29,7 +30,7 @@ async def test_an_item_is_read_as_it_is_stored(engine: Engine, reader: ItemReade
     key = table.keys.of_key(item(id="a"))
     assert await reader.get(key) is None
     await engine.committer.commit(put(table, "a"))
-    assert await reader.get(key) == ENCODED
+    assert await reader.get(key) == STORED
     await engine.committer.commit(Delete(table, key, None))
     assert await reader.get(key) is None
 
@@ -48,7 +49,7 @@ async def test_a_read_does_not_tell_what_is_not_durable(engine: Engine, reader: 
     assert not reading.done()
     engine.journal.release()
     async with asyncio.timeout(TIMEOUT_S):
-        assert await reading == ENCODED
+        assert await reading == STORED
         await writing
 
 

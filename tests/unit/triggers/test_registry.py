@@ -317,5 +317,5 @@ async def test_a_trigger_and_its_consumer_group_end_in_one_commit(engine: Engine
     await groups.ensure("trigger:totals", engine.catalog.stream_arn(table.stream), Start(after=7))
     entries = len(engine.journal.entries)
     await triggers.delete("totals", groups.plan_forget)
-    assert groups.documents.all() == []
+    assert groups.all() == []
     assert len(engine.journal.entries) == entries + 1

@@ -8,9 +8,10 @@ from typing import Final
 
 from headrace import errors
 from headrace._concurrency import AsyncDuplex, async_iterate
-from headrace._messages import fill_operation
+from headrace._messages import fill_operation, to_write_error
 from headrace._models import Operation, WriteResult
 from headrace._stubs import AsyncStubs
+from headrace._values import from_item
 from headrace.v1 import item_service_pb2 as pb
 
 # What the broker takes in one batch, and how many batches ahead of their results.
@@ -81,7 +82,8 @@ def _results(batch: list[Operation], response: pb.WriteItemsResponse | None) -> 
     if response is None:
         raise errors.UnavailableError("the broker ended the call before all results were sent")
     for operation, result in zip(batch, response.results, strict=True):
-        yield WriteResult(operation, errors.from_message(result.error) if result.HasField("error") else None)
+        attributes = from_item(result.attributes) if result.HasField("attributes") else None
+        yield WriteResult(operation, to_write_error(result), attributes)
 
 
 def _check_bound(field: str, value: int, limit: int) -> None:

@@ -5,25 +5,40 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Generator, Iterable, Mapping
 from contextlib import closing
 from datetime import datetime
 from random import Random
-from types import TracebackType
+from types import EllipsisType, TracebackType
 from typing import Any, Final, Literal, Self, TypeVar
+from uuid import UUID
 
 import grpc
 
 from headrace import errors
 from headrace._backoff import Backoff, Reconnect
-from headrace._channel import UNARY_TIMEOUT_S, open_channel
+from headrace._capacity import CapacityMeter
+from headrace._channel import BACKUP_TIMEOUT_S, RESTORE_TIMEOUT_S, UNARY_TIMEOUT_S, open_channel
 from headrace._concurrency import Responses, sleep
 from headrace._messages import (
+    MeteredRequest,
+    MeteredResponse,
     enum_value,
+    fill_index_updates,
+    fill_read,
+    to_attributes,
+    to_backup_description,
+    to_backup_details,
+    to_batch_get_request,
+    to_batch_write_request,
+    to_consumed_capacities,
     to_consumer_group,
     to_create_table_request,
     to_delete_request,
     to_explanation,
+    to_found,
+    to_page,
     to_parked_key,
     to_put_request,
     to_shard,
@@ -32,25 +47,42 @@ from headrace._messages import (
     to_stream_settings,
     to_stream_specification,
     to_table_description,
+    to_tags,
+    to_throughput,
+    to_time_to_live,
     to_timestamp,
+    to_transact_get_request,
+    to_transact_write_request,
+    to_transaction_error,
     to_update_request,
 )
 from headrace._models import (
+    Action,
+    BackupDescription,
+    BackupDetails,
     ConsumeOptions,
     ConsumerGroup,
     ConsumerGroupExplanation,
     Delete,
+    Get,
+    GlobalIndex,
     Item,
+    Keys,
     KeyType,
+    LocalIndex,
     Operation,
+    Page,
     ParkedKey,
     Put,
+    ReturnValues,
+    Select,
     Shard,
     ShardIteratorType,
     Stream,
     StreamDescription,
     StreamSettings,
     TableDescription,
+    TimeToLive,
     Update,
     Version,
     ViewType,
@@ -63,10 +95,12 @@ from headrace._sync.consume import ConsumerBatch, Consumption
 from headrace._sync.write import write_items
 from headrace._values import from_item, to_item
 from headrace.v1 import (
+    backup_service_pb2,
     consumer_service_pb2,
     item_service_pb2,
     replication_service_pb2,
     stream_service_pb2,
+    table_pb2,
     table_service_pb2,
 )
 
@@ -74,18 +108,29 @@ _LOGGER: Final = logging.getLogger(__name__)
 
 _Request = TypeVar("_Request")
 _Response = TypeVar("_Response")
+_MeteredRequest = TypeVar("_MeteredRequest", bound=MeteredRequest)
+_MeteredResponse = TypeVar("_MeteredResponse", bound=MeteredResponse)
 
 # A throttled call has done nothing and is sent again after the delay that the broker names, so many times in all.
 _THROTTLED_ATTEMPTS_MAX: Final = 8
 _THROTTLED_DELAY_INITIAL_S: Final = 0.02
 _THROTTLED_DELAY_MAX_S: Final = 5.0
 
+# How often wait_for_indexes looks, and how long it waits if it is not told: a large table takes a while to index.
+_INDEX_DELAY_INITIAL_S: Final = 0.05
+_INDEX_DELAY_MAX_S: Final = 2.0
+_INDEX_TIMEOUT_S: Final = 600.0
+
 
 class Client:
     """A client of one broker, for threads. Safe to share between threads; close it when done.
 
-    Calls raise a HeadraceError; reads are tried again when the broker is away for a moment, and every call when it is
-    throttled. A write that fails with UnavailableError or DeadlineExceededError may or may not have happened.
+    Calls raise a HeadraceError; reads and transactions are tried again when the broker is away for a moment, and every
+    call when it is throttled. A write that fails with UnavailableError or DeadlineExceededError may or may not have
+    happened.
+
+    In expressions "#name" and ":value" stand for what `names` and `values` say. A call that is given a CapacityMeter as
+    `capacity` adds to it what it consumed.
 
     Items are dicts of str, int, Decimal, float, bytes, bool, None, set, list and dict. Numbers come back as int when
     they are whole and as Decimal otherwise.
@@ -96,12 +141,13 @@ class Client:
     ) -> None:
         """Connects to `endpoint`, HOST:PORT, on first use; by default to HEADRACE_ENDPOINT, else to 127.0.0.1:7420.
 
-        `timeout_s` is the deadline of each call that is answered at once. `random` spreads out retries.
+        `timeout_s` is the deadline of each call that is answered at once. `random` spreads out retries and makes the
+        tokens of transactions: no two clients may be given randomness that is the same.
         """
         self._channel = open_channel(endpoint)
         self._stubs = Stubs(self._channel)
         self._timeout_s = timeout_s
-        self._random = random or Random()  # noqa: S311 - spreads retries, guards nothing
+        self._random = random or Random()  # noqa: S311 - guards nothing
 
     def __enter__(self) -> Self:
         return self
@@ -125,12 +171,29 @@ class Client:
         sort_key: tuple[str, KeyType] | None = None,
         stream: ViewType | None = None,
         stream_settings: StreamSettings | None = None,
+        local_indexes: Iterable[LocalIndex] = (),
+        global_indexes: Iterable[GlobalIndex] = (),
+        provisioned_throughput: tuple[int, int] | None = None,
+        deletion_protection: bool = False,
+        tags: Mapping[str, str] | None = None,
     ) -> TableDescription:
         """Creates a table, ready when this returns. `stream` says which images its stream records; None: no stream.
 
+        There may be 5 local indexes, if there is a sort key, 20 global ones and 50 tags. `provisioned_throughput` is
+        read and write capacity units a second, beyond which calls are refused; None: on demand.
+
         Raises: ValidationError; ResourceInUseError if the table exists.
         """
-        request = to_create_table_request(table, partition_key, sort_key, stream, stream_settings)
+        request = to_create_table_request(table, partition_key, sort_key, local_indexes, global_indexes)
+        if stream is not None:
+            request.stream_specification.CopyFrom(to_stream_specification(stream))
+        if stream_settings is not None:
+            request.stream_settings.CopyFrom(to_stream_settings(stream_settings))
+        if provisioned_throughput is not None:
+            request.billing_mode = table_pb2.BILLING_MODE_PROVISIONED
+            request.provisioned_throughput.CopyFrom(to_throughput(provisioned_throughput))
+        request.deletion_protection_enabled = deletion_protection
+        request.tags.extend(to_tags(tags))
         response = self._call(self._stubs.tables.CreateTable, request)
         return to_table_description(response.table_description)
 
@@ -153,14 +216,42 @@ class Client:
                 return
             request.exclusive_start_table_name = response.last_evaluated_table_name
 
-    def update_table(self, table: str, *, stream: ViewType | None) -> TableDescription:
-        """Enables a new stream that records these images, or disables the stream (None).
+    def update_table(
+        self,
+        table: str,
+        *,
+        stream: ViewType | EllipsisType | None = ...,
+        stream_settings: StreamSettings | None = None,
+        create_index: GlobalIndex | None = None,
+        update_indexes: Mapping[str, tuple[int, int]] | None = None,
+        delete_index: str | None = None,
+        provisioned_throughput: tuple[int, int] | EllipsisType | None = ...,
+        deletion_protection: bool | None = None,
+    ) -> TableDescription:
+        """Changes a table, all of it or nothing; what is left out stays as it is.
 
-        Raises: ValidationError, ResourceNotFoundError.
+        `stream` enables a new stream that records these images, or with None disables the stream. At most one global
+        index is created or deleted at a time; a new one is filled in the background: see wait_for_indexes.
+        `update_indexes` gives global indexes other read and write capacity units a second, by name.
+        `provisioned_throughput` does so for the table, or with None puts it on demand; one that was on demand needs
+        `update_indexes` for each of its indexes, too.
+
+        Raises: ValidationError, ResourceNotFoundError; ResourceInUseError for an index that is being filled;
+        LimitExceededError.
         """
         request = table_service_pb2.UpdateTableRequest(
-            table_name=table, stream_specification=to_stream_specification(stream)
+            table_name=table, deletion_protection_enabled=deletion_protection
         )
+        if not isinstance(stream, EllipsisType):
+            request.stream_specification.CopyFrom(to_stream_specification(stream))
+        if stream_settings is not None:
+            request.stream_settings.CopyFrom(to_stream_settings(stream_settings))
+        fill_index_updates(request, create_index, update_indexes, delete_index)
+        if provisioned_throughput is None:
+            request.billing_mode = table_pb2.BILLING_MODE_PAY_PER_REQUEST
+        elif not isinstance(provisioned_throughput, EllipsisType):
+            request.billing_mode = table_pb2.BILLING_MODE_PROVISIONED
+            request.provisioned_throughput.CopyFrom(to_throughput(provisioned_throughput))
         response = self._call(self._stubs.tables.UpdateTable, request)
         return to_table_description(response.table_description)
 
@@ -169,18 +260,86 @@ class Client:
 
         Raises: ValidationError, ResourceNotFoundError.
         """
-        request = table_service_pb2.UpdateTableRequest(table_name=table, stream_settings=to_stream_settings(settings))
-        response = self._call(self._stubs.tables.UpdateTable, request)
-        return to_table_description(response.table_description)
+        return self.update_table(table, stream_settings=settings)
+
+    def wait_for_indexes(self, table: str, *, timeout_s: float = _INDEX_TIMEOUT_S) -> TableDescription:
+        """Waits until each global index of a table is ACTIVE, and those that are being deleted are gone.
+
+        Raises: ResourceNotFoundError; DeadlineExceededError after `timeout_s`.
+        """
+        deadline = time.monotonic() + timeout_s
+        backoff = Backoff(initial_s=_INDEX_DELAY_INITIAL_S, max_s=_INDEX_DELAY_MAX_S, random=self._random)
+        while True:
+            described = self.describe_table(table)
+            waiting = [index.index_name for index in described.global_indexes if index.index_status != "ACTIVE"]
+            if not waiting:
+                return described
+            if time.monotonic() >= deadline:
+                raise errors.DeadlineExceededError(
+                    f"indexes of {table} that are not ACTIVE after {timeout_s:g} s: {', '.join(waiting)}"
+                )
+            sleep(backoff.next_s())
 
     def delete_table(self, table: str) -> TableDescription:
         """Removes a table and its items; its stream stays readable until its records age out.
 
-        Raises: ResourceNotFoundError.
+        Raises: ResourceNotFoundError; ValidationError if it is protected against deletion.
         """
         request = table_service_pb2.DeleteTableRequest(table_name=table)
         response = self._call(self._stubs.tables.DeleteTable, request)
         return to_table_description(response.table_description)
+
+    def update_time_to_live(self, table: str, attribute_name: str, *, enabled: bool = True) -> None:
+        """Lets items expire by an attribute, or ends that, given the attribute in use.
+
+        An item is deleted, usually within a minute, when the attribute is a number of seconds since 1970 UTC that has
+        passed, by less than 5 years.
+
+        Raises: ValidationError, ResourceNotFoundError.
+        """
+        specification = table_service_pb2.TimeToLiveSpecification(enabled=enabled, attribute_name=attribute_name)
+        request = table_service_pb2.UpdateTimeToLiveRequest(table_name=table, time_to_live_specification=specification)
+        self._call(self._stubs.tables.UpdateTimeToLive, request)
+
+    def describe_time_to_live(self, table: str) -> TimeToLive:
+        """Says whether, and by which attribute, items expire.
+
+        Raises: ResourceNotFoundError.
+        """
+        request = table_service_pb2.DescribeTimeToLiveRequest(table_name=table)
+        return to_time_to_live(self._call(self._stubs.tables.DescribeTimeToLive, request))
+
+    def tag_resource(self, resource_arn: str, tags: Mapping[str, str]) -> None:
+        """Adds tags to the table with this ARN, or replaces those with the same keys; at most 50 in all.
+
+        A key has 1 to 128 characters and does not begin with "aws:", a value at most 256.
+
+        Raises: ValidationError, ResourceNotFoundError, LimitExceededError.
+        """
+        request = table_service_pb2.TagResourceRequest(resource_arn=resource_arn, tags=to_tags(tags))
+        self._call(self._stubs.tables.TagResource, request)
+
+    def untag_resource(self, resource_arn: str, tag_keys: Iterable[str]) -> None:
+        """Removes 1 to 50 tags of a table; those that are not there are passed over.
+
+        Raises: ValidationError, ResourceNotFoundError.
+        """
+        request = table_service_pb2.UntagResourceRequest(resource_arn=resource_arn, tag_keys=tag_keys)
+        self._call(self._stubs.tables.UntagResource, request)
+
+    def list_tags_of_resource(self, resource_arn: str) -> dict[str, str]:
+        """All tags of a table, in the order of their keys.
+
+        Raises: ValidationError, ResourceNotFoundError.
+        """
+        request = table_service_pb2.ListTagsOfResourceRequest(resource_arn=resource_arn)
+        tags: dict[str, str] = {}
+        while True:
+            response = self._call(self._stubs.tables.ListTagsOfResource, request)
+            tags.update((tag.key, tag.value) for tag in response.tags)
+            if not response.next_token:
+                return tags
+            request.next_token = response.next_token
 
     # Items
 
@@ -192,21 +351,46 @@ class Client:
         condition: str | None = None,
         names: Mapping[str, str] | None = None,
         values: Mapping[str, Any] | None = None,
-    ) -> None:
+        return_values: Literal["NONE", "ALL_OLD"] = "NONE",
+        return_old_on_failure: bool = False,
+        capacity: CapacityMeter | None = None,
+    ) -> Item | None:
         """Creates an item, or replaces the whole item with the same key; on disk when this returns.
+
+        Returns the item before, if `return_values` is ALL_OLD and there was one; else None. If the condition does not
+        hold and `return_old_on_failure` is true, the error has the `item`.
 
         Raises: ValidationError, ResourceNotFoundError, ConditionalCheckFailedError, ThrottlingError.
         """
-        self._call(self._stubs.items.PutItem, to_put_request(table, Put(item, condition, names, values)))
+        operation = Put(item, condition, names, values, return_values, return_old_on_failure)
+        request = to_put_request(table, operation)
+        return to_attributes(self._metered(self._stubs.items.PutItem, request, capacity))
 
-    def get_item(self, table: str, key: Mapping[str, Any]) -> Item | None:
+    def get_item(
+        self,
+        table: str,
+        key: Mapping[str, Any],
+        *,
+        projection: str | None = None,
+        names: Mapping[str, str] | None = None,
+        consistent_read: bool = False,
+        capacity: CapacityMeter | None = None,
+    ) -> Item | None:
         """The item with this key, None if there is none. Sees every write that was acknowledged before.
+
+        `projection` is the document paths to return, joined by commas; None: the whole item. As every read is
+        consistent, `consistent_read` only doubles what is consumed, as in DynamoDB.
 
         Raises: ValidationError, ResourceNotFoundError.
         """
-        request = item_service_pb2.GetItemRequest(table_name=table, key=to_item(key))
-        response = self._call(self._stubs.items.GetItem, request)
-        return from_item(response.item) if response.HasField("item") else None
+        request = item_service_pb2.GetItemRequest(
+            table_name=table,
+            key=to_item(key),
+            projection_expression=projection or "",
+            expression_attribute_names=names,
+            consistent_read=consistent_read,
+        )
+        return to_found(self._metered(self._stubs.items.GetItem, request, capacity))
 
     def update_item(
         self,
@@ -217,13 +401,21 @@ class Client:
         condition: str | None = None,
         names: Mapping[str, str] | None = None,
         values: Mapping[str, Any] | None = None,
-    ) -> None:
+        return_values: ReturnValues = "NONE",
+        return_old_on_failure: bool = False,
+        capacity: CapacityMeter | None = None,
+    ) -> Item | None:
         """Changes attributes of an item, for example by "SET seen = :now REMOVE draft"; creates it if it is missing.
+
+        Returns what `return_values` says of the item before or after, None if there is nothing of it: ALL_OLD, ALL_NEW,
+        or only what the update names, UPDATED_OLD, UPDATED_NEW. If the condition does not hold and
+        `return_old_on_failure` is true, the error has the `item`.
 
         Raises: ValidationError, ResourceNotFoundError, ConditionalCheckFailedError, ThrottlingError.
         """
-        operation = Update(key, update, condition, names, values)
-        self._call(self._stubs.items.UpdateItem, to_update_request(table, operation))
+        operation = Update(key, update, condition, names, values, return_values, return_old_on_failure)
+        request = to_update_request(table, operation)
+        return to_attributes(self._metered(self._stubs.items.UpdateItem, request, capacity))
 
     def delete_item(
         self,
@@ -233,36 +425,280 @@ class Client:
         condition: str | None = None,
         names: Mapping[str, str] | None = None,
         values: Mapping[str, Any] | None = None,
-    ) -> None:
+        return_values: Literal["NONE", "ALL_OLD"] = "NONE",
+        return_old_on_failure: bool = False,
+        capacity: CapacityMeter | None = None,
+    ) -> Item | None:
         """Removes an item; succeeds if there is none.
+
+        Returns the item before, if `return_values` is ALL_OLD and there was one; else None. If the condition does not
+        hold and `return_old_on_failure` is true, the error has the `item`.
 
         Raises: ValidationError, ResourceNotFoundError, ConditionalCheckFailedError, ThrottlingError.
         """
-        operation = Delete(key, condition, names, values)
-        self._call(self._stubs.items.DeleteItem, to_delete_request(table, operation))
+        operation = Delete(key, condition, names, values, return_values, return_old_on_failure)
+        request = to_delete_request(table, operation)
+        return to_attributes(self._metered(self._stubs.items.DeleteItem, request, capacity))
+
+    def batch_get_item(
+        self,
+        keys: Mapping[str, Keys | Iterable[Mapping[str, Any]]],
+        *,
+        capacity: CapacityMeter | None = None,
+    ) -> dict[str, list[Item]]:
+        """Reads up to 100 items, by table: {"flights": [{"id": "a"}, {"id": "b"}]}; leaves out those that are missing.
+
+        Each is read on its own. What the broker leaves for later is asked for again.
+
+        Raises: ValidationError (also for two equal keys of one table), ResourceNotFoundError; ThrottlingError if
+        something is unread in the end.
+        """
+        request = to_batch_get_request(keys)
+        found: dict[str, list[Item]] = {table.table_name: [] for table in request.tables}
+        backoff = self._throttled_backoff()
+        idle_attempts = 0
+        while True:
+            response = self._metered(self._stubs.items.BatchGetItem, request, capacity)
+            for table in response.tables:
+                found[table.table_name].extend(map(from_item, table.items))
+            if not response.unprocessed_keys:
+                return found
+            # A full response is no reason to wait; one that brings nothing on is.
+            if sum(len(table.keys) for table in response.unprocessed_keys) == sum(
+                len(table.keys) for table in request.tables
+            ):
+                idle_attempts += 1
+                if idle_attempts == _THROTTLED_ATTEMPTS_MAX:
+                    raise errors.ThrottlingError("keys are still not read: the broker is busy")
+                sleep(backoff.next_s())
+            request = item_service_pb2.BatchGetItemRequest(tables=response.unprocessed_keys)
 
     def batch_write_item(
-        self, table: str, *, puts: Iterable[Mapping[str, Any]] = (), deletes: Iterable[Mapping[str, Any]] = ()
+        self, operations: Mapping[str, Iterable[Put | Delete]], *, capacity: CapacityMeter | None = None
     ) -> None:
-        """Puts items and deletes keys, at most 25 in all, no two with the same key: if one is invalid, none is written.
+        """Carries out up to 25 puts and deletes, by table: {"flights": [Put(item), Delete(key)]}.
 
-        What the broker is too busy to write is sent again.
+        They are at most 16 MB, without conditions, no two of one table with the same key. If one is invalid, none is
+        written; otherwise each is written on its own, in any order. What the broker is too busy to write is sent again.
 
         Raises: ValidationError, ResourceNotFoundError; ThrottlingError if something is unwritten in the end.
         """
-        request = item_service_pb2.BatchWriteItemRequest()
-        for item in puts:
-            request.operations.add(put=to_put_request(table, Put(item)))
-        for key in deletes:
-            request.operations.add(delete=to_delete_request(table, Delete(key)))
+        request = to_batch_write_request(operations)
         backoff = self._throttled_backoff()
         for _ in range(_THROTTLED_ATTEMPTS_MAX):
-            response = self._call(self._stubs.items.BatchWriteItem, request)
+            response = self._metered(self._stubs.items.BatchWriteItem, request, capacity)
             if not response.unprocessed_operations:
                 return
             request = item_service_pb2.BatchWriteItemRequest(operations=response.unprocessed_operations)
             sleep(backoff.next_s())
         raise errors.ThrottlingError(f"{len(request.operations)} operations are still not written: the broker is busy")
+
+    def transact_write_items(
+        self,
+        actions: Iterable[tuple[str, Action]],
+        *,
+        client_request_token: str | None = None,
+        capacity: CapacityMeter | None = None,
+    ) -> None:
+        """Carries out up to 100 actions, each on another item of a table, all or none: [("flights", Put(item)), ...].
+
+        They are Put, Update, Delete and ConditionCheck, at most 4 MB in all. The same actions with the same token of 1
+        to 36 characters have no new effect for 10 minutes. By default each call has a token of its own, with which it
+        is sent again when the broker is away for a moment.
+
+        Raises: ValidationError, ResourceNotFoundError, ThrottlingError; TransactionCanceledError, whose `reasons` say
+        for each action what was against it; IdempotentParameterMismatchError.
+        """
+        token = client_request_token or str(UUID(int=self._random.getrandbits(128), version=4))
+        request = to_transact_write_request(actions, token)
+        response = self._metered(self._stubs.items.TransactWriteItems, request, capacity)
+        if response.cancellation_reasons:
+            raise to_transaction_error(response.cancellation_reasons)
+
+    def transact_get_items(
+        self, gets: Iterable[tuple[str, Get]], *, capacity: CapacityMeter | None = None
+    ) -> list[Item | None]:
+        """Reads up to 100 items, all as they are at one moment: [("flights", Get(key)), ...]; None for a missing one.
+
+        They are at most 4 MB, no two the same.
+
+        Raises: ValidationError, ResourceNotFoundError.
+        """
+        request = to_transact_get_request(gets)
+        response = self._metered(self._stubs.items.TransactGetItems, request, capacity)
+        return list(map(to_found, response.responses))
+
+    def query(
+        self,
+        table: str,
+        *,
+        key_condition: str,
+        filter: str | None = None,  # noqa: A002 - the word of the API
+        projection: str | None = None,
+        names: Mapping[str, str] | None = None,
+        values: Mapping[str, Any] | None = None,
+        index: str | None = None,
+        select: Select | None = None,
+        reverse: bool = False,
+        consistent_read: bool = False,
+        page_size: int | None = None,
+        capacity: CapacityMeter | None = None,
+    ) -> Generator[Item, None, None]:
+        """Gives the items of one partition key, of the table or an index, in the order of the sort key.
+
+        As query_page, one page after the other; each reads up to `page_size` items, or 1 MB.
+
+        Raises: ValidationError, ResourceNotFoundError.
+        """
+        start: Item | None = None
+        while True:
+            page = self.query_page(
+                table,
+                key_condition=key_condition,
+                filter=filter,
+                projection=projection,
+                names=names,
+                values=values,
+                index=index,
+                select=select,
+                reverse=reverse,
+                consistent_read=consistent_read,
+                limit=page_size,
+                exclusive_start_key=start,
+                capacity=capacity,
+            )
+            yield from page.items
+            if (start := page.last_evaluated_key) is None:
+                return
+
+    def query_page(
+        self,
+        table: str,
+        *,
+        key_condition: str,
+        filter: str | None = None,  # noqa: A002 - the word of the API
+        projection: str | None = None,
+        names: Mapping[str, str] | None = None,
+        values: Mapping[str, Any] | None = None,
+        index: str | None = None,
+        select: Select | None = None,
+        reverse: bool = False,
+        consistent_read: bool = False,
+        limit: int | None = None,
+        exclusive_start_key: Mapping[str, Any] | None = None,
+        capacity: CapacityMeter | None = None,
+    ) -> Page:
+        """Reads items of one partition key, of the table or an index, in the order of the sort key: up to 1 MB.
+
+        `key_condition` is "partition = :v", and at most one condition on the sort key: = < <= > >= BETWEEN or
+        begins_with. At most `limit` items are read, and then those left out for which `filter` does not hold.
+        `projection` is what to return of them, as in get_item; with `select` COUNT only their number is told.
+        `exclusive_start_key` is the last_evaluated_key of the page before. `consistent_read` is as in get_item, and
+        refused for global indexes.
+
+        Raises: ValidationError, ResourceNotFoundError.
+        """
+        request = item_service_pb2.QueryRequest(table_name=table, key_condition_expression=key_condition)
+        fill_read(
+            request,
+            index=index,
+            filter_expression=filter,
+            projection=projection,
+            names=names,
+            values=values,
+            select=select,
+            limit=limit,
+            exclusive_start_key=exclusive_start_key,
+            consistent_read=consistent_read,
+        )
+        if reverse:
+            request.scan_index_forward = False
+        response = self._metered(self._stubs.items.Query, request, capacity)
+        return to_page(response)
+
+    def scan(
+        self,
+        table: str,
+        *,
+        filter: str | None = None,  # noqa: A002 - the word of the API
+        projection: str | None = None,
+        names: Mapping[str, str] | None = None,
+        values: Mapping[str, Any] | None = None,
+        index: str | None = None,
+        select: Select | None = None,
+        segment: int | None = None,
+        total_segments: int | None = None,
+        consistent_read: bool = False,
+        page_size: int | None = None,
+        capacity: CapacityMeter | None = None,
+    ) -> Generator[Item, None, None]:
+        """Gives all items of a table or an index, or those of one segment.
+
+        As scan_page, one page after the other; each reads up to `page_size` items, or 1 MB. A page shows one moment,
+        the whole scan does not: for that see snapshot.
+
+        Raises: ValidationError, ResourceNotFoundError.
+        """
+        start: Item | None = None
+        while True:
+            page = self.scan_page(
+                table,
+                filter=filter,
+                projection=projection,
+                names=names,
+                values=values,
+                index=index,
+                select=select,
+                segment=segment,
+                total_segments=total_segments,
+                consistent_read=consistent_read,
+                limit=page_size,
+                exclusive_start_key=start,
+                capacity=capacity,
+            )
+            yield from page.items
+            if (start := page.last_evaluated_key) is None:
+                return
+
+    def scan_page(
+        self,
+        table: str,
+        *,
+        filter: str | None = None,  # noqa: A002 - the word of the API
+        projection: str | None = None,
+        names: Mapping[str, str] | None = None,
+        values: Mapping[str, Any] | None = None,
+        index: str | None = None,
+        select: Select | None = None,
+        segment: int | None = None,
+        total_segments: int | None = None,
+        consistent_read: bool = False,
+        limit: int | None = None,
+        exclusive_start_key: Mapping[str, Any] | None = None,
+        capacity: CapacityMeter | None = None,
+    ) -> Page:
+        """Reads items of a table or an index: partition keys in the order of their hash, up to 1 MB.
+
+        Several scans share the work when each reads another `segment`, from 0, of `total_segments`, up to 1,000,000;
+        the items of one partition key lie in the same. All else is as in query_page.
+
+        Raises: ValidationError, ResourceNotFoundError.
+        """
+        request = item_service_pb2.ScanRequest(table_name=table, segment=segment, total_segments=total_segments)
+        fill_read(
+            request,
+            index=index,
+            filter_expression=filter,
+            projection=projection,
+            names=names,
+            values=values,
+            select=select,
+            limit=limit,
+            exclusive_start_key=exclusive_start_key,
+            consistent_read=consistent_read,
+        )
+        response = self._metered(self._stubs.items.Scan, request, capacity)
+        return to_page(response)
 
     def write_items(
         self,
@@ -581,24 +1017,105 @@ class Client:
         request = consumer_service_pb2.DiscardParkedKeyRequest(group_name=group, parked_id=parked_id)
         return (self._call(self._stubs.consumers.DiscardParkedKey, request)).discarded_records
 
+    # Backups
+
+    def create_backup(self, name: str, *, timeout_s: float = BACKUP_TIMEOUT_S) -> BackupDetails:
+        """Makes a backup of all that the broker holds, complete when this returns; names need not be unique.
+
+        It is made also if this ends with DeadlineExceededError.
+
+        Raises: ValidationError; BackupInUseError while another is being made; LimitExceededError.
+        """
+        request = backup_service_pb2.CreateBackupRequest(backup_name=name)
+        response = self._call(self._stubs.backups.CreateBackup, request, timeout_s)
+        return to_backup_details(response.backup_details)
+
+    def describe_backup(self, backup_arn: str) -> BackupDescription:
+        """Describes a backup and names the tables in it.
+
+        Raises: ValidationError, BackupNotFoundError.
+        """
+        request = backup_service_pb2.DescribeBackupRequest(backup_arn=backup_arn)
+        response = self._call(self._stubs.backups.DescribeBackup, request)
+        return to_backup_description(response.backup_description)
+
+    def list_backups(self) -> Generator[BackupDetails, None, None]:
+        """Gives all backups, the oldest first."""
+        request = backup_service_pb2.ListBackupsRequest()
+        while True:
+            response = self._call(self._stubs.backups.ListBackups, request)
+            for backup in response.backup_summaries:
+                yield to_backup_details(backup)
+            if not response.last_evaluated_backup_arn:
+                return
+            request.exclusive_start_backup_arn = response.last_evaluated_backup_arn
+
+    def delete_backup(self, backup_arn: str) -> BackupDescription:
+        """Removes a backup.
+
+        Raises: ValidationError, BackupNotFoundError; BackupInUseError while it is being made or restored from.
+        """
+        request = backup_service_pb2.DeleteBackupRequest(backup_arn=backup_arn)
+        response = self._call(self._stubs.backups.DeleteBackup, request, BACKUP_TIMEOUT_S)
+        return to_backup_description(response.backup_description)
+
+    def restore_table_from_backup(
+        self, backup_arn: str, *, source_table: str, target_table: str, timeout_s: float = RESTORE_TIMEOUT_S
+    ) -> TableDescription:
+        """Makes a new table with the key and items of one in a backup, without a stream; whole when this returns.
+
+        If this ends with an error, there is no such table.
+
+        Raises: ValidationError; BackupNotFoundError; BackupInUseError; TableAlreadyExistsError.
+        """
+        request = backup_service_pb2.RestoreTableFromBackupRequest(
+            backup_arn=backup_arn, source_table_name=source_table, target_table_name=target_table
+        )
+        response = self._call(self._stubs.backups.RestoreTableFromBackup, request, timeout_s)
+        return to_table_description(response.table_description)
+
     # Calls
 
     def _consumption(self, table: str, options: ConsumeOptions) -> Consumption:
         return Consumption(self._channel, table, options, self._random)
 
-    def _call(self, method: grpc.UnaryUnaryMultiCallable[_Request, _Response], request: _Request) -> _Response:
-        """Calls with the deadline, again while throttled."""
+    def _metered(
+        self,
+        method: grpc.UnaryUnaryMultiCallable[_MeteredRequest, _MeteredResponse],
+        request: _MeteredRequest,
+        capacity: CapacityMeter | None,
+    ) -> _MeteredResponse:
+        """Calls as _call(); adds what was consumed to the meter, if there is one."""
+        if capacity is None:
+            return self._call(method, request)
+        request.return_consumed_capacity = item_service_pb2.RETURN_CONSUMED_CAPACITY_INDEXES
+        response = self._call(method, request)
+        capacity.add(to_consumed_capacities(response))
+        return response
+
+    def _call(
+        self,
+        method: grpc.UnaryUnaryMultiCallable[_Request, _Response],
+        request: _Request,
+        timeout_s: float | None = None,
+    ) -> _Response:
+        """Calls with a deadline, the client's unless one is given; again while throttled."""
         backoff = self._throttled_backoff()
         for _ in range(_THROTTLED_ATTEMPTS_MAX - 1):
             try:
-                return self._call_once(method, request)
+                return self._call_once(method, request, timeout_s)
             except errors.ThrottlingError as error:
                 sleep(min(max(error.retry_after_s, backoff.next_s()), _THROTTLED_DELAY_MAX_S))
-        return self._call_once(method, request)
+        return self._call_once(method, request, timeout_s)
 
-    def _call_once(self, method: grpc.UnaryUnaryMultiCallable[_Request, _Response], request: _Request) -> _Response:
+    def _call_once(
+        self,
+        method: grpc.UnaryUnaryMultiCallable[_Request, _Response],
+        request: _Request,
+        timeout_s: float | None,
+    ) -> _Response:
         try:
-            return method(request, timeout=self._timeout_s)
+            return method(request, timeout=self._timeout_s if timeout_s is None else timeout_s)
         except grpc.RpcError as error:
             raise errors.from_rpc(error) from error
 

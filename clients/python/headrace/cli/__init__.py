@@ -23,6 +23,8 @@ main = CommandGroup(
         LazyCommand("table", "headrace.cli.table:table", "Create, describe, list, change and delete tables."),
         LazyCommand("item", "headrace.cli.item:item", "Put, get, update and delete items."),
         LazyCommand("import", "headrace.cli.import_:import_", "Load CSV, JSON Lines or DynamoDB JSON into a table."),
+        LazyCommand("export", "headrace.cli.export:export", "Write the items of a table to files, in DynamoDB JSON."),
+        LazyCommand("backup", "headrace.cli.backup:backup", "Make backups, and restore tables from them."),
         LazyCommand("stream", "headrace.cli.stream:stream", "List, read, explain, split and merge change streams."),
         LazyCommand(
             "consumer",

@@ -66,10 +66,11 @@ type of the table's key. --type beats both. An empty cell is no attribute.
 Examples:
   headrace import flights flights.csv.gz --absent NA --type flight=S
   headrace import orders orders.jsonl --create-table --partition-key id
+  headrace import orders AWSDynamoDB/01693685827463-2d8752fd/
 """,
 )
 @click.argument("table_name", metavar="TABLE")
-@click.argument("files", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("files", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
 @click.option(
     "--format",
     "format_name",
@@ -111,6 +112,9 @@ def import_(
 ) -> None:
     """Load FILES into TABLE: CSV, JSON Lines or DynamoDB JSON.
 
+    A folder is read as an exported table: of `headrace export`, or of AWS the folder that holds manifest-files.json and
+    data/.
+
     A bad line or a refused item is told with its line number and does not stop the others; the exit code is then 1.
     """
     from headrace.importer.formats import CsvOptions
@@ -122,7 +126,7 @@ def import_(
     new_table = None
     if partition_key is not None:
         new_table = _NewTable(partition_key=partition_key, sort_key=sort_key, view_type=view_type)
-    sources = [_Source(path=path, format_name=_format_of(path, format_name)) for path in files]
+    sources = [source for path in files for source in _sources_of(path, format_name)]
     options = CsvOptions(delimiter=delimiter, types=types, absent=absent)
     summary = asyncio.run(_import(table_name, sources, options, new_table, endpoint))
     if output == "json":
@@ -215,6 +219,19 @@ async def _import(
         "seconds": round(seconds, 2),
         "items_per_second": round(loader.items_written / seconds),
     }
+
+
+def _sources_of(path: Path, format_name: str | None) -> list[_Source]:
+    from headrace.importer.formats import SourceError, exported_files
+
+    if not path.is_dir():
+        return [_Source(path=path, format_name=_format_of(path, format_name))]
+    if format_name not in {None, "dynamodb-json"}:
+        raise click.UsageError(f"{path} is a folder, and those are read as dynamodb-json only")
+    try:
+        return [_Source(path=file, format_name="dynamodb-json") for file in exported_files(path)]
+    except SourceError as error:
+        raise click.UsageError(f"{path}: {error}") from error
 
 
 def _format_of(path: Path, format_name: str | None) -> str:

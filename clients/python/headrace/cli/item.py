@@ -1,9 +1,10 @@
-"""`headrace item`: put, get, update and delete single items."""
+"""`headrace item`: put, get, update and delete single items, and read many of a table or an index."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -29,7 +30,7 @@ stdin.
 """
 )
 def item() -> None:
-    """Put, get, update and delete items."""
+    """Put, get, update, delete, query and scan items."""
 
 
 def _dynamodb_json_option(command: _Command) -> _Command:
@@ -147,6 +148,71 @@ def delete(
 
     with Client(endpoint) as client:
         client.delete_item(table_name, key, condition=condition, **placeholders)
+
+
+def _read_options(command: _Command) -> _Command:
+    options = (
+        click.option("--index", metavar="NAME", help="Read this index instead of the table."),
+        click.option(
+            "--filter", "filter_expression", metavar="EXPRESSION", help="Show only items for which this holds."
+        ),
+        click.option("--projection", metavar="PATHS", help="Show only these attributes: id, legs[0].airport."),
+        click.option("--names", metavar="JSON", help='What #placeholders stand for: {"#s": "status"}.'),
+        click.option("--values", metavar="JSON", help='What :placeholders stand for: {":s": "late"}.'),
+        click.option("--limit", type=click.IntRange(min=1), help="Show at most so many items."),
+        click.option("--count", "is_count", is_flag=True, help="Show only how many items there are."),
+        _dynamodb_json_option,
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+@item.command()
+@click.argument("table_name", metavar="TABLE")
+@click.argument("key_condition", metavar="KEY_CONDITION")
+@click.option("--reverse", "is_reverse", is_flag=True, help="The highest sort key first.")
+@_read_options
+@endpoint_option
+def query(*, table_name: str, key_condition: str, is_reverse: bool, endpoint: str | None, **read: Any) -> None:
+    """Show the items of one partition key of TABLE, one line of JSON each, in the order of the sort key.
+
+    KEY_CONDITION is like 'carrier = :c AND flight BETWEEN :a AND :b'.
+    """
+    _show_all(endpoint, table_name, read, method="query", key_condition=key_condition, reverse=is_reverse)
+
+
+@item.command()
+@click.argument("table_name", metavar="TABLE")
+@_read_options
+@endpoint_option
+def scan(*, table_name: str, endpoint: str | None, **read: Any) -> None:
+    """Show all items of TABLE, or of an index, one line of JSON each."""
+    _show_all(endpoint, table_name, read, method="scan")
+
+
+def _show_all(endpoint: str | None, table_name: str, read: dict[str, Any], *, method: str, **more: Any) -> None:
+    dynamodb_json, limit = read["dynamodb_json"], read["limit"]
+    from headrace import Client
+    from headrace.cli.render import json_text
+    from headrace.dynamodb_json import from_item
+
+    with Client(endpoint) as client:
+        items: Iterator[Item] = getattr(client, method)(
+            table_name,
+            index=read["index"],
+            filter=read["filter_expression"],
+            projection=read["projection"],
+            **_parse_placeholders(read["names"], read["values"], dynamodb_json=dynamodb_json),
+            **more,
+        )
+        shown = islice(items, limit)
+        if read["is_count"]:
+            click.echo(sum(1 for _ in shown))
+            return
+        for each in shown:
+            document = from_item(each) if dynamodb_json else each
+            click.echo(json_text({name: document[name] for name in sorted(document)}))
 
 
 def _parse_item(argument: str, text: str, *, dynamodb_json: bool) -> dict[str, Any]:

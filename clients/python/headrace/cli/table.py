@@ -17,15 +17,15 @@ from headrace.cli.options import (
 from headrace.cli.render import duration_text, print_fields, print_json, print_table, size_text
 
 if TYPE_CHECKING:
-    from headrace import StreamSettings, TableDescription
-    from headrace._models import KeyType, ViewType
+    from headrace import IndexDescription, ProvisionedThroughput, StreamSettings, TableDescription
+    from headrace._models import KeyType, ProjectionType, ViewType
 
-__all__ = ["table"]
+__all__ = ["print_description", "table"]
 
 
 @click.group()
 def table() -> None:
-    """Create, describe, list, change and delete tables."""
+    """Create, describe, list, change and delete tables and their indexes."""
 
 
 @table.command()
@@ -63,7 +63,7 @@ def create(
             stream=view_type,
             stream_settings=StreamSettings(**settings),
         )
-    _print_description(created, output)
+    print_description(created, output)
 
 
 @table.command()
@@ -71,12 +71,12 @@ def create(
 @endpoint_option
 @output_option
 def describe(*, table_name: str, endpoint: str | None, output: str) -> None:
-    """Show TABLE: its key, status and stream."""
+    """Show TABLE: its key, status, size, indexes and stream."""
     from headrace import Client
 
     with Client(endpoint) as client:
         described = client.describe_table(table_name)
-    _print_description(described, output)
+    print_description(described, output)
 
 
 @table.command(name="list")
@@ -123,7 +123,7 @@ def update(
         if is_switched:
             client.update_table(table_name, stream=view_type)
         updated = client.describe_table(table_name)
-    _print_description(updated, output)
+    print_description(updated, output)
 
 
 @table.command()
@@ -139,7 +139,80 @@ def delete(*, table_name: str, yes: bool, endpoint: str | None, output: str) -> 
 
     with Client(endpoint) as client:
         deleted = client.delete_table(table_name)
-    _print_description(deleted, output)
+    print_description(deleted, output)
+
+
+@table.command(name="create-index")
+@click.argument("table_name", metavar="TABLE")
+@click.argument("index_name", metavar="INDEX")
+@click.option(
+    "--partition-key", metavar="NAME[:TYPE]", required=True, callback=parse_key_attribute, help="As of a table."
+)
+@click.option("--sort-key", metavar="NAME[:TYPE]", callback=parse_key_attribute, help="As --partition-key.")
+@click.option(
+    "--project",
+    metavar="ATTRIBUTES",
+    default="ALL",
+    show_default=True,
+    help="What it holds besides keys: ALL, KEYS_ONLY, or names joined by commas.",
+)
+@click.option("--no-wait", is_flag=True, help="Do not wait until it holds the items there are.")
+@endpoint_option
+@output_option
+def create_index(
+    *,
+    table_name: str,
+    index_name: str,
+    partition_key: KeyOption,
+    sort_key: KeyOption | None,
+    project: str,
+    no_wait: bool,
+    endpoint: str | None,
+    output: str,
+) -> None:
+    """Add the global secondary index INDEX to TABLE; it can be read when the command returns."""
+    from headrace import Client, GlobalIndex
+
+    projection: ProjectionType = "ALL" if project == "ALL" else "KEYS_ONLY" if project == "KEYS_ONLY" else "INCLUDE"
+    index = GlobalIndex(
+        index_name=index_name,
+        partition_key=_with_default_type(partition_key),
+        sort_key=None if sort_key is None else _with_default_type(sort_key),
+        projection=projection,
+        non_key_attributes=tuple(project.split(",")) if projection == "INCLUDE" else (),
+    )
+    with Client(endpoint) as client:
+        updated = client.update_table(table_name, create_index=index)
+        if not no_wait:
+            updated = client.wait_for_indexes(table_name)
+    print_description(updated, output)
+
+
+@table.command(name="delete-index")
+@click.argument("table_name", metavar="TABLE")
+@click.argument("index_name", metavar="INDEX")
+@endpoint_option
+@output_option
+def delete_index(*, table_name: str, index_name: str, endpoint: str | None, output: str) -> None:
+    """Remove the global secondary index INDEX from TABLE."""
+    from headrace import Client
+
+    with Client(endpoint) as client:
+        updated = client.update_table(table_name, delete_index=index_name)
+    print_description(updated, output)
+
+
+@table.command()
+@click.argument("table_name", metavar="TABLE")
+@click.argument("attribute_name", metavar="ATTRIBUTE")
+@click.option("--off", "is_off", is_flag=True, help="Let items expire no longer.")
+@endpoint_option
+def expire(*, table_name: str, attribute_name: str, is_off: bool, endpoint: str | None) -> None:
+    """Delete items of TABLE when the seconds since 1970 in ATTRIBUTE have passed."""
+    from headrace import Client
+
+    with Client(endpoint) as client:
+        client.update_time_to_live(table_name, attribute_name, enabled=not is_off)
 
 
 def _with_default_type(key: KeyOption) -> tuple[str, KeyType]:
@@ -147,9 +220,9 @@ def _with_default_type(key: KeyOption) -> tuple[str, KeyType]:
     return name, key_type or "S"
 
 
-def _print_description(table: TableDescription, output: str) -> None:
+def print_description(table: TableDescription, output: str) -> None:
+    """Write what a table is."""
     settings = table.stream_settings
-    keys = [f"{key.name} ({key.type})" for key in (table.partition_key, table.sort_key) if key is not None]
     if output == "json":
         print_json(table)
     else:
@@ -157,7 +230,10 @@ def _print_description(table: TableDescription, output: str) -> None:
             {
                 "table": table.table_name,
                 "status": table.table_status,
-                "key": ", ".join(keys),
+                "key": _key_text(table),
+                "items": f"{table.item_count} ({size_text(table.table_size_bytes)})",
+                "indexes": "\n".join(map(_index_text, (*table.local_indexes, *table.global_indexes))) or "none",
+                "capacity": _capacity_text(table.provisioned_throughput),
                 "stream": table.stream_view_type or "off",
                 "latest stream": table.latest_stream_arn,
                 "retention": _retention_text(settings),
@@ -166,6 +242,22 @@ def _print_description(table: TableDescription, output: str) -> None:
                 "arn": table.table_arn,
             }
         )
+
+
+def _key_text(keys: TableDescription | IndexDescription) -> str:
+    return ", ".join(f"{key.name} ({key.type})" for key in (keys.partition_key, keys.sort_key) if key is not None)
+
+
+def _index_text(index: IndexDescription) -> str:
+    projected = ", ".join(index.non_key_attributes) or index.projection
+    state = "" if index.index_status == "ACTIVE" else f", {index.index_status}"
+    return f"{index.index_name}: {_key_text(index)}; {projected}; {index.item_count} items{state}"
+
+
+def _capacity_text(throughput: ProvisionedThroughput | None) -> str:
+    if throughput is None:
+        return "on demand"
+    return f"{throughput.read_capacity_units} read and {throughput.write_capacity_units} write units a second"
 
 
 def _retention_text(settings: StreamSettings) -> str:

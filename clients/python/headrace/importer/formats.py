@@ -29,6 +29,7 @@ __all__ = [
     "CsvReader",
     "SourceError",
     "decompressed",
+    "exported_files",
     "format_of",
     "parse_json_object",
     "read_dynamodb_json",
@@ -69,6 +70,26 @@ def format_of(path: Path) -> str | None:
     if suffixes and suffixes[-1] == ".gz":
         suffixes.pop()
     return _FORMAT_BY_SUFFIX.get(suffixes[-1]) if suffixes else None
+
+
+def exported_files(folder: Path) -> list[Path]:
+    """The data files of an exported table in AWS's layout, which its manifest names.
+
+    Raises SourceError if the manifest or one of them is missing: the export has not finished, or its copy has not.
+    """
+    manifest = folder / "manifest-files.json"
+    try:
+        entries = [parse_json_object(line) for line in manifest.read_text().splitlines() if line.strip()]
+        # In a bucket the key has the path of the export before it.
+        files = [folder / "data" / Path(entry["dataFileS3Key"]).name for entry in entries]
+    except OSError as error:
+        raise SourceError(f"it is not a whole exported table: {error}") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise SourceError(f"{manifest.name} is not that of an exported table: {error}") from error
+    missing = [file.name for file in files if not file.is_file()]
+    if missing:
+        raise SourceError(f"{manifest.name} names files that are missing: {len(missing)}, the first is {missing[0]}")
+    return files
 
 
 def decompressed(raw: BinaryIO, path: Path) -> BinaryIO:

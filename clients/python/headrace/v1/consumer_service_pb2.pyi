@@ -103,7 +103,9 @@ class _GapPolicyEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._Enum
     GAP_POLICY_FAIL: _GapPolicy.ValueType  # 1
     """End the call with TRIMMED_DATA_ACCESS."""
     GAP_POLICY_SKIP: _GapPolicy.ValueType  # 2
-    """Tell the gap by an event, and go on at the oldest record held."""
+    """Tell the gap by an event, and go on at the oldest record held. Whoever holds the shard next is told again, until the
+    event's sequence_number or a higher one is acked.
+    """
 
 class GapPolicy(_GapPolicy, metaclass=_GapPolicyEnumTypeWrapper):
     """What to do when records that the group has not processed are no longer held."""
@@ -113,7 +115,9 @@ GAP_POLICY_UNSPECIFIED: GapPolicy.ValueType  # 0
 GAP_POLICY_FAIL: GapPolicy.ValueType  # 1
 """End the call with TRIMMED_DATA_ACCESS."""
 GAP_POLICY_SKIP: GapPolicy.ValueType  # 2
-"""Tell the gap by an event, and go on at the oldest record held."""
+"""Tell the gap by an event, and go on at the oldest record held. Whoever holds the shard next is told again, until the
+event's sequence_number or a higher one is acked.
+"""
 global___GapPolicy = GapPolicy
 
 class _RecordSource:
@@ -408,7 +412,9 @@ class ConsumeNack(google.protobuf.message.Message):
     """For people, kept with the parked key; at most 1,024 characters, cut beyond."""
     @property
     def retry_delay(self) -> google.protobuf.duration_pb2.Duration:
-        """With TRANSIENT: how long to wait at least, up to 15 minutes. Absent: 0.1 s, doubled with each attempt up to 30 s."""
+        """With TRANSIENT: how long to wait at least, up to 15 minutes. Absent: 0.1 s, doubled with each attempt up to 30 s. Holds
+        also for the member that gets the shard next.
+        """
 
     def __init__(
         self,
@@ -451,7 +457,7 @@ class ConsumeResponse(google.protobuf.message.Message):
     ("parkedId-...") come and are acked just like shards.
     """
     lease_epoch: builtins.int
-    """Rises each time the shard is assigned; a fencing token for side effects."""
+    """Rises each time the shard is assigned, also to groups made anew under the same name: a fencing token for side effects."""
     sequence_number: builtins.str
     """The shard is read up to here; ack it when the records are processed."""
     millis_behind_latest: builtins.int
@@ -490,7 +496,7 @@ class ConsumeResponse(google.protobuf.message.Message):
 
     @property
     def gap(self) -> global___ShardGap:
-        """Records of the shard were lost; it goes on after them."""
+        """Records of the shard were lost; it goes on after them, at the response's sequence_number, which may be acked."""
 
     @property
     def nacked(self) -> global___Nacked:

@@ -1,0 +1,139 @@
+"""Backfill and expiry beside writers, restarts and tables that go."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from broker.encoding.items import canonicalize
+from broker.model.tables import Index, KeyAttribute, KeyAttributeType, ProjectionType
+from broker.storage.rocks import Family, Store
+from broker.tables import housekeeping
+from broker.tables.catalog import OpenTable
+from broker.tables.definition import TableChange
+from broker.tables.housekeeping import Backfill, Expiry
+from broker.tables.operations import Put
+from tests.unit.engine import NOON_MS, TIMEOUT_S, Engine, FakeClock, running
+from tests.values import item
+
+BY_STATE = Index(
+    name="by-state",
+    id=0,
+    is_global=True,
+    partition_key=KeyAttribute(name="stage", type=KeyAttributeType.STRING),
+    sort_key=None,
+    projection_type=ProjectionType.ALL,
+)
+
+
+def put(table: OpenTable, key: str, **more: object) -> Put:
+    whole = item({"id": key, **more})
+    return Put(table, table.keys.of_item(whole), canonicalize(whole), None)
+
+
+def backfill(engine: Engine) -> Backfill:
+    return Backfill(engine.catalog, engine.committer, engine.store)
+
+
+def entries(engine: Engine) -> int:
+    (index,) = engine.catalog.open_table("pets").definition.indexes
+    return engine.catalog.size_of(index.id)[0]
+
+
+async def test_a_backfill_begins_by_itself_and_skips_what_cannot_be_in_the_index(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = await engine.table()
+    await engine.committer.submit([put(table, f"k{number}", stage="open") for number in range(250)])
+    # Of the wrong type, empty, too long, or without it.
+    faulty: list[dict[str, object]] = [{"stage": 5}, {"stage": ""}, {"stage": "x" * 3000}, {}]
+    await engine.committer.submit([put(table, f"f{number}", **each) for number, each in enumerate(faulty)])
+    filling = asyncio.create_task(backfill(engine).run())
+    await engine.catalog.update_table("pets", TableChange(new_indexes=(BY_STATE,)))
+    finished = asyncio.Event()
+    finish = engine.catalog.finish_backfill
+
+    async def finishing(table_name: str, id_: int) -> None:
+        await finish(table_name, id_)
+        finished.set()
+
+    monkeypatch.setattr(engine.catalog, "finish_backfill", finishing)
+    async with asyncio.timeout(TIMEOUT_S):
+        await finished.wait()
+    assert not engine.catalog.open_table("pets").definition.indexes[0].is_backfilling
+    assert entries(engine) == 250
+    filling.cancel()
+    await asyncio.wait({filling})
+
+
+async def test_a_backfill_that_a_restart_broke_off_is_done_again(tmp_path: Path) -> None:
+    store, clock = Store(tmp_path), FakeClock()
+    async with running(store, clock) as engine:
+        table = await engine.table()
+        await engine.committer.submit([put(table, f"k{number}", stage="open") for number in range(300)])
+        await engine.catalog.update_table("pets", TableChange(new_indexes=(BY_STATE,)))
+        # Some of it is there already.
+        keys = [key for key, _ in store.scan(Family.ITEMS, b"", b"\xff")][:100]
+        await engine.committer.submit([housekeeping._Fill(table, key) for key in keys])
+        assert entries(engine) == 100
+    store.close()
+    del store, engine, table
+    again = Store(tmp_path)
+    async with running(again, clock) as engine:
+        await backfill(engine).round()
+        assert entries(engine) == 300
+        await backfill(engine).round()
+        assert entries(engine) == 300
+    again.close()
+
+
+async def test_a_table_or_index_that_goes_meanwhile_ends_its_backfill(engine: Engine) -> None:
+
+    async def drop_index() -> None:
+        await engine.catalog.update_table("pets", TableChange(deleted_indexes=("by-state",)))
+
+    async def delete_table() -> None:
+        await engine.catalog.delete_table("pets")
+
+    for goes in (drop_index, delete_table):
+        table = await engine.table()
+        await engine.committer.submit([put(table, f"k{number}", stage="open") for number in range(300)])
+        await engine.catalog.update_table("pets", TableChange(new_indexes=(BY_STATE,)))
+        id_ = table.definition.indexes[0].id
+        async with asyncio.timeout(TIMEOUT_S):
+            await asyncio.gather(backfill(engine).round(), goes())
+        assert engine.catalog.size_of(id_) == (0, 0)
+        if engine.catalog.find_table("pets") is not None:
+            await engine.catalog.delete_table("pets")
+    assert list(engine.store.scan(Family.INDEXES, b"", b"\xff")) == []
+
+
+async def test_an_item_whose_time_was_moved_is_not_deleted(engine: Engine) -> None:
+    table = await engine.table()
+    await engine.catalog.update_time_to_live("pets", "until", is_enabled=True)
+    now = NOON_MS // 1000
+    await engine.committer.submit([put(table, key, until=now - 5) for key in "abc"])
+    expiry = Expiry(engine.catalog, engine.committer, engine.store, engine.clock)
+    stored = [table.keys.of_key(item(id=key)).stored for key in "abc"]
+    moved = put(table, "b", until=now + 5)
+    # In the same group commit as the sweep's operations, before them.
+    results = await engine.committer.submit([moved, *(housekeeping._Expire(table, each, now) for each in stored)])
+    assert results[1:] == [True, False, True]
+    await expiry.round()
+    assert (expiry.deleted_total, engine.catalog.size_of(table.definition.id)[0]) == (0, 1)
+    engine.clock.ms += 6_000
+    await expiry.round()
+    assert (expiry.deleted_total, engine.catalog.size_of(table.definition.id)[0]) == (1, 0)
+
+
+async def test_a_sweep_takes_so_many_and_goes_on_the_next_time(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = await engine.table()
+    await engine.catalog.update_time_to_live("pets", "until", is_enabled=True)
+    await engine.committer.submit([put(table, f"k{n}", until=NOON_MS // 1000 - 5) for n in range(450)])
+    expiry = Expiry(engine.catalog, engine.committer, engine.store, engine.clock)
+    monkeypatch.setattr(housekeeping, "SWEEP_ITEMS_MAX", 200)
+    for left in (250, 50, 0):
+        await expiry.round()
+        assert engine.catalog.size_of(table.definition.id)[0] == left

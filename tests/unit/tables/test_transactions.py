@@ -1,0 +1,116 @@
+"""Request tokens at their bounds, and what a transaction consumes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from broker.encoding.items import canonicalize
+from broker.expressions.condition import parse_condition
+from broker.expressions.placeholders import Placeholders
+from broker.model.errors import (
+    IdempotentParameterMismatchError,
+    ProvisionedThroughputExceededError,
+    ThrottlingError,
+    TransactionCanceledError,
+)
+from broker.model.tables import Throughput
+from broker.storage.rocks import Store
+from broker.tables import transactions
+from broker.tables.capacity import BURST_SECONDS, CapacityMetering
+from broker.tables.catalog import OpenTable
+from broker.tables.definition import BillingMode, TableChange
+from broker.tables.operations import Check, Delete, Put
+from broker.tables.transactions import TOKEN_SECONDS, RequestToken, RequestTokens, Transaction
+from tests.unit.engine import Engine, FakeClock, running
+from tests.values import item
+
+MISSING = parse_condition("attribute_not_exists(id)", Placeholders({}, {}))
+
+
+def put(table: OpenTable, key: str, **more: object) -> Put:
+    whole = item({"id": key, **more})
+    return Put(table, table.keys.of_item(whole), canonicalize(whole), None)
+
+
+def token(name: str, digest: bytes = b"d") -> RequestToken:
+    return RequestToken(name=name, digest=digest)
+
+
+async def carry_out(engine: Engine, tokens: RequestTokens, *writes: Put | Check | Delete, name: str = "t") -> None:
+    metering = CapacityMetering(engine.clock)
+    await engine.committer.commit(Transaction(writes, metering, tokens, token(name)))
+
+
+async def test_a_token_stands_for_ten_minutes_and_is_forgotten_then(engine: Engine) -> None:
+    tokens, table = RequestTokens(engine.store), await engine.table()
+    await carry_out(engine, tokens, put(table, "a"))
+    engine.clock.ms += TOKEN_SECONDS * 1000 - 1
+    await carry_out(engine, tokens, put(table, "b"))
+    assert engine.catalog.size_of(table.definition.id)[0] == 1, "nothing new came of it"
+    with pytest.raises(IdempotentParameterMismatchError):
+        await engine.do(lambda group: tokens.plan_check(group, token("t", b"other")))
+    engine.clock.ms += 1
+    await carry_out(engine, tokens, put(table, "b"))
+    assert engine.catalog.size_of(table.definition.id)[0] == 2
+
+
+async def test_tokens_have_a_bound_and_old_ones_make_room(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transactions, "TOKENS_MAX", 3)
+    tokens, table = RequestTokens(engine.store), await engine.table()
+    for number in range(3):
+        await carry_out(engine, tokens, put(table, str(number)), name=str(number))
+    with pytest.raises(ThrottlingError) as throttled:
+        await carry_out(engine, tokens, put(table, "3"), name="3")
+    assert throttled.value.metadata["limit"] == "3"
+    engine.clock.ms += TOKEN_SECONDS * 1000
+    await carry_out(engine, tokens, put(table, "3"), name="3")
+    # What is kept on disk is bounded, too.
+    again = RequestTokens(engine.store)
+    assert [kept.name for kept in again._oldest_first] == ["3"]
+
+
+async def test_tokens_are_there_after_a_restart(tmp_path: Path) -> None:
+    store, clock = Store(tmp_path), FakeClock()
+    async with running(store, clock) as engine:
+        table = await engine.table()
+        await carry_out(engine, RequestTokens(store), put(table, "a"))
+    store.close()
+    del store, engine, table
+    again = Store(tmp_path)
+    async with running(again, clock) as engine:
+        table = engine.catalog.open_table("pets")
+        await carry_out(engine, RequestTokens(again), put(table, "b"))
+        assert engine.catalog.size_of(table.definition.id)[0] == 1
+    again.close()
+
+
+async def test_a_transaction_consumes_twice_also_if_it_is_cancelled(engine: Engine) -> None:
+    tokens, table = RequestTokens(engine.store), await engine.table()
+    metering = CapacityMetering(engine.clock)
+    writes = [put(table, "a", text="x" * 1500), Check(table, table.keys.of_key(item(id="b")), MISSING)]
+    (consumed,) = await engine.committer.commit(Transaction(writes, metering, tokens, None))
+    assert consumed.total.writes == 2 * 2 + 2 * 1
+    writes = [Check(table, table.keys.of_key(item(id="a")), MISSING), put(table, "c")]
+    with pytest.raises(TransactionCanceledError) as cancelled:
+        await engine.committer.commit(Transaction(writes, metering, tokens, None))
+    (consumed,) = cancelled.value.consumed
+    # Of the item that is there.
+    assert consumed.total.writes == 2 * 2 + 2 * 1
+    (usage,) = metering.all()
+    assert usage.write_units == 12
+
+
+async def test_without_throughput_left_a_transaction_is_cancelled_as_a_whole(engine: Engine) -> None:
+    tokens, table = RequestTokens(engine.store), await engine.table()
+    metering = CapacityMetering(engine.clock)
+    throughput = Throughput(read_units=1, write_units=1)
+    await engine.catalog.update_table("pets", TableChange(billing_mode=BillingMode.PROVISIONED, throughput=throughput))
+    large = [put(table, str(number), text="x" * 300_000) for number in range(2)]
+    await engine.committer.commit(Transaction(large, metering, tokens, None))
+    assert BURST_SECONDS * throughput.write_units < 2 * 600
+    with pytest.raises(TransactionCanceledError) as cancelled:
+        await engine.committer.commit(Transaction([put(table, "a"), put(table, "b")], metering, tokens, None))
+    assert [type(cause) for cause in cancelled.value.causes] == [ProvisionedThroughputExceededError] * 2
+    assert engine.catalog.size_of(table.definition.id)[0] == 2
