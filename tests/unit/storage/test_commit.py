@@ -690,13 +690,20 @@ async def test_what_the_journal_has_synced_is_in_the_store(tmp_path: Path) -> No
 
 
 async def test_sizes_are_counted_and_never_below_nothing(engine: Engine) -> None:
-    await engine.do(lambda group: group.resize(7, None, 100))
-    await engine.do(lambda group: [group.resize(7, 100, 60), group.resize(7, None, 5)])
+    async def resize(*changes: tuple[int, int | None, int | None]) -> None:
+        def plan(group: Group) -> None:
+            for change in changes:
+                group.resize(*change)
+
+        await engine.do(plan)
+
+    await resize((7, None, 100))
+    await resize((7, 100, 60), (7, None, 5))
     assert engine.committer.sizes[7] == (2, 65)
-    await engine.do(lambda group: [group.resize(7, 60, None)])
+    await resize((7, 60, None))
     assert engine.committer.sizes[7] == (1, 5)
     # What was there before anything was counted.
-    await engine.do(lambda group: [group.resize(7, 50, None), group.resize(8, 50, None)])
+    await resize((7, 50, None), (8, 50, None))
     assert (engine.committer.sizes[7], engine.committer.sizes[8]) == ((0, 0), (0, 0))
     await engine.do(lambda group: group.forget_size(7))
     assert 7 not in engine.committer.sizes
