@@ -264,7 +264,7 @@ class Change(_SingleWrite):
         after = update.apply(attributes, is_new=old is None)
         new = items.with_changes(item, size_bytes, {name: after.get(name) for name in update.touched})
         if self.table.indexes:
-            self.table.indexes.check(self.key, item, new)
+            self.table.indexes.check(self.key, item, new, update.touched)
         return Decision(old, new)
 
     def _largest_shown(self, old: EncodedItem | None, new: EncodedItem | None) -> EncodedItem | None:

@@ -8,7 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from broker.encoding.items import canonicalize
+from broker.encoding.items import canonical_value, canonicalize
+from broker.expressions.placeholders import Placeholders
+from broker.expressions.update import parse_update
+from broker.model.errors import ValidationError
 from broker.model.tables import Index, KeyAttribute, KeyAttributeType, ProjectionType
 from broker.storage.commit import Group
 from broker.storage.rocks import Family, Store
@@ -16,9 +19,9 @@ from broker.tables import housekeeping
 from broker.tables.catalog import OpenTable
 from broker.tables.definition import TableChange
 from broker.tables.housekeeping import Backfill, Expiry
-from broker.tables.operations import Put
+from broker.tables.operations import Change, Put
 from tests.unit.engine import NOON_MS, TIMEOUT_S, Engine, FakeClock, running
-from tests.values import item
+from tests.values import item, to_attribute_value, value
 
 BY_STATE = Index(
     name="by-state",
@@ -89,6 +92,26 @@ async def test_a_backfill_that_a_restart_broke_off_is_done_again(tmp_path: Path)
         await backfill(engine).round()
         assert entries(engine) == 300
     again.close()
+
+
+# What is no key of the index any user thinks of must not make the item untouchable.
+async def test_an_item_that_cannot_be_in_a_new_index_can_be_updated(engine: Engine) -> None:
+    table = await engine.table()
+    await engine.committer.commit(put(table, "a", stage=5))
+    await engine.catalog.update_table("pets", TableChange(new_indexes=(BY_STATE,)))
+    await backfill(engine).round()
+
+    def change(expression: str, content: object) -> Change:
+        placeholders = Placeholders({}, {":v": canonical_value(to_attribute_value(value(content)))})
+        update = parse_update(expression, placeholders, table.keys.names)
+        return Change(table, table.keys.of_key(item(id="a")), update, None, 0)
+
+    await engine.committer.commit(change("SET n = :v", 1))
+    with pytest.raises(ValidationError, match="Type mismatch for Index Key stage Expected: S Actual: N"):
+        await engine.committer.commit(change("SET stage = :v", 6))
+    assert entries(engine) == 0
+    await engine.committer.commit(change("SET stage = :v", "open"))
+    assert entries(engine) == 1
 
 
 async def test_a_backfill_goes_on_after_a_restart_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
