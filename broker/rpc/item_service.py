@@ -275,7 +275,9 @@ class ItemService:
         consumption.read(read_units(page.read_bytes, consistent=reading.is_consistent), index)
         if page.fetched_units:
             consumption.read(page.fetched_units)
+        # A page of few items was made in one turn, so of these none slips through.
         self._capacity.consume(consumption)
+        await page.settled
         counts = pb.QueryResponse(count=page.count, scanned_count=page.scanned_count).SerializeToString()
         last = _EMPTY if page.last_key is None else field_bytes(_FIELD_4, page.last_key)
         shown = [field_bytes(_FIELD_1, item) for item in page.items]
@@ -395,7 +397,7 @@ class ItemService:
         table = self._catalog.open_table(table_name)
         key = table.keys.of_item(item)
         if table.indexes:
-            table.indexes.check(key, item, encoded)
+            table.indexes.check(key, item, encoded, item.attributes)
         wanted = wanted or _wanted(request, _RETURN_VALUES_OF_OTHERS, "ALL_OLD or NONE", room)
         return Put(table, key, encoded, _condition(request), self._capacity, wanted)
 

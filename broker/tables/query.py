@@ -19,6 +19,8 @@ from broker.storage.rocks import Family
 from broker.tables.capacity import read_units
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable
+
     from broker.encoding.items import EncodedItem, Item
     from broker.expressions.condition import Condition
     from broker.expressions.key_condition import KeyCondition
@@ -79,6 +81,8 @@ class Page:
     # What was read, by DynamoDB's rules, and what completing items of an index from its table consumed.
     read_bytes: int
     fetched_units: float
+    # It is to be shown to nobody before this has been awaited.
+    settled: Awaitable[None]
 
 
 class _Range:
@@ -270,9 +274,9 @@ def _start(reading: Reading, start_key: Item) -> bytes:
 
 async def _page(reader: ItemReader, reading: Reading, keys: _Range) -> Page:
     family = Family.ITEMS if reading.index is None else Family.INDEXES
-    # Of the same moment as the entries: there is no turn of the loop in between.
+    # Both of one moment: there is no turn of the loop in between.
     table = reader.moment(reading.table) if _needs_table(reading) else None
-    entries = await reader.entries(family, keys.begin, keys.end, is_reverse=keys.is_reverse)
+    entries = reader.entries(family, keys.begin, keys.end, is_reverse=keys.is_reverse)
     needs_look = reading.filter is not None or reading.projection is not None
     shows_items = reading.select is not Select.COUNT
     found: list[bytes] = []
@@ -280,7 +284,7 @@ async def _page(reader: ItemReader, reading: Reading, keys: _Range) -> Page:
     fetched_units = 0.0
     last: EncodedItem | None = None
     is_full = False
-    for _, item in entries:
+    for item in entries.items:
         scanned += 1
         read_bytes += item.size_bytes
         last, encoded = item, item.encoded
@@ -316,6 +320,7 @@ async def _page(reader: ItemReader, reading: Reading, keys: _Range) -> Page:
         last_key=_key_of(reading, last) if is_full and last is not None else None,
         read_bytes=read_bytes,
         fetched_units=fetched_units,
+        settled=entries.settled,
     )
 
 

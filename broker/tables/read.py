@@ -10,7 +10,7 @@ from broker.storage import layout
 from broker.storage.rocks import Family
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Awaitable, Iterable, Iterator
 
     from broker.encoding.items import EncodedItem
     from broker.encoding.keys import ItemKey
@@ -51,14 +51,11 @@ class ItemReader:
         begin, end = table_prefix(table.definition.id), table_prefix(table.definition.id + 1)
         return ItemsAtOneMoment(self._store.cursor(Family.ITEMS, begin, end))
 
-    async def entries(
-        self, family: Family, begin: bytes, end: bytes, *, is_reverse: bool
-    ) -> Iterator[tuple[bytes, EncodedItem]]:
-        """The items or index entries with begin <= stored key < end as they are at this moment, all durable."""
+    def entries(self, family: Family, begin: bytes, end: bytes, *, is_reverse: bool) -> Entries:
+        """The items or index entries with begin <= stored key < end as they are at this moment."""
         scan = self._store.scan_back if is_reverse else self._store.scan
         entries = scan(family, begin, end)
-        await self._committer.all_settled()
-        return ((key, layout.decode_item(value).item) for key, value in entries)
+        return Entries((layout.decode_item(value).item for _, value in entries), settled=self._committer.all_settled())
 
     async def snapshot(self, table: OpenTable, after: bytes) -> TableSnapshot:
         """The items of a table as they are now: those after a place, or all if that is empty."""
@@ -77,6 +74,14 @@ class ItemReader:
             Family.ITEMS, [(begin, end) for begin, end in zip(begins, ends, strict=True)]
         )
         return RangedSnapshot(number, prefix, begins, cursors)
+
+
+class Entries(NamedTuple):
+    """Items or index entries as they were at one moment, in the order of their keys or in reverse; to be read once."""
+
+    items: Iterator[EncodedItem]
+    # They are to be shown to nobody before this has been awaited.
+    settled: Awaitable[None]
 
 
 class ItemsAtOneMoment:

@@ -74,22 +74,24 @@ def query(**fields: Any) -> pb.QueryRequest:
 
 
 # Each looks at an item that is on its way to the disk, so that all of them wait before they answer.
-@pytest.mark.parametrize("call", ["GetItem", "BatchGetItem", "TransactGetItems"])
+@pytest.mark.parametrize("call", ["GetItem", "BatchGetItem", "TransactGetItems", "Query", "Scan"])
 async def test_of_many_reads_side_by_side_none_slips_through(engine: Engine, service: Service, call: str) -> None:
     table = await engine.table()
     throughput = Throughput(read_units=1, write_units=1)
     await engine.catalog.update_table("pets", TableChange(billing_mode=BillingMode.PROVISIONED, throughput=throughput))
     begun = len(engine.journal.entries)
     engine.journal.hold()
-    writing = asyncio.ensure_future(service.put_all(table, item(id="a", text="x" * 400_000)))
+    writing = asyncio.ensure_future(service.put_all(table, item(id="x", text="x" * 400_000)))
     await engine.journal.sync_begun(begun + 1)
-    key = item(id="a")
+    key = item(id="x")
     requests: dict[str, Message] = {
         "GetItem": pb.GetItemRequest(table_name="pets", key=key, consistent_read=True),
         "BatchGetItem": pb.BatchGetItemRequest(
             tables=[pb.TableKeys(table_name="pets", keys=[key], consistent_read=True)]
         ),
         "TransactGetItems": pb.TransactGetItemsRequest(transact_items=[pb.TransactGetItem(table_name="pets", key=key)]),
+        "Query": query(consistent_read=True),
+        "Scan": pb.ScanRequest(table_name="pets", consistent_read=True),
     }
     reading = [asyncio.create_task(service.call(call, requests[call])) for _ in range(10)]
     await asyncio.sleep(0)
