@@ -204,4 +204,5 @@ def _looked_at(group: Group, write: Write) -> Consumption:
 
 
 def _generation(group: Group) -> int:
-    return group.now_ms // (TOKEN_SECONDS * _MILLIS_PER_SECOND)
+    # There is one before each.
+    return 1 + group.now_ms // (TOKEN_SECONDS * _MILLIS_PER_SECOND)

@@ -74,6 +74,18 @@ async def test_tokens_have_a_bound_and_old_ones_make_room(engine: Engine, monkey
     assert len(list(engine.store.scan(Family.CATALOG, b"tokens/", b"tokens0"))) == 1
 
 
+async def test_tokens_do_not_mind_a_clock_that_begins_at_nothing(store: Store) -> None:
+    clock = FakeClock(0)
+    async with running(store, clock) as engine:
+        tokens, table = RequestTokens(store), await engine.table()
+        for key in ("a", "b"):
+            await carry_out(engine, tokens, put(table, key))
+        assert engine.catalog.size_of(table.definition.id)[0] == 1
+        clock.ms += TOKEN_SECONDS * 1000
+        await carry_out(engine, tokens, put(table, "b"))
+        assert engine.catalog.size_of(table.definition.id)[0] == 2
+
+
 # The name of a token is all a client's, and what follows it on disk must not be taken for it.
 async def test_tokens_that_begin_alike_are_not_confused(engine: Engine) -> None:
     tokens, table = RequestTokens(engine.store), await engine.table()
