@@ -17,6 +17,7 @@ from broker.model import numbers
 from broker.model.errors import ValidationError
 from broker.model.values import (
     ATTRIBUTE_NAME_BYTES_MAX,
+    ITEM_ENCODED_BYTES_MAX,
     ITEM_SIZE_BYTES_MAX,
     NESTING_LEVELS_MAX,
     Attributes,
@@ -90,8 +91,7 @@ def canonicalize(item: Item) -> EncodedItem:
         else:
             size += _canonical_value(value, value.WhichOneof("kind"), 1)
         size += _KEPT_NAME_BYTES.get(name) or _name_bytes(name)
-    _check_size(size, "Item size")
-    return EncodedItem(item.SerializeToString(deterministic=True), size)
+    return _encoded(item, size, "Item size")
 
 
 def canonical_value(value: pb.AttributeValue) -> Value:
@@ -130,8 +130,7 @@ def with_changes(item: Item, size_bytes: int, changes: Mapping[str, Value | None
             new = attributes[name]
             _encode_value(value, new)
             size_bytes += _canonical_value(new, new.WhichOneof("kind"), 1) + _name_bytes(name)
-    _check_size(size_bytes, "Item size to update")
-    return EncodedItem(item.SerializeToString(deterministic=True), size_bytes)
+    return _encoded(item, size_bytes, "Item size to update")
 
 
 def encode(attributes: Attributes) -> EncodedItem:
@@ -142,13 +141,23 @@ def encode(attributes: Attributes) -> EncodedItem:
     return canonicalize(item)
 
 
-def _check_size(size: int, what: str) -> None:
+def _encoded(item: Item, size: int, what: str) -> EncodedItem:
+    """A checked item as bytes. Raises ValidationError if it is too large, by DynamoDB's rules or as it is stored."""
     if size > ITEM_SIZE_BYTES_MAX:
         raise ValidationError(
             f"{what} has exceeded the maximum allowed size: {size} bytes, limit {ITEM_SIZE_BYTES_MAX}",
             field="item",
             limit=ITEM_SIZE_BYTES_MAX,
         )
+    encoded = item.SerializeToString(deterministic=True)
+    if len(encoded) > ITEM_ENCODED_BYTES_MAX:
+        raise ValidationError(
+            f"{what} has exceeded the maximum allowed size: with all digits of its numbers {len(encoded)} bytes, limit "
+            f"{ITEM_ENCODED_BYTES_MAX}",
+            field="item",
+            limit=ITEM_ENCODED_BYTES_MAX,
+        )
+    return EncodedItem(encoded, size)
 
 
 def _name_bytes(name: str) -> int:

@@ -67,7 +67,8 @@ class BackupInUseError(HeadraceError):
 class ConditionalCheckFailedError(HeadraceError):
     """The condition of a write does not hold. `item` is the EncodedItem for which it does not, None if there is none.
 
-    `consumption` is what the attempt has consumed, if that was metered.
+    `consumption` is what the attempt has consumed, if that was metered; `is_shown` says that the caller is to see the
+    item.
     """
 
     reason = "CONDITIONAL_CHECK_FAILED"
@@ -75,7 +76,14 @@ class ConditionalCheckFailedError(HeadraceError):
     def __init__(self, message: str, *, item: Any = None, **metadata: object) -> None:
         super().__init__(message, **metadata)
         self.item = item
+        self.is_shown = False
         self.consumption: Any = None
+
+    def show_item_if(self, is_shown: bool) -> None:
+        """Decides whether the caller is to see the item; if not, it is not held any longer."""
+        self.is_shown = is_shown
+        if not is_shown:
+            self.item = None
 
 
 class TransactionCanceledError(HeadraceError):

@@ -10,6 +10,9 @@ Value = tuple[str, Any]
 Attributes = dict[str, Value]
 
 ITEM_SIZE_BYTES_MAX: Final = 400 * 1024
+# What an item takes as a message. DynamoDB counts two bytes for 1E125, which in full are 126 characters; other values
+# take at most four times what is counted. A record with two images must fit into a response, whose bound is 4 MiB.
+ITEM_ENCODED_BYTES_MAX: Final = 1_792 * 1024
 PARTITION_KEY_BYTES_MAX: Final = 2048
 SORT_KEY_BYTES_MAX: Final = 1024
 ATTRIBUTE_NAME_BYTES_MAX: Final = 65_535

@@ -31,7 +31,7 @@ from broker.rpc.convert import consumed_capacity
 from broker.rpc.handlers import pipeline
 from broker.rpc.status import to_message
 from broker.tables.capacity import Consumption, by_table, read_units
-from broker.tables.operations import Change, Check, Delete, Put
+from broker.tables.operations import SHOWN_BYTES_MAX, Change, Check, Delete, Put, ShownItems, Wanted
 from broker.tables.query import Reading, Select, check_segments, open_index, query, scan
 from broker.tables.transactions import RequestToken, Transaction
 from headrace.v1 import item_service_pb2 as pb
@@ -60,6 +60,8 @@ BATCH_GET_BYTES_MAX: Final = 1024 * 1024
 WRITE_ITEMS_OPERATIONS_MAX: Final = 1000
 TRANSACTION_ACTIONS_MAX: Final = 100
 TRANSACTION_BYTES_MAX: Final = 4 * 1024 * 1024
+# What a client takes, less what a response may hold besides the items.
+TRANSACTION_ENCODED_BYTES_MAX: Final = TRANSACTION_BYTES_MAX - 64 * 1024
 TOKEN_LENGTH_MAX: Final = 36
 
 # An absent response, and an element of `repeated WriteResult results = 1` that says: written.
@@ -117,7 +119,7 @@ class ItemService:
         try:
             outcome = await self._committer.commit(operation)
         except ConditionalCheckFailedError as error:
-            if request.return_values_on_condition_check_failure != _SHOWS_FAILED:
+            if not error.is_shown:
                 raise
             return _condition_failure(request, error, (_FIELD_2, _FIELD_3))
         return _EMPTY if outcome is None else _written(request, outcome, (_FIELD_1, _FIELD_3))
@@ -127,14 +129,23 @@ class ItemService:
         table = self._catalog.open_table(request.table_name)
         key = _key(request.key, table)
         projection = _projection(request)
-        definition = table.definition
-        self._capacity.admit_read(definition)
-        item = await self._reader.get(key)
-        consumption = Consumption(definition)
-        consumption.read(_units(item, consistent=request.consistent_read))
-        self._capacity.consume(consumption)
+        item, consumption = self._read(table, key, consistent=request.consistent_read)
+        await self._reader.settle((key,))
         response = _EMPTY if item is None else field_bytes(_FIELD_1, _projected(item, projection))
         return response + _capacity_field(_FIELD_2, consumption, request)
+
+    def _read(self, table: OpenTable, key: ItemKey, *, consistent: bool) -> tuple[EncodedItem | None, Consumption]:
+        """An item that may not be durable yet, and what it took. Raises ProvisionedThroughputExceededError.
+
+        Check and charge have no wait in between, so of many calls side by side none slips through.
+        """
+        definition = table.definition
+        self._capacity.admit_read(definition)
+        item = self._reader.peek(key)
+        consumption = Consumption(definition)
+        consumption.read(read_units(0 if item is None else item.size_bytes, consistent=consistent))
+        self._capacity.consume(consumption)
+        return item, consumption
 
     async def BatchGetItem(self, request: Any) -> bytes:
         """Reads up to 100 items."""
@@ -153,15 +164,11 @@ class ItemService:
                     left.append(encoded_key)
                     continue
                 try:
-                    self._capacity.admit_read(table.definition)
+                    item, units = self._read(table, key, consistent=keys_of_table.consistent_read)
                 except ProvisionedThroughputExceededError as error:
                     throttled = error
                     left.append(encoded_key)
                     continue
-                item = await self._reader.get(key)
-                units = Consumption(table.definition)
-                units.read(_units(item, consistent=keys_of_table.consistent_read))
-                self._capacity.consume(units)
                 consumption.add(units)
                 if item is not None:
                     found.append(field_bytes(_FIELD_2, _projected(item, projection)))
@@ -175,13 +182,14 @@ class ItemService:
             consumptions.append(consumption)
         if throttled is not None and not any(consumption.total.reads for consumption in consumptions):
             raise throttled
+        await self._reader.settle(key for _, keys, _ in wanted for key in keys)
         return b"".join((*sections, *unprocessed, *_capacity_fields(_FIELD_3, consumptions, request)))
 
     async def BatchWriteItem(self, request: Any) -> bytes:
         """Puts and deletes up to 25 items."""
         _check_count(request.operations, "operations", BATCH_WRITE_OPERATIONS_MAX)
-        wants_capacity = _wants_capacity(request)
-        operations: list[Operation] = []
+        wanted = Wanted(items=False, failed_item=False, room=ShownItems()) if _wants_capacity(request) else None
+        operations: list[Put | Delete | Change] = []
         keys: set[bytes] = set()
         for write in request.operations:
             if (
@@ -190,7 +198,9 @@ class ItemService:
                 or write.delete.condition_expression
             ):
                 raise ValidationError("A batch holds puts and deletes without conditions", field="operations")
-            operation = self._operation(write, "", wants_outcome=wants_capacity)
+            if write.put.return_values not in _NO_VALUES or write.delete.return_values not in _NO_VALUES:
+                raise ValidationError("A batch returns no values", field="return_values")
+            operation = self._operation(write, "", wanted)
             if operation.key.stored in keys:
                 raise ValidationError("Provided list of item keys contains duplicates", field="operations")
             keys.add(operation.key.stored)
@@ -198,7 +208,7 @@ class ItemService:
         try:
             results = await self._committer.submit(operations)
         except ThrottlingError as error:
-            results = [error] * len(operations)
+            results = [error for _ in operations]
         unprocessed: list[bytes] = []
         consumed: list[Consumption] = []
         for write, result in zip(request.operations, results, strict=True):
@@ -208,8 +218,15 @@ class ItemService:
                 raise result
             elif result is not None:
                 consumed.append(result.consumption)
-        if len(unprocessed) == len(operations) and isinstance(results[0], ProvisionedThroughputExceededError):
-            raise results[0]
+        refusals = [
+            result for result in results if isinstance(result, ThrottlingError | ProvisionedThroughputExceededError)
+        ]
+        is_all_exceeded = len(refusals) == len(operations) and isinstance(
+            refusals[0], ProvisionedThroughputExceededError
+        )
+        # What was written may be written again; but a response that no client takes helps nobody.
+        if is_all_exceeded or sum(map(len, unprocessed)) > SHOWN_BYTES_MAX:
+            raise refusals[0]
         return b"".join((*unprocessed, *_capacity_fields(_FIELD_2, by_table(consumed), request)))
 
     async def WriteItems(self, iterator: AsyncIterator[Any], context: Context) -> None:
@@ -258,7 +275,9 @@ class ItemService:
         consumption.read(read_units(page.read_bytes, consistent=reading.is_consistent), index)
         if page.fetched_units:
             consumption.read(page.fetched_units)
+        # A page of few items was made in one turn, so of these none slips through.
         self._capacity.consume(consumption)
+        await page.settled
         counts = pb.QueryResponse(count=page.count, scanned_count=page.scanned_count).SerializeToString()
         last = _EMPTY if page.last_key is None else field_bytes(_FIELD_4, page.last_key)
         shown = [field_bytes(_FIELD_1, item) for item in page.items]
@@ -267,12 +286,8 @@ class ItemService:
     async def TransactWriteItems(self, request: Any) -> bytes:
         """Carries out up to 100 writes and checks, all or none."""
         _check_count(request.transact_items, "transact_items", TRANSACTION_ACTIONS_MAX)
-        writes: list[Write] = []
-        shows_failed: list[bool] = []
-        for action in request.transact_items:
-            write, shows = self._action(action)
-            writes.append(write)
-            shows_failed.append(shows)
+        room = ShownItems()
+        writes = [self._action(action, room) for action in request.transact_items]
         if len({write.key.stored for write in writes}) < len(writes):
             raise ValidationError(
                 "Transaction request cannot include multiple operations on one item", field="transact_items"
@@ -284,16 +299,13 @@ class ItemService:
                 field="transact_items",
                 limit=TRANSACTION_BYTES_MAX,
             )
-        transaction = Transaction(writes, self._capacity, self._tokens, _token(request))
+        transaction = Transaction(writes, self._capacity, self._tokens, _token(request, writes))
         try:
             consumed = await self._committer.commit(transaction)
         except TransactionCanceledError as error:
-            if not any(shows_failed):
+            if not any(_shows_failed(action) for action in request.transact_items):
                 raise
-            reasons = (
-                field_bytes(_FIELD_1, _reason(cause, shows_item=shows))
-                for cause, shows in zip(error.causes, shows_failed, strict=True)
-            )
+            reasons = (field_bytes(_FIELD_1, _reason(cause)) for cause in error.causes)
             return b"".join((*reasons, *_capacity_fields(_FIELD_2, error.consumed, request)))
         return b"".join(_capacity_fields(_FIELD_2, consumed, request))
 
@@ -307,26 +319,30 @@ class ItemService:
             raise ValidationError(
                 "Transaction request cannot include multiple operations on one item", field="transact_items"
             )
+        # All of one moment, that of the first turn.
         for table in tables:
             self._capacity.admit_read(table.definition)
-        found = await self._reader.get_all(keys)
-        size = sum(item.size_bytes for item in found if item is not None)
-        if size > TRANSACTION_BYTES_MAX:
-            raise ValidationError(
-                f"The items of a transaction have at most {TRANSACTION_BYTES_MAX} bytes, these {size}",
-                field="transact_items",
-                limit=TRANSACTION_BYTES_MAX,
-            )
+        found = [self._reader.peek(key) for key in keys]
         consumptions = []
         for table, item in zip(tables, found, strict=True):
             consumption = Consumption(table.definition)
             consumption.read(read_units(0 if item is None else item.size_bytes, consistent=True, transactional=True))
             self._capacity.consume(consumption)
             consumptions.append(consumption)
-        responses = (
+        await self._reader.settle(keys)
+        responses = [
             field_bytes(_FIELD_1, _EMPTY if item is None else field_bytes(_FIELD_1, _projected(item, projection)))
             for item, projection in zip(found, projections, strict=True)
-        )
+        ]
+        size = sum(item.size_bytes for item in found if item is not None)
+        encoded_size = sum(map(len, responses))
+        if size > TRANSACTION_BYTES_MAX or encoded_size > TRANSACTION_ENCODED_BYTES_MAX:
+            raise ValidationError(
+                f"The items of a transaction have at most {TRANSACTION_BYTES_MAX} bytes, "
+                f"these {max(size, encoded_size)}",
+                field="transact_items",
+                limit=TRANSACTION_BYTES_MAX,
+            )
         return b"".join((*responses, *_capacity_fields(_FIELD_2, by_table(consumptions), request)))
 
     async def _start_batch(self, request: Any) -> asyncio.Future[Any]:
@@ -334,27 +350,31 @@ class ItemService:
         table_name = request.table_name
         operations: list[Operation] = []
         refused: dict[int, HeadraceError] = {}
+        room = ShownItems()
         for index, write in enumerate(request.operations):
             try:
-                operations.append(self._operation(write, table_name))
+                operations.append(self._operation(write, table_name, room=room))
             except HeadraceError as error:
                 refused[index] = error
         submitted = await self._committer.submit_when_room(operations)
         return asyncio.ensure_future(_batch_response(request.operations, submitted, refused))
 
-    def _operation(self, write: Any, table_name: str, *, wants_outcome: bool = False) -> Put | Delete | Change:
+    def _operation(
+        self, write: Any, table_name: str, wanted: Wanted | None = None, room: ShownItems | None = None
+    ) -> Put | Delete | Change:
+        """The operation of an element of a batch; what its caller wants is told by `wanted`, or else by the element."""
         kind = write.WhichOneof("operation")
         if kind == "put":
             put = write.put
-            return self._put(put, put.table_name or table_name, wants_outcome=wants_outcome)
+            return self._put(put, put.table_name or table_name, wanted, room)
         if kind == "delete":
-            return self._delete(write.delete, write.delete.table_name or table_name, wants_outcome=wants_outcome)
+            return self._delete(write.delete, write.delete.table_name or table_name, wanted, room)
         if kind == "update":
-            return self._update(write.update, write.update.table_name or table_name)
+            return self._update(write.update, write.update.table_name or table_name, room)
         raise ValidationError("operation must be one of put, delete, update", field="operation")
 
-    def _action(self, action: Any) -> tuple[Write, bool]:
-        """What an action of a transaction does, and whether it shows the item if its condition does not hold."""
+    def _action(self, action: Any, room: ShownItems) -> Write:
+        """What an action of a transaction does."""
         kind = action.WhichOneof("action")
         if kind is None:
             raise ValidationError(
@@ -362,34 +382,34 @@ class ItemService:
             )
         request = getattr(action, kind)
         if kind == "condition_check":
-            return self._check(request), request.return_values_on_condition_check_failure == _SHOWS_FAILED
+            return self._check(request, room)
         if request.return_values not in _NO_VALUES:
             raise ValidationError("An action of a transaction returns no values", field="return_values")
-        makes: dict[str, Callable[[Any, str], Write]] = {
-            "put": self._put,
-            "delete": self._delete,
-            "update": self._update,
-        }
-        shows_failed = request.return_values_on_condition_check_failure == _SHOWS_FAILED
-        return makes[kind](request, request.table_name), shows_failed
+        if kind == "put":
+            return self._put(request, request.table_name, room=room)
+        if kind == "delete":
+            return self._delete(request, request.table_name, room=room)
+        return self._update(request, request.table_name, room)
 
-    def _put(self, request: Any, table_name: str, *, wants_outcome: bool = False) -> Put:
+    def _put(self, request: Any, table_name: str, wanted: Wanted | None = None, room: ShownItems | None = None) -> Put:
         item = parse_item(request.item)
         encoded = canonicalize(item)
         table = self._catalog.open_table(table_name)
         key = table.keys.of_item(item)
         if table.indexes:
-            table.indexes.check(key, item, encoded)
-        wants_outcome = wants_outcome or _wants_outcome(request, _RETURN_VALUES_OF_OTHERS, "ALL_OLD or NONE")
-        return Put(table, key, encoded, _condition(request), self._capacity, wants_outcome=wants_outcome)
+            table.indexes.check(key, item, encoded, item.attributes)
+        wanted = wanted or _wanted(request, _RETURN_VALUES_OF_OTHERS, "ALL_OLD or NONE", room)
+        return Put(table, key, encoded, _condition(request), self._capacity, wanted)
 
-    def _delete(self, request: Any, table_name: str, *, wants_outcome: bool = False) -> Delete:
+    def _delete(
+        self, request: Any, table_name: str, wanted: Wanted | None = None, room: ShownItems | None = None
+    ) -> Delete:
         table = self._catalog.open_table(table_name)
         key = _key(request.key, table)
-        wants_outcome = wants_outcome or _wants_outcome(request, _RETURN_VALUES_OF_OTHERS, "ALL_OLD or NONE")
-        return Delete(table, key, _condition(request), self._capacity, wants_outcome=wants_outcome)
+        wanted = wanted or _wanted(request, _RETURN_VALUES_OF_OTHERS, "ALL_OLD or NONE", room)
+        return Delete(table, key, _condition(request), self._capacity, wanted)
 
-    def _update(self, request: Any, table_name: str) -> Change:
+    def _update(self, request: Any, table_name: str, room: ShownItems | None = None) -> Change:
         table = self._catalog.open_table(table_name)
         key = _key(request.key, table)
         update: Update = NO_UPDATE
@@ -403,10 +423,10 @@ class ItemService:
             placeholders.check_all_used()
         else:
             _check_no_placeholders(request)
-        wants_outcome = _wants_outcome(request, _RETURN_VALUES_OF_CHANGES, "NONE, ALL_OLD, UPDATED_OLD, ALL_NEW")
-        return Change(table, key, update, condition, request.ByteSize(), self._capacity, wants_outcome=wants_outcome)
+        wanted = _wanted(request, _RETURN_VALUES_OF_CHANGES, "NONE, ALL_OLD, UPDATED_OLD, ALL_NEW, UPDATED_NEW", room)
+        return Change(table, key, update, condition, request.ByteSize(), self._capacity, wanted)
 
-    def _check(self, request: Any) -> Check:
+    def _check(self, request: Any, room: ShownItems) -> Check:
         if not request.condition_expression:
             raise ValidationError(
                 "The condition_expression of a condition check must be given", field="condition_expression"
@@ -414,7 +434,10 @@ class ItemService:
         table = self._catalog.open_table(request.table_name)
         condition = _condition(request)
         assert condition is not None
-        return Check(table, _key(request.key, table), condition)
+        wanted = None
+        if request.return_values_on_condition_check_failure == _SHOWS_FAILED:
+            wanted = Wanted(items=False, failed_item=True, room=room)
+        return Check(table, _key(request.key, table), condition, wanted)
 
     def _batch_keys(self, request: Any) -> list[tuple[OpenTable, list[ItemKey], Projection | None]]:
         """What a batch reads, all of it checked before anything is read."""
@@ -538,19 +561,30 @@ def _placeholders(request: Any) -> Placeholders:
     return Placeholders(names, values)
 
 
-def _wants_outcome(request: Any, allowed: frozenset[int], described: str) -> bool:
-    """Whether a write is to tell what it made of the item, or took."""
+def _wanted(request: Any, allowed: frozenset[int], described: str, room: ShownItems | None) -> Wanted | None:
+    """What a write is to tell besides that it is done; None, as for most, if it is nothing."""
     values = request.return_values
     if values not in allowed:
         raise ValidationError(f"ReturnValues can only be {described}", field="return_values")
-    return values not in _NO_VALUES or _wants_capacity(request)
+    wants_items = values not in _NO_VALUES
+    shows_failed = request.return_values_on_condition_check_failure == _SHOWS_FAILED
+    if not (wants_items or shows_failed or _wants_capacity(request)):
+        return None
+    return Wanted(items=wants_items, failed_item=shows_failed, room=room or ShownItems())
+
+
+def _shows_failed(action: Any) -> bool:
+    """Whether an action of a transaction shows the item for which its condition does not hold."""
+    request = getattr(action, action.WhichOneof("action"))
+    return bool(request.return_values_on_condition_check_failure == _SHOWS_FAILED)
 
 
 def _wants_capacity(request: Any) -> bool:
     return bool(request.return_consumed_capacity > pb.RETURN_CONSUMED_CAPACITY_NONE)
 
 
-def _token(request: Any) -> RequestToken | None:
+def _token(request: Any, writes: Sequence[Write]) -> RequestToken | None:
+    """The token of a request, whose expression values are canonical already."""
     name = request.client_request_token
     if not name:
         return None
@@ -561,7 +595,12 @@ def _token(request: Any) -> RequestToken | None:
             limit=TOKEN_LENGTH_MAX,
         )
     digest = blake2b(digest_size=16)
-    for action in request.transact_items:
+    for action, write in zip(request.transact_items, writes, strict=True):
+        # Clients write maps in any order, another one each time.
+        if isinstance(write, Put):
+            action.put.item = write.item.encoded
+        else:
+            getattr(action, action.WhichOneof("action")).key = write.key.encoded
         digest.update(field_bytes(_FIELD_1, action.SerializeToString(deterministic=True)))
     return RequestToken(name=name, digest=digest.digest())
 
@@ -577,7 +616,8 @@ def _check_count(elements: Sequence[Any], field: str, most: int) -> None:
 def _projected(item: EncodedItem, projection: Projection | None) -> bytes:
     if projection is None:
         return item.encoded
-    return item_encoding.encode(projection.apply(item_encoding.decode(item.encoded))).encoded
+    attributes = item_encoding.decode_some(parse_item(item.encoded), projection.names)
+    return item_encoding.encode(projection.apply(attributes)).encoded
 
 
 def _written(request: Any, outcome: Outcome, fields: tuple[bytes, bytes]) -> bytes:
@@ -612,17 +652,13 @@ def _condition_failure(request: Any, error: ConditionalCheckFailedError, fields:
     return field_bytes(fields[0], item) + _capacity_field(fields[1], error.consumption, request)
 
 
-def _reason(cause: HeadraceError | None, *, shows_item: bool) -> bytes:
+def _reason(cause: HeadraceError | None) -> bytes:
     """Why an action did or did not let its transaction be cancelled."""
     reason = pb.CancellationReason(code=cancellation_code(cause), message="" if cause is None else cause.message)
     encoded = reason.SerializeToString()
-    if shows_item and isinstance(cause, ConditionalCheckFailedError) and cause.item is not None:
+    if isinstance(cause, ConditionalCheckFailedError) and cause.item is not None:
         encoded += field_bytes(_FIELD_3, cause.item.encoded)
     return encoded
-
-
-def _units(item: EncodedItem | None, *, consistent: bool) -> float:
-    return read_units(0 if item is None else item.size_bytes, consistent=consistent)
 
 
 def _capacity_field(tag: bytes, consumption: Consumption, request: Any) -> bytes:
@@ -658,7 +694,6 @@ def _result(write: Any, outcome: Outcome | HeadraceError | None) -> bytes:
     request = None if kind is None else getattr(write, kind)
     if not isinstance(outcome, HeadraceError):
         return _written(request, outcome, (_FIELD_2, _FIELD_4))
-    shows_failed = request is not None and request.return_values_on_condition_check_failure == _SHOWS_FAILED
-    if shows_failed and isinstance(outcome, ConditionalCheckFailedError):
+    if isinstance(outcome, ConditionalCheckFailedError) and outcome.is_shown:
         return _condition_failure(request, outcome, (_FIELD_3, _FIELD_4))
     return pb.WriteResult(error=to_message(outcome)).SerializeToString()

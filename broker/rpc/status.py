@@ -34,7 +34,7 @@ _CODES: Final[dict[type[errors.HeadraceError], grpc.StatusCode]] = {
     errors.BackupNotFoundError: grpc.StatusCode.NOT_FOUND,
     errors.BackupInUseError: grpc.StatusCode.FAILED_PRECONDITION,
     errors.ConditionalCheckFailedError: grpc.StatusCode.FAILED_PRECONDITION,
-    errors.TransactionCanceledError: grpc.StatusCode.ABORTED,
+    errors.TransactionCanceledError: grpc.StatusCode.FAILED_PRECONDITION,
     errors.IdempotentParameterMismatchError: grpc.StatusCode.INVALID_ARGUMENT,
     errors.ProvisionedThroughputExceededError: grpc.StatusCode.RESOURCE_EXHAUSTED,
     errors.ExpiredIteratorError: grpc.StatusCode.FAILED_PRECONDITION,

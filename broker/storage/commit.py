@@ -27,7 +27,7 @@ from broker.storage.journal import Entry
 from broker.storage.rocks import Family
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Awaitable, Callable, Generator, Iterator, Sequence
     from pathlib import Path
 
     from broker.encoding.items import EncodedItem
@@ -295,6 +295,19 @@ class _Unsettled:
         self.synced = synced
 
 
+class _Settling:
+    """The syncs that were under way at one moment; who awaits it may be cancelled without harm to them."""
+
+    __slots__ = ("_syncs",)
+
+    def __init__(self, syncs: list[asyncio.Future[None]]) -> None:
+        self._syncs = syncs
+
+    def __await__(self) -> Generator[Any, None, None]:
+        for sync in self._syncs:
+            yield from asyncio.shield(sync).__await__()
+
+
 class Committer:
     """Owns all writes of a store.
 
@@ -413,10 +426,9 @@ class Committer:
             if unsettled.group.changes_item(stored_key):
                 await asyncio.shield(unsettled.synced)
 
-    async def all_settled(self) -> None:
-        """Returns when all changes that can be read now are durable."""
-        for unsettled in list(self._unsettled):
-            await asyncio.shield(unsettled.synced)
+    def all_settled(self) -> Awaitable[None]:
+        """To be awaited, now or later: returns when all changes that can be read now are durable."""
+        return _Settling([unsettled.synced for unsettled in self._unsettled])
 
     async def snapshot(self, family: Family, begin: bytes, end: bytes) -> tuple[int, Iterator[tuple[bytes, bytes]]]:
         """The entries with begin <= key < end at one sequence number: exactly the writes up to it, all durable."""
@@ -437,8 +449,7 @@ class Committer:
         """
         number = self._counters.sequence_number
         self._store.checkpoint(path)
-        for unsettled in list(self._unsettled):
-            await asyncio.shield(unsettled.synced)
+        await self.all_settled()
         return number
 
     async def run(self) -> None:

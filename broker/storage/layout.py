@@ -103,6 +103,54 @@ def decode_size(value: bytes) -> Size:
     return Size(*_SIZE.unpack(value)[1:])
 
 
+# Request tokens: by generation, a number that rises with time, and name. Value: format, time in ms, then the digest.
+TOKENS_PREFIX: Final = b"token/"
+_TOKEN_HEAD: Final = struct.Struct(">BQ")
+# How many tokens there are of a generation: format, number.
+TOKEN_COUNTS_PREFIX: Final = b"tokens/"
+TOKEN_COUNTS_END: Final = b"tokens0"
+_TOKEN_COUNT: Final = struct.Struct(">BQ")
+_GENERATION_BYTES: Final = 8
+
+
+def token_key(generation: int, name: str) -> bytes:
+    """The key of a request token."""
+    return TOKENS_PREFIX + generation.to_bytes(_GENERATION_BYTES, "big") + name.encode()
+
+
+def encode_token(time_ms: int, digest: bytes) -> bytes:
+    """The value of a request token: when its request was carried out, and the digest of that."""
+    return _TOKEN_HEAD.pack(_FORMAT, time_ms) + digest
+
+
+def decode_token(value: bytes) -> tuple[int, bytes]:
+    """Reads what `encode_token` made."""
+    _check(len(value) >= _TOKEN_HEAD.size and value[0] == _FORMAT, "request token")
+    return _TOKEN_HEAD.unpack_from(value)[1], value[_TOKEN_HEAD.size :]
+
+
+def token_count_key(generation: int) -> bytes:
+    """The key of the number of tokens of a generation."""
+    return TOKEN_COUNTS_PREFIX + generation.to_bytes(_GENERATION_BYTES, "big")
+
+
+def counted_generation(key: bytes) -> int:
+    """The generation whose number of tokens has a key."""
+    return int.from_bytes(key[len(TOKEN_COUNTS_PREFIX) :], "big")
+
+
+def encode_token_count(count: int) -> bytes:
+    """The value of a number of tokens."""
+    return _TOKEN_COUNT.pack(_FORMAT, count)
+
+
+def decode_token_count(value: bytes) -> int:
+    """Reads what `encode_token_count` made."""
+    _check(len(value) == _TOKEN_COUNT.size and value[0] == _FORMAT, "number of tokens")
+    count: int = _TOKEN_COUNT.unpack(value)[1]
+    return count
+
+
 class StoredItem(NamedTuple):
     """An item as it is stored."""
 

@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
 from broker.encoding.items import parse_item
 from broker.encoding.keys import table_prefix
 from broker.model.errors import HeadraceError
+from broker.storage.commit import Change
+from broker.storage.documents import Documents
 from broker.storage.rocks import Family
 from broker.tables.operations import replace_item
 
@@ -25,8 +29,9 @@ if TYPE_CHECKING:
     from broker.storage.rocks import Store
     from broker.tables.catalog import Catalog, OpenTable
 
-# So many items are one submission: so much it may hold up the other writes.
+# So many items, and about so many bytes of them, are one submission: so much it may hold up the other writes.
 BATCH_ITEMS_MAX: Final = 100
+BATCH_BYTES_MAX: Final = 256 * 1024
 # How many items a sweep deletes of one table before the next one has its turn.
 SWEEP_ITEMS_MAX: Final = 10_000
 # What expired longer ago than this never does. Source: Developer Guide, "Using DynamoDB Time to Live (TTL)".
@@ -41,11 +46,22 @@ _SUCCESSOR: Final = b"\x00"
 _log: Final = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """How far a table's backfill has come: it goes on there after a restart, if it is still about the same indexes."""
+
+    ids: tuple[int, ...]
+    # The last item that was looked at, as its stored key.
+    last: bytes
+
+
 class Backfill:
     """Fills indexes that were added to tables with items, and those by time of expiry."""
 
     def __init__(self, catalog: Catalog, committer: Committer, store: Store) -> None:
         self._catalog = catalog
+        # By the table's id.
+        self._progress = Documents(store, "backfill", Progress)
         self._committer = committer
         self._store = store
 
@@ -66,20 +82,44 @@ class Backfill:
         for definition in self._catalog.tables.all():
             table = self._catalog.find_table(definition.name)
             if table is not None and (ids := _backfilling(table)):
-                await self._fill(table)
+                await self._fill(table, ids)
                 for id_ in ids:
                     await self._catalog.finish_backfill(definition.name, id_)
                 _log.info("filled indexes table=%s indexes=%d", definition.name, len(ids))
+        await self._forget_finished()
 
-    async def _fill(self, table: OpenTable) -> None:
+    async def _fill(self, table: OpenTable, ids: list[int]) -> None:
         begin, end = (table_prefix(id_) for id_ in (table.definition.id, table.definition.id + 1))
+        name = str(table.definition.id)
+        progress = self._progress.get(name)
+        if progress is not None and progress.ids == tuple(ids):
+            begin = progress.last + _SUCCESSOR
         while not table.is_deleted:
-            entries = self._store.scan(Family.ITEMS, begin, end)
-            keys = [key for key, _ in islice(entries, BATCH_ITEMS_MAX)]
-            if not keys:
+            fills = self._next(table, begin, end)
+            if not fills:
                 return
-            await _carry_out(self._committer, [_Fill(table, key) for key in keys])
-            begin = keys[-1] + _SUCCESSOR
+            progress = Progress(ids=tuple(ids), last=fills[-1].stored)
+            note = Change(partial(self._progress.put, name=name, document=progress))
+            await _carry_out(self._committer, [*fills, note])
+            begin = progress.last + _SUCCESSOR
+
+    def _next(self, table: OpenTable, begin: bytes, end: bytes) -> list[_Fill]:
+        fills: list[_Fill] = []
+        size = 0
+        for key, value in self._store.scan(Family.ITEMS, begin, end):
+            fills.append(_Fill(table, key, len(value)))
+            size += len(value)
+            if len(fills) == BATCH_ITEMS_MAX or size >= BATCH_BYTES_MAX:
+                break
+        return fills
+
+    async def _forget_finished(self) -> None:
+        """Drops how far backfills have come that are done, or whose tables are gone."""
+        tables = {str(table.id): self._catalog.find_table(table.name) for table in self._catalog.tables.all()}
+        for name in [name for name, _ in self._progress.items()]:
+            table = tables.get(name)
+            if table is None or not _backfilling(table):
+                await self._committer.change_when_room(partial(self._progress.delete, name=name))
 
 
 class Expiry:
@@ -129,17 +169,17 @@ class Expiry:
 class _Fill:
     """Adds an item, if it is still there, to the indexes that are being filled."""
 
-    __slots__ = ("_stored", "_table", "size_bytes")
+    __slots__ = ("_table", "size_bytes", "stored")
 
-    def __init__(self, table: OpenTable, stored: bytes) -> None:
+    def __init__(self, table: OpenTable, stored: bytes, item_bytes: int = 0) -> None:
         self._table = table
-        self._stored = stored
-        self.size_bytes = _OPERATION_BYTES
+        self.stored = stored
+        self.size_bytes = _OPERATION_BYTES + item_bytes
 
     def plan(self, group: Group) -> None:
         """Looks at the item as it is now."""
         table = self._table
-        item = None if table.is_deleted else group.get_item(self._stored)
+        item = None if table.is_deleted else group.get_item(self.stored)
         if item is not None:
             table.indexes.fill(group, table.keys.of_item(parse_item(item.item.encoded)), item)
 

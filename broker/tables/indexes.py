@@ -19,6 +19,8 @@ from broker.storage import layout
 from broker.storage.rocks import Family
 
 if TYPE_CHECKING:
+    from collections.abc import Container
+
     from broker.encoding.keys import ItemKey
     from broker.model.clock import Version
     from broker.model.tables import Index, Table, TimeToLive
@@ -62,12 +64,12 @@ class IndexCodec:
             return key + place, encoded
         return key + place, items.canonicalize(items.parts_of(item, self.names))
 
-    def check(self, item: Item) -> None:
-        """Raises ValidationError if an attribute of the index's key is there and cannot be one."""
+    def check(self, item: Item, written: Container[str]) -> None:
+        """Raises ValidationError if an attribute of the index's key is written and cannot be one."""
         index = self.definition
         for attribute in self._own_attributes:
             # Looking a missing name up would add it.
-            if attribute.name not in item.attributes:
+            if attribute.name not in written or attribute.name not in item.attributes:
                 continue
             value = item.attributes[attribute.name]
             kind = value.WhichOneof("kind")
@@ -137,10 +139,13 @@ class Indexes:
         """The index of a name."""
         return self._codecs.get(name)
 
-    def check(self, key: ItemKey, item: Item, encoded: EncodedItem) -> None:
-        """Raises ValidationError if an item cannot be written because of an index."""
+    def check(self, key: ItemKey, item: Item, encoded: EncodedItem, written: Container[str]) -> None:
+        """Raises ValidationError if an item cannot be written because of an index.
+
+        Only what is written is looked at: an item may hold what was no key of an index when it was put.
+        """
         for codec in self._codecs.values():
-            codec.check(item)
+            codec.check(item, written)
         if self._local:
             entries = [codec.entry(key.place, item, encoded) for codec in self._local]
             size = encoded.size_bytes + sum(entry[1].size_bytes for entry in entries if entry is not None)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from broker.encoding import items
-from broker.model.errors import ConditionalCheckFailedError
+from broker.model.errors import ConditionalCheckFailedError, ThrottlingError
 from broker.tables.capacity import Consumption, write_units
 
 if TYPE_CHECKING:
@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 
 # What an operation takes in the queue besides its item.
 _OVERHEAD_BYTES: Final = 256
+# The items in one response have at most so many bytes; a client takes 4 MiB.
+SHOWN_BYTES_MAX: Final = 3_584 * 1024
+_RETRY_AFTER_MS: Final = 50
 
 
 class Decision(NamedTuple):
@@ -40,11 +43,38 @@ class Decision(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What a write has made of an item, and what it took."""
+    """What a write has made of an item, if its caller wants to see that, and what it took."""
 
     old: EncodedItem | None
     new: EncodedItem | None
     consumption: Consumption
+
+
+class ShownItems:
+    """Room in one response for the items that its writes return, or for which their conditions do not hold."""
+
+    __slots__ = ("_bytes_left",)
+
+    def __init__(self) -> None:
+        self._bytes_left = SHOWN_BYTES_MAX
+
+    def has_room(self, item: EncodedItem | None) -> bool:
+        """Takes room for an item, if there is enough of it; there is for one alone."""
+        size = 0 if item is None else len(item.encoded)
+        if size > self._bytes_left:
+            return False
+        self._bytes_left -= size
+        return True
+
+
+class Wanted(NamedTuple):
+    """What the caller of a write wants to be told besides that it is done."""
+
+    # The item before or after the write; otherwise only what the write took.
+    items: bool
+    # The item for which the condition does not hold.
+    failed_item: bool
+    room: ShownItems
 
 
 class Write(Protocol):
@@ -58,11 +88,14 @@ class Write(Protocol):
     def decide(self, group: Group) -> Decision:
         """What the item shall be. Raises HeadraceError; changes nothing."""
 
+    def note_failed(self, error: ConditionalCheckFailedError) -> None:
+        """Decides whether a failed condition shows its item: if that is wanted, and there is room."""
+
 
 class _SingleWrite:
     """A write that is carried out by itself."""
 
-    __slots__ = ("_condition", "_metering", "_wants_outcome", "key", "size_bytes", "table")
+    __slots__ = ("_condition", "_metering", "_wanted", "key", "size_bytes", "table")
 
     def __init__(
         self,
@@ -71,8 +104,7 @@ class _SingleWrite:
         condition: Condition | None,
         size_bytes: int,
         metering: CapacityMetering | None,
-        *,
-        wants_outcome: bool,
+        wanted: Wanted | None,
     ) -> None:
         """Without `metering` the write consumes nothing."""
         self.table = table
@@ -81,14 +113,15 @@ class _SingleWrite:
         self._condition = condition
         self._metering = metering
         # Most callers only want to know that it is done.
-        self._wants_outcome = wants_outcome
+        self._wanted = wanted
 
     def plan(self, group: Group) -> Outcome | None:
         """Carries the write out.
 
-        Raises what `decide` raises, and ProvisionedThroughputExceededError.
+        Raises what `decide` raises, ProvisionedThroughputExceededError, and ThrottlingError if there is no room to show
+        what it would make.
         """
-        table, metering = self.table, self._metering
+        table, metering, wanted = self.table, self._metering, self._wanted
         table.check_exists()
         if metering is not None:
             metering.admit_write(table.definition)
@@ -98,21 +131,42 @@ class _SingleWrite:
             if metering is not None:
                 error.consumption = consumption_of(table, error.item, None, ())
                 metering.consume(error.consumption)
+            self.note_failed(error)
             raise
+        old_item = None if old is None else old.item
+        if wanted is not None and wanted.items and not wanted.room.has_room(self._largest_shown(old_item, new)):
+            raise ThrottlingError(
+                f"The items that the writes of one request return have more than {SHOWN_BYTES_MAX} bytes; send this "
+                "write again in another request",
+                retry_after_ms=_RETRY_AFTER_MS,
+                field="return_values",
+                limit=SHOWN_BYTES_MAX,
+            )
         changes = replace_item(group, table, self.key, old, new)
         if metering is None:
             return None
-        old_item = None if old is None else old.item
-        if not changes and not self._wants_outcome and table.definition.throughput is None:
+        if not changes and wanted is None and table.definition.throughput is None:
             metering.count_write(table.definition, write_units(larger_size(old_item, new)))
             return None
         consumption = consumption_of(table, old_item, new, changes)
         metering.consume(consumption)
-        return Outcome(old_item, new, consumption) if self._wants_outcome else None
+        if wanted is None:
+            return None
+        # What nobody asks for is not held.
+        return Outcome(old_item, new, consumption) if wanted.items else Outcome(None, None, consumption)
 
     def decide(self, group: Group) -> Decision:
         """What the item shall be."""
         raise NotImplementedError
+
+    def note_failed(self, error: ConditionalCheckFailedError) -> None:
+        """Decides whether a failed condition shows its item."""
+        wanted = self._wanted
+        error.show_item_if(wanted is not None and wanted.failed_item and wanted.room.has_room(error.item))
+
+    def _largest_shown(self, old: EncodedItem | None, new: EncodedItem | None) -> EncodedItem | None:  # noqa: ARG002
+        """The largest item that the write may have to show."""
+        return old
 
     def _existing(self, group: Group) -> StoredItem | None:
         """The item as it is. Raises ConditionalCheckFailedError if the condition does not hold for it."""
@@ -135,7 +189,7 @@ class _SingleWrite:
 class Put(_SingleWrite):
     """Creates or replaces an item, which is checked against the table's indexes before."""
 
-    __slots__ = ("_item",)
+    __slots__ = ("item",)
 
     def __init__(
         self,
@@ -144,15 +198,14 @@ class Put(_SingleWrite):
         item: EncodedItem,
         condition: Condition | None,
         metering: CapacityMetering | None = None,
-        *,
-        wants_outcome: bool = False,
+        wanted: Wanted | None = None,
     ) -> None:
-        super().__init__(table, key, condition, len(item.encoded), metering, wants_outcome=wants_outcome)
-        self._item = item
+        super().__init__(table, key, condition, len(item.encoded), metering, wanted)
+        self.item = item
 
     def decide(self, group: Group) -> Decision:
         """Raises ConditionalCheckFailedError if the condition does not hold."""
-        return Decision(self._existing(group), self._item)
+        return Decision(self._existing(group), self.item)
 
 
 class Delete(_SingleWrite):
@@ -166,10 +219,9 @@ class Delete(_SingleWrite):
         key: ItemKey,
         condition: Condition | None,
         metering: CapacityMetering | None = None,
-        *,
-        wants_outcome: bool = False,
+        wanted: Wanted | None = None,
     ) -> None:
-        super().__init__(table, key, condition, 0, metering, wants_outcome=wants_outcome)
+        super().__init__(table, key, condition, 0, metering, wanted)
 
     def decide(self, group: Group) -> Decision:
         """Raises ConditionalCheckFailedError if the condition does not hold."""
@@ -189,10 +241,9 @@ class Change(_SingleWrite):
         condition: Condition | None,
         size_bytes: int,
         metering: CapacityMetering | None = None,
-        *,
-        wants_outcome: bool = False,
+        wanted: Wanted | None = None,
     ) -> None:
-        super().__init__(table, key, condition, size_bytes, metering, wants_outcome=wants_outcome)
+        super().__init__(table, key, condition, size_bytes, metering, wanted)
         self._update = update
 
     def decide(self, group: Group) -> Decision:
@@ -213,8 +264,11 @@ class Change(_SingleWrite):
         after = update.apply(attributes, is_new=old is None)
         new = items.with_changes(item, size_bytes, {name: after.get(name) for name in update.touched})
         if self.table.indexes:
-            self.table.indexes.check(self.key, item, new)
+            self.table.indexes.check(self.key, item, new, update.touched)
         return Decision(old, new)
+
+    def _largest_shown(self, old: EncodedItem | None, new: EncodedItem | None) -> EncodedItem | None:
+        return old if new is None or (old is not None and len(old.encoded) > len(new.encoded)) else new
 
 
 class Check(_SingleWrite):
@@ -222,8 +276,8 @@ class Check(_SingleWrite):
 
     __slots__ = ()
 
-    def __init__(self, table: OpenTable, key: ItemKey, condition: Condition) -> None:
-        super().__init__(table, key, condition, 0, None, wants_outcome=False)
+    def __init__(self, table: OpenTable, key: ItemKey, condition: Condition, wanted: Wanted | None = None) -> None:
+        super().__init__(table, key, condition, 0, None, wanted)
 
     def decide(self, group: Group) -> Decision:
         """Raises ConditionalCheckFailedError if the condition does not hold."""

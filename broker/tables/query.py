@@ -19,6 +19,8 @@ from broker.storage.rocks import Family
 from broker.tables.capacity import read_units
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable
+
     from broker.encoding.items import EncodedItem, Item
     from broker.expressions.condition import Condition
     from broker.expressions.key_condition import KeyCondition
@@ -31,8 +33,11 @@ PAGE_BYTES_MAX: Final = 1024 * 1024
 # Numbers may take more bytes in a message than DynamoDB counts for them.
 PAGE_ENCODED_BYTES_MAX: Final = 2 * 1024 * 1024
 TOTAL_SEGMENTS_MAX: Final = 1_000_000
-# After so many items other work gets its turn.
+# After so many items, or bytes of items that were looked into, other work gets its turn.
 _ITEMS_AT_ONCE: Final = 64
+_BYTES_AT_ONCE: Final = 64 * 1024
+# What an item takes in a response besides itself.
+_FRAME_BYTES: Final = 4
 
 _SUCCESSOR: Final = b"\x00"
 _INVALID_START: Final = "The provided starting key is invalid"
@@ -73,9 +78,11 @@ class Page:
     scanned_count: int
     # Where the page ended, as an encoded Item; None if nothing is left.
     last_key: bytes | None
-    # What was read, by DynamoDB's rules, and what completing items of an index from the table cost.
+    # What was read, by DynamoDB's rules, and what completing items of an index from its table consumed.
     read_bytes: int
     fetched_units: float
+    # It is to be shown to nobody before this has been awaited.
+    settled: Awaitable[None]
 
 
 class _Range:
@@ -267,37 +274,45 @@ def _start(reading: Reading, start_key: Item) -> bytes:
 
 async def _page(reader: ItemReader, reading: Reading, keys: _Range) -> Page:
     family = Family.ITEMS if reading.index is None else Family.INDEXES
-    needs_table = _needs_table(reading)
+    # Both of one moment: there is no turn of the loop in between.
+    table = reader.moment(reading.table) if _needs_table(reading) else None
+    entries = reader.entries(family, keys.begin, keys.end, is_reverse=keys.is_reverse)
     needs_look = reading.filter is not None or reading.projection is not None
     shows_items = reading.select is not Select.COUNT
     found: list[bytes] = []
-    count = scanned = read_bytes = found_bytes = 0
+    count = scanned = read_bytes = fetched_bytes = found_bytes = looked_bytes = 0
     fetched_units = 0.0
     last: EncodedItem | None = None
     is_full = False
-    for _, item in await reader.entries(family, keys.begin, keys.end, is_reverse=keys.is_reverse):
+    for item in entries.items:
         scanned += 1
         read_bytes += item.size_bytes
         last, encoded = item, item.encoded
-        if needs_table:
-            whole = reader.peek(reading.table.keys.of_item(items.parse_item(encoded)))
-            # The entry is of the moment the page began; the item may have gone since.
-            if whole is not None:
-                fetched_units += read_units(whole.size_bytes, consistent=reading.is_consistent)
-                encoded = whole.encoded
-        shown = _shown(reading, encoded) if needs_look else encoded
+        if table is not None:
+            whole = table.get(reading.table.keys.of_item(items.parse_item(encoded)))
+            assert whole is not None, "an entry and its item are written together"
+            fetched_units += read_units(whole.size_bytes, consistent=reading.is_consistent)
+            fetched_bytes += whole.size_bytes
+            encoded = whole.encoded
+        shown: bytes | None = encoded
+        if needs_look:
+            looked_bytes += len(encoded)
+            shown = _shown(reading, encoded)
         if shown is not None:
             count += 1
             if shows_items:
                 found.append(shown)
-                found_bytes += len(shown)
-        is_full = scanned == reading.limit or read_bytes >= PAGE_BYTES_MAX or found_bytes >= PAGE_ENCODED_BYTES_MAX
+                found_bytes += len(shown) + _FRAME_BYTES
+        is_full = (
+            scanned == reading.limit
+            or read_bytes + fetched_bytes >= PAGE_BYTES_MAX
+            or found_bytes >= PAGE_ENCODED_BYTES_MAX
+        )
         if is_full:
             break
-        if scanned % _ITEMS_AT_ONCE == 0:
+        if scanned % _ITEMS_AT_ONCE == 0 or looked_bytes >= _BYTES_AT_ONCE:
+            looked_bytes = 0
             await asyncio.sleep(0)
-    if needs_table:
-        await reader.settle()
     return Page(
         items=found,
         count=count,
@@ -305,6 +320,7 @@ async def _page(reader: ItemReader, reading: Reading, keys: _Range) -> Page:
         last_key=_key_of(reading, last) if is_full and last is not None else None,
         read_bytes=read_bytes,
         fetched_units=fetched_units,
+        settled=entries.settled,
     )
 
 
@@ -323,12 +339,14 @@ def _needs_table(reading: Reading) -> bool:
 
 def _shown(reading: Reading, encoded: bytes) -> bytes | None:
     """What the page shows of an item; None if the filter leaves it out."""
-    attributes = items.decode(encoded)
-    if reading.filter is not None and not reading.filter.holds(attributes):
+    item = items.parse_item(encoded)
+    # Only what the expressions mention is looked at.
+    if reading.filter is not None and not reading.filter.holds(items.decode_some(item, reading.filter.names)):
         return None
-    if reading.projection is None or reading.select is Select.COUNT:
+    projection = reading.projection
+    if projection is None:
         return encoded
-    return items.encode(reading.projection.apply(attributes)).encoded
+    return items.encode(projection.apply(items.decode_some(item, projection.names))).encoded
 
 
 def _key_of(reading: Reading, item: EncodedItem) -> bytes:

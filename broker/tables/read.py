@@ -10,7 +10,7 @@ from broker.storage import layout
 from broker.storage.rocks import Family
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Awaitable, Iterable, Iterator
 
     from broker.encoding.items import EncodedItem
     from broker.encoding.keys import ItemKey
@@ -32,34 +32,30 @@ class ItemReader:
 
     async def get(self, key: ItemKey) -> EncodedItem | None:
         """An item, or None; waits for the sync of the item's last change if that is under way."""
-        value = self._store.get(Family.ITEMS, key.stored)
-        await self._committer.settled(key.stored)
-        return None if value is None else layout.decode_item(value).item
-
-    async def get_all(self, keys: Sequence[ItemKey]) -> list[EncodedItem | None]:
-        """Items as they are at one moment."""
-        values = [self._store.get(Family.ITEMS, key.stored) for key in keys]
-        for key in keys:
-            await self._committer.settled(key.stored)
-        return [None if value is None else layout.decode_item(value).item for value in values]
+        item = self.peek(key)
+        await self.settle((key,))
+        return item
 
     def peek(self, key: ItemKey) -> EncodedItem | None:
         """An item as it is now; to be shown to nobody before `settle` has returned."""
         value = self._store.get(Family.ITEMS, key.stored)
         return None if value is None else layout.decode_item(value).item
 
-    async def settle(self) -> None:
-        """Returns when everything that was peeked at so far is durable."""
-        await self._committer.all_settled()
+    async def settle(self, keys: Iterable[ItemKey]) -> None:
+        """Returns when what was peeked at under these keys is durable."""
+        for key in keys:
+            await self._committer.settled(key.stored)
 
-    async def entries(
-        self, family: Family, begin: bytes, end: bytes, *, is_reverse: bool
-    ) -> Iterator[tuple[bytes, EncodedItem]]:
-        """The items or index entries with begin <= stored key < end as they are at this moment, all durable."""
+    def moment(self, table: OpenTable) -> ItemsAtOneMoment:
+        """The items of a table as they are now, to be looked up later."""
+        begin, end = table_prefix(table.definition.id), table_prefix(table.definition.id + 1)
+        return ItemsAtOneMoment(self._store.cursor(Family.ITEMS, begin, end))
+
+    def entries(self, family: Family, begin: bytes, end: bytes, *, is_reverse: bool) -> Entries:
+        """The items or index entries with begin <= stored key < end as they are at this moment."""
         scan = self._store.scan_back if is_reverse else self._store.scan
         entries = scan(family, begin, end)
-        await self._committer.all_settled()
-        return ((key, layout.decode_item(value).item) for key, value in entries)
+        return Entries((layout.decode_item(value).item for _, value in entries), settled=self._committer.all_settled())
 
     async def snapshot(self, table: OpenTable, after: bytes) -> TableSnapshot:
         """The items of a table as they are now: those after a place, or all if that is empty."""
@@ -78,6 +74,29 @@ class ItemReader:
             Family.ITEMS, [(begin, end) for begin, end in zip(begins, ends, strict=True)]
         )
         return RangedSnapshot(number, prefix, begins, cursors)
+
+
+class Entries(NamedTuple):
+    """Items or index entries as they were at one moment, in the order of their keys or in reverse; to be read once."""
+
+    items: Iterator[EncodedItem]
+    # They are to be shown to nobody before this has been awaited.
+    settled: Awaitable[None]
+
+
+class ItemsAtOneMoment:
+    """A table as it was at one moment. It holds files and memory of the store until it is dropped."""
+
+    __slots__ = ("_cursor",)
+
+    def __init__(self, cursor: Cursor) -> None:
+        self._cursor = cursor
+
+    def get(self, key: ItemKey) -> EncodedItem | None:
+        """An item, or None."""
+        for stored, value in self._cursor.entries(key.stored):
+            return layout.decode_item(value).item if stored == key.stored else None
+        return None
 
 
 class RangedSnapshot:

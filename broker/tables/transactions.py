@@ -6,9 +6,7 @@ decides cannot be overtaken before it is carried out.
 
 from __future__ import annotations
 
-from collections import deque
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from broker.model.errors import (
     ConditionalCheckFailedError,
@@ -19,8 +17,9 @@ from broker.model.errors import (
     TransactionCanceledError,
     ValidationError,
 )
-from broker.storage.documents import Documents
-from broker.tables.capacity import Consumption, by_table
+from broker.storage import layout
+from broker.storage.rocks import Family
+from broker.tables.capacity import Consumption, by_table, read_units
 from broker.tables.operations import consumption_of, replace_item
 
 if TYPE_CHECKING:
@@ -33,32 +32,40 @@ if TYPE_CHECKING:
 
 # How long a request token stands for its request, after that was carried out.
 TOKEN_SECONDS: Final = 10 * 60
-# So many are kept; beyond it transactions with a token are told to come again.
-TOKENS_MAX: Final = 100_000
+# So many are kept on disk, less than 100 bytes each, for at most twice that long: more than a node can carry out.
+# Beyond it transactions with a token are told to come again.
+TOKENS_MAX: Final = 10_000_000
 
-# Of each transaction with a token so many old ones are dropped: more go than come.
-_DROPPED_AT_ONCE: Final = 4
 _MILLIS_PER_SECOND: Final = 1000
 _RETRY_AFTER_MS: Final = 1_000
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RequestToken:
+class RequestToken(NamedTuple):
     """What a client calls a request, so that sending it twice has the effect of once."""
 
     name: str
     # Of the request's content.
     digest: bytes
-    # When the request was carried out.
-    time_ms: int = 0
 
 
 class RequestTokens:
-    """The tokens of the last minutes. They are durable with what they stand for."""
+    """The tokens of the last minutes, durable with what they stand for.
+
+    They are on disk alone, by generation: all tokens of ten minutes. A token is looked for in this generation and the
+    one before, and what is older goes at once, by one range. So neither memory nor time grows with their number.
+    """
 
     def __init__(self, store: Store) -> None:
-        self._documents = Documents(store, "token", RequestToken)
-        self._oldest_first = deque(sorted((token for _, token in self._documents.items()), key=_time))
+        # How many there are, by generation.
+        self._counts = {
+            layout.counted_generation(key): layout.decode_token_count(value)
+            for key, value in store.scan(Family.CATALOG, layout.TOKEN_COUNTS_PREFIX, layout.TOKEN_COUNTS_END)
+        }
+
+    @property
+    def count(self) -> int:
+        """How many are kept."""
+        return sum(self._counts.values())
 
     def plan_check(self, group: Group, token: RequestToken) -> bool:
         """Whether the request of a token was carried out before. Raises IdempotentParameterMismatchError.
@@ -66,17 +73,23 @@ class RequestTokens:
         Raises ThrottlingError if there is no room for one more.
         """
         self._drop_old(group)
-        known = self._documents.get(token.name)
-        if known is not None and known.time_ms > _expired_ms(group):
-            if known.digest != token.digest:
+        generation = _generation(group)
+        for each in (generation, generation - 1):
+            known = group.get(Family.CATALOG, layout.token_key(each, token.name))
+            if known is None:
+                continue
+            time_ms, digest = layout.decode_token(known)
+            if time_ms <= group.now_ms - TOKEN_SECONDS * _MILLIS_PER_SECOND:
+                continue
+            if digest != token.digest:
                 raise IdempotentParameterMismatchError(
                     "The request uses the same client token as a previous, but non-identical request",
                     field="client_request_token",
                 )
             return True
-        if len(self._oldest_first) >= TOKENS_MAX:
+        if self.count >= TOKENS_MAX:
             raise ThrottlingError(
-                f"{TOKENS_MAX} transactions with a token were carried out in {TOKEN_SECONDS} seconds, the limit",
+                f"{TOKENS_MAX} transactions with a token were carried out lately, the limit",
                 retry_after_ms=_RETRY_AFTER_MS,
                 limit=TOKENS_MAX,
             )
@@ -84,18 +97,21 @@ class RequestTokens:
 
     def plan_note(self, group: Group, token: RequestToken) -> None:
         """Notes that the request of a token is carried out."""
-        noted = RequestToken(name=token.name, digest=token.digest, time_ms=group.now_ms)
-        self._documents.put(group, noted.name, noted)
-        self._oldest_first.append(noted)
+        generation = _generation(group)
+        group.put(
+            Family.CATALOG, layout.token_key(generation, token.name), layout.encode_token(group.now_ms, token.digest)
+        )
+        count = self._counts[generation] = self._counts.get(generation, 0) + 1
+        group.put(Family.CATALOG, layout.token_count_key(generation), layout.encode_token_count(count))
 
     def _drop_old(self, group: Group) -> None:
-        for _ in range(_DROPPED_AT_ONCE):
-            if not self._oldest_first or self._oldest_first[0].time_ms > _expired_ms(group):
-                return
-            oldest = self._oldest_first.popleft()
-            # It may have been used again since.
-            if self._documents.get(oldest.name) is oldest:
-                self._documents.delete(group, oldest.name)
+        oldest = _generation(group) - 1
+        old = [generation for generation in self._counts if generation < oldest]
+        if old:
+            group.delete_range(Family.CATALOG, layout.TOKENS_PREFIX, layout.token_key(oldest, ""))
+        for generation in old:
+            del self._counts[generation]
+            group.put(Family.CATALOG, layout.token_count_key(generation), None)
 
 
 class Transaction:
@@ -125,24 +141,15 @@ class Transaction:
         for write in self._writes:
             write.table.check_exists()
         if self._token is not None and self._tokens.plan_check(group, self._token):
-            return by_table(Consumption(write.table.definition) for write in self._writes)
+            return self._consume(_looked_at(group, write) for write in self._writes)
         decisions: list[Decision | None] = []
         causes: list[HeadraceError | None] = []
         for write in self._writes:
-            cause: HeadraceError | None = None
-            decision = None
-            try:
-                self._metering.admit_write(write.table.definition)
-                decision = write.decide(group)
-            except (ConditionalCheckFailedError, ValidationError, ProvisionedThroughputExceededError) as error:
-                cause = error
+            decision, cause = self._decide(group, write)
             decisions.append(decision)
             causes.append(cause)
-        if any(causes):
-            consumed = self._consume(
-                consumption_of(write.table, getattr(cause, "item", None), None, (), transactional=True)
-                for write, cause in zip(self._writes, causes, strict=True)
-            )
+        if any(cause is not None for cause in causes):
+            consumed = self._consume(map(_consumed_in_vain, self._writes, decisions, causes))
             raise TransactionCanceledError(causes, consumed)
         if self._token is not None:
             self._tokens.plan_note(group, self._token)
@@ -151,6 +158,18 @@ class Transaction:
             for write, decision in zip(self._writes, decisions, strict=True)
             if decision is not None
         )
+
+    def _decide(self, group: Group, write: Write) -> tuple[Decision | None, HeadraceError | None]:
+        """What a write is to make of its item, or why it cannot; changes nothing."""
+        try:
+            self._metering.admit_write(write.table.definition)
+            return write.decide(group), None
+        except ConditionalCheckFailedError as error:
+            error.consumption = consumption_of(write.table, error.item, None, (), transactional=True)
+            write.note_failed(error)
+            return None, error
+        except (ValidationError, ProvisionedThroughputExceededError) as error:
+            return None, error
 
     def _carry_out(self, group: Group, write: Write, decision: Decision) -> Consumption:
         old, new = decision
@@ -164,9 +183,26 @@ class Transaction:
         return consumed
 
 
-def _expired_ms(group: Group) -> int:
-    return group.now_ms - TOKEN_SECONDS * _MILLIS_PER_SECOND
+def _consumed_in_vain(write: Write, decision: Decision | None, cause: HeadraceError | None) -> Consumption:
+    """What a write costs whose transaction is cancelled."""
+    if isinstance(cause, ConditionalCheckFailedError):
+        consumption: Consumption = cause.consumption
+        return consumption
+    if isinstance(cause, ProvisionedThroughputExceededError):
+        return Consumption(write.table.definition)
+    old, new = (None, None) if decision is None else decision
+    return consumption_of(write.table, None if old is None else old.item, new, (), transactional=True)
 
 
-def _time(token: RequestToken) -> int:
-    return token.time_ms
+def _looked_at(group: Group, write: Write) -> Consumption:
+    """What a write costs whose request was carried out before."""
+    item = group.get_item(write.key.stored)
+    consumption = Consumption(write.table.definition)
+    size_bytes = 0 if item is None else item.item.size_bytes
+    consumption.read(read_units(size_bytes, consistent=True, transactional=True))
+    return consumption
+
+
+def _generation(group: Group) -> int:
+    # There is one before each.
+    return 1 + group.now_ms // (TOKEN_SECONDS * _MILLIS_PER_SECOND)

@@ -10,6 +10,8 @@ import pytest
 
 from headrace.v1 import attribute_value_pb2 as pb
 from headrace.v1.item_service_pb2 import (
+    RETURN_VALUES_ALL_OLD,
+    RETURN_VALUES_ON_CONDITION_CHECK_FAILURE_ALL_OLD,
     BatchGetItemRequest,
     BatchGetItemResponse,
     BatchWriteItemRequest,
@@ -183,6 +185,43 @@ def test_a_result_says_what_the_unary_call_would_have_said(client: Client, table
         client.put(table.name, item(id="a", text="x" * 409_600))
     assert dict(response.results[3].error.metadata) == dict(expected.refusal.metadata)
     assert response.results[3].error.message == expected.refusal.message
+
+
+# A write that is done, but whose answer no client takes, would look like one that may not have happened.
+def test_writes_that_return_more_than_a_response_holds_are_not_carried_out(client: Client, table: TestTable) -> None:
+    for number in range(12):
+        client.put(table.name, item(id=f"k{number:02}", text="x" * 400_000))
+    overs = [put(item(id=f"k{number:02}", n=number)) for number in range(12)]
+    for over in overs:
+        over.put.return_values = RETURN_VALUES_ALL_OLD
+    (response,) = client.write_items(batch(table.name, *overs))
+    assert reasons(response) == [""] * 9 + ["THROTTLING"] * 3
+    assert [len(result.attributes.attributes["text"].s) for result in response.results[:9]] == [400_000] * 9
+    assert response.results[9].error.metadata["field"] == "return_values"
+    written = [attributes(id=f"k{number:02}", n=number) for number in range(9)]
+    assert [client.get(table.name, item(id=f"k{number:02}")) for number in range(9)] == written
+    stored = client.get(table.name, item(id="k09"))
+    assert stored is not None
+    assert "text" in stored
+    # As often as one likes in other batches; and a condition that fails says so also where there is no room.
+    (response,) = client.write_items(batch(table.name, *overs[9:]))
+    assert reasons(response) == [""] * 3
+    for number in range(12):
+        client.put(table.name, item(id=f"k{number:02}", text="x" * 400_000))
+    for over in overs:
+        over.put.condition_expression = "attribute_not_exists(id)"
+        over.put.return_values_on_condition_check_failure = RETURN_VALUES_ON_CONDITION_CHECK_FAILURE_ALL_OLD
+    with client.unchanged(table):
+        (response,) = client.write_items(batch(table.name, *overs))
+    assert [result.HasField("condition_check_failure") for result in response.results] == [True] * 9 + [False] * 3
+    assert reasons(response) == [""] * 9 + ["CONDITIONAL_CHECK_FAILED"] * 3
+
+
+def test_a_batch_write_returns_no_values(client: Client, table: TestTable) -> None:
+    returning = put(item(id="a"), table=table.name)
+    returning.put.return_values = RETURN_VALUES_ALL_OLD
+    with client.unchanged(table), refused("INVALID_ARGUMENT", "VALIDATION", field="return_values"):
+        batch_write(client, returning)
 
 
 def test_operations_of_a_batch_may_name_tables_of_their_own(client: Client) -> None:

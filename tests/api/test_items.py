@@ -244,6 +244,24 @@ def test_an_item_of_exactly_400_kb_is_taken_with_both_images_in_its_record(clien
     assert last.size_bytes == 2 * ITEM_BYTES_MAX + size_bytes(attributes(id="big"))
 
 
+# DynamoDB counts two bytes for each of these numbers. A record that no client takes would end every read of its shard.
+def test_an_item_of_large_numbers_is_refused_or_can_be_read_wherever_it_is(client: Client, table: TestTable) -> None:
+    def numbers_of(count: int, last: str) -> pb.Item:
+        whole = item(id="big")
+        for _ in range(count):
+            whole.attributes["l"].l.values.add().n = "1e125"
+        whole.attributes["last"].s = last
+        return whole
+
+    with client.unchanged(table), refused("INVALID_ARGUMENT", "VALIDATION", field="item", limit=1_792 * 1024):
+        client.put(table.name, numbers_of(14_100, ""))
+    for last in "ab":
+        client.put(table.name, numbers_of(13_800, last))
+    assert client.get(table.name, item(id="big")) is not None
+    *_, record = client.records(table.stream_arn)
+    assert (record.old_image.attributes["last"].s, record.new_image.attributes["last"].s) == ("a", "b")
+
+
 def test_an_item_of_one_byte_more_than_400_kb_is_refused(client: Client, table: TestTable) -> None:
     with (
         client.unchanged(table),

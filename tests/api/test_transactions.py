@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from broker.encoding.varint import field_bytes
 from headrace.v1 import item_service_pb2 as pb
 from tests.rpc import Client, TestTable, refused, unique_name
 from tests.values import attributes, from_item, item, to_attribute_value, value
@@ -64,7 +65,7 @@ def test_all_conditions_are_looked_at_and_each_action_has_its_reason(client: Cli
         check(table, 2, "attribute_exists(id)"),
         put(table, 3),
     ]
-    with client.unchanged(table), refused("ABORTED", "TRANSACTION_CANCELED") as expected:
+    with client.unchanged(table), refused("FAILED_PRECONDITION", "TRANSACTION_CANCELED") as expected:
         transact(client, *actions)
     assert (
         expected.refusal.metadata["cancellation_reasons"] == "None,ConditionalCheckFailed,ConditionalCheckFailed,None"
@@ -97,7 +98,7 @@ def test_an_update_that_does_not_fit_its_item_cancels_the_transaction(client: Cl
         expression_attribute_names={"#t": "text"},
         expression_attribute_values={":n": to_attribute_value(value(1))},
     )
-    with client.unchanged(table), refused("ABORTED", "TRANSACTION_CANCELED") as expected:
+    with client.unchanged(table), refused("FAILED_PRECONDITION", "TRANSACTION_CANCELED") as expected:
         transact(client, put(table, 2), pb.TransactWriteItem(update=update))
     assert expected.refusal.metadata["cancellation_reasons"] == "None,ValidationError"
 
@@ -167,11 +168,54 @@ def test_a_token_stands_for_one_request(client: Client, table: TestTable) -> Non
 def test_a_cancelled_transaction_may_be_sent_again_with_its_token(client: Client, table: TestTable) -> None:
     token = unique_name("token")
     actions = [put(table, 1), check(table, 2, "attribute_exists(id)")]
-    with refused("ABORTED", "TRANSACTION_CANCELED"):
+    with refused("FAILED_PRECONDITION", "TRANSACTION_CANCELED"):
         transact(client, *actions, client_request_token=token)
     client.put(table.name, item(id="k2"))
     transact(client, *actions, client_request_token=token)
     assert client.get(table.name, item(id="k1")) == attributes(id="k1")
+
+
+# Many clients write maps in another order each time; the request is the same.
+def test_a_token_knows_its_request_in_whatever_order_its_attributes_come(client: Client, table: TestTable) -> None:
+    name = unique_name("token")
+    entries = [item({key: "x"}).SerializeToString() for key in ("id", "b", "c")]
+    call: Any = client.channel.unary_unary("/headrace.v1.ItemService/TransactWriteItems")
+    for order in (entries, entries[::-1]):
+        whole = pb.PutItemRequest(table_name=table.name).SerializeToString() + field_bytes(b"\x12", b"".join(order))
+        action = field_bytes(b"\x0a", field_bytes(b"\x12", whole))
+        call(action + pb.TransactWriteItemsRequest(client_request_token=name).SerializeToString())
+    assert client.get(table.name, item(id="x")) == attributes(id="x", b="x", c="x")
+    assert len(client.records(table.stream_arn)) == 1
+
+
+def test_a_cancelled_transaction_shows_as_much_as_a_response_holds(client: Client, table: TestTable) -> None:
+    for number in range(12):
+        client.put(table.name, item(id=f"k{number}", text="x" * 400_000))
+    with client.unchanged(table):
+        response = transact(
+            client,
+            *(
+                check(table, number, "attribute_not_exists(id)", return_values_on_condition_check_failure=SHOWS)
+                for number in range(12)
+            ),
+        )
+    assert [reason.code for reason in response.cancellation_reasons] == ["ConditionalCheckFailed"] * 12
+    assert [reason.HasField("item") for reason in response.cancellation_reasons] == [True] * 9 + [False] * 3
+
+
+def test_items_that_no_response_holds_are_refused_by_name(client: Client, table: TestTable) -> None:
+    whole = item({f"a{number:05}": True for number in range(50_000)})
+    gets = []
+    for number in range(9):
+        whole.attributes["id"].s = f"k{number}"
+        client.put(table.name, whole)
+        gets.append(pb.TransactGetItem(table_name=table.name, key=item(id=f"k{number}")))
+    with refused("INVALID_ARGUMENT", "VALIDATION", field="transact_items", limit=4 * 1024**2):
+        client.items.TransactGetItems(pb.TransactGetItemsRequest(transact_items=gets))
+    for get in gets:
+        get.projection_expression = "a00000"
+    response = client.items.TransactGetItems(pb.TransactGetItemsRequest(transact_items=gets))
+    assert [from_item(each.item) for each in response.responses] == [attributes(a00000=True)] * 9
 
 
 # What a write returns.

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from broker.encoding.items import canonical_value, canonicalize, decode, encode, parse_item, with_changes
 from broker.encoding.varint import field_bytes
 from broker.model.errors import ValidationError
+from broker.model.values import ITEM_ENCODED_BYTES_MAX, ITEM_SIZE_BYTES_MAX
 from headrace.v1 import attribute_value_pb2 as pb
 from tests import values
 from tests.unit.strategies import ATTRIBUTES, NUMBERS, VALUES, spellings
@@ -287,3 +288,28 @@ def test_long_numbers_and_names_are_not_kept(what: str) -> None:
     finally:
         tracemalloc.stop()
     assert kept < 40 * 60_000 / 2
+
+
+# The record of a change holds two images; one that no response can hold would end every read of its shard.
+def test_an_item_is_refused_whose_numbers_take_too_much_in_full() -> None:
+    def numbers_of(count: int) -> pb.Item:
+        whole = item(id="a")
+        for _ in range(count):
+            whole.attributes["l"].l.values.add().n = "1e125"
+        return whole
+
+    fits = ITEM_ENCODED_BYTES_MAX // 131
+    assert ITEM_ENCODED_BYTES_MAX - 300 < len(canonicalize(numbers_of(fits - 1)).encoded) <= ITEM_ENCODED_BYTES_MAX
+    with pytest.raises(ValidationError, match="all digits of its numbers") as refused:
+        canonicalize(numbers_of(fits + 1))
+    assert refused.value.metadata == {"field": "item", "limit": str(ITEM_ENCODED_BYTES_MAX)}
+    encoded = canonicalize(numbers_of(10))
+    with pytest.raises(ValidationError, match="Item size to update"):
+        with_changes(
+            parse_item(encoded.encoded), encoded.size_bytes, {"m": ("L", [("N", "1" + "0" * 125)] * (fits + 1))}
+        )
+    # Whatever is no number takes at most four times what DynamoDB counts.
+    worst = item(id="a")
+    for _ in range(ITEM_SIZE_BYTES_MAX - 10):
+        worst.attributes["l"].l.values.add().s = ""
+    assert canonicalize(worst).size_bytes > ITEM_SIZE_BYTES_MAX - 10

@@ -57,6 +57,10 @@ def _block() -> bytes:
 
 EXAMPLES: Final[dict[str, Callable[[], bytes]]] = {
     "counters key": lambda: layout.COUNTERS_KEY,
+    "token key": lambda: layout.token_key(2_833_333, "payment-17"),
+    "token": lambda: layout.encode_token(NOON_MS, bytes(range(16))),
+    "token count key": lambda: layout.token_count_key(2_833_333),
+    "token count": lambda: layout.encode_token_count(5),
     "counters": lambda: layout.encode_counters(layout.Counters(7, VERSION.hybrid_time, 3, NOON_MS)),
     "item key, text and number": lambda: _codec().of_key(item(id="a\x00b", at=-12)).stored,
     "item key, number": lambda: (

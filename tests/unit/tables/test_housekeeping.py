@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from broker.encoding.items import canonicalize
+from broker.encoding.items import canonical_value, canonicalize
+from broker.expressions.placeholders import Placeholders
+from broker.expressions.update import parse_update
+from broker.model.errors import ValidationError
 from broker.model.tables import Index, KeyAttribute, KeyAttributeType, ProjectionType
+from broker.storage.commit import Group
 from broker.storage.rocks import Family, Store
 from broker.tables import housekeeping
 from broker.tables.catalog import OpenTable
 from broker.tables.definition import TableChange
 from broker.tables.housekeeping import Backfill, Expiry
-from broker.tables.operations import Put
+from broker.tables.operations import Change, Put
 from tests.unit.engine import NOON_MS, TIMEOUT_S, Engine, FakeClock, running
-from tests.values import item
+from tests.values import item, to_attribute_value, value
 
 BY_STATE = Index(
     name="by-state",
@@ -87,6 +92,79 @@ async def test_a_backfill_that_a_restart_broke_off_is_done_again(tmp_path: Path)
         await backfill(engine).round()
         assert entries(engine) == 300
     again.close()
+
+
+# What is no key of the index any user thinks of must not make the item untouchable.
+async def test_an_item_that_cannot_be_in_a_new_index_can_be_updated(engine: Engine) -> None:
+    table = await engine.table()
+    await engine.committer.commit(put(table, "a", stage=5))
+    await engine.catalog.update_table("pets", TableChange(new_indexes=(BY_STATE,)))
+    await backfill(engine).round()
+
+    def change(expression: str, content: object) -> Change:
+        placeholders = Placeholders({}, {":v": canonical_value(to_attribute_value(value(content)))})
+        update = parse_update(expression, placeholders, table.keys.names)
+        return Change(table, table.keys.of_key(item(id="a")), update, None, 0)
+
+    await engine.committer.commit(change("SET n = :v", 1))
+    with pytest.raises(ValidationError, match="Type mismatch for Index Key stage Expected: S Actual: N"):
+        await engine.committer.commit(change("SET stage = :v", 6))
+    assert entries(engine) == 0
+    await engine.committer.commit(change("SET stage = :v", "open"))
+    assert entries(engine) == 1
+
+
+async def test_a_backfill_goes_on_after_a_restart_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, clock = Store(tmp_path), FakeClock()
+    async with running(store, clock) as engine:
+        table = await engine.table()
+        await engine.committer.submit([put(table, f"k{number}", stage="open") for number in range(300)])
+        await engine.catalog.update_table("pets", TableChange(new_indexes=(BY_STATE,)))
+        filling, next_fills = backfill(engine), Backfill._next
+
+        def next_until_broken_off(
+            self: Backfill, table: OpenTable, begin: bytes, end: bytes
+        ) -> list[housekeeping._Fill]:
+            fills = next_fills(self, table, begin, end)
+            if entries(engine) == 200:
+                raise ConnectionError
+            return fills
+
+        monkeypatch.setattr(Backfill, "_next", next_until_broken_off)
+        with pytest.raises(ConnectionError):
+            await filling.round()
+        monkeypatch.undo()
+    store.close()
+    del store, engine, table, filling
+    again = Store(tmp_path)
+    async with running(again, clock) as engine:
+        planned: list[bytes] = []
+        plan = housekeeping._Fill.plan
+
+        def noting(self: housekeeping._Fill, group: Group) -> None:
+            planned.append(self.stored)
+            plan(self, group)
+
+        monkeypatch.setattr(housekeeping._Fill, "plan", noting)
+        await backfill(engine).round()
+        assert (len(planned), entries(engine)) == (100, 300)
+        # Another index begins at the beginning.
+        await engine.catalog.update_table("pets", TableChange(new_indexes=(replace(BY_STATE, name="again"),)))
+        await backfill(engine).round()
+        assert len(planned) == 400
+        assert list(again.scan(Family.CATALOG, b"backfill/", b"backfill0")) == []
+    again.close()
+
+
+async def test_large_items_are_filled_in_small_batches(engine: Engine) -> None:
+    table = await engine.table()
+    await engine.committer.submit([put(table, f"k{n}", stage="open", text="x" * 100_000) for n in range(10)])
+    await engine.catalog.update_table("pets", TableChange(new_indexes=(BY_STATE,)))
+    fills = backfill(engine)._next(table, b"", b"\xff")
+    assert len(fills) == 3
+    assert all(fill.size_bytes > 100_000 for fill in fills)
+    await backfill(engine).round()
+    assert entries(engine) == 10
 
 
 async def test_a_table_or_index_that_goes_meanwhile_ends_its_backfill(engine: Engine) -> None:

@@ -16,7 +16,7 @@ from broker.model.errors import (
     TransactionCanceledError,
 )
 from broker.model.tables import Throughput
-from broker.storage.rocks import Store
+from broker.storage.rocks import Family, Store
 from broker.tables import transactions
 from broker.tables.capacity import BURST_SECONDS, CapacityMetering
 from broker.tables.catalog import OpenTable
@@ -64,11 +64,34 @@ async def test_tokens_have_a_bound_and_old_ones_make_room(engine: Engine, monkey
     with pytest.raises(ThrottlingError) as throttled:
         await carry_out(engine, tokens, put(table, "3"), name="3")
     assert throttled.value.metadata["limit"] == "3"
-    engine.clock.ms += TOKEN_SECONDS * 1000
+    # They go by generations, so that each stays for ten minutes at least and twenty at most.
+    engine.clock.ms += 2 * TOKEN_SECONDS * 1000
     await carry_out(engine, tokens, put(table, "3"), name="3")
+    assert tokens.count == RequestTokens(engine.store).count == 1
     # What is kept on disk is bounded, too.
-    again = RequestTokens(engine.store)
-    assert [kept.name for kept in again._oldest_first] == ["3"]
+    kept = [key for key, _ in engine.store.scan(Family.CATALOG, b"token/", b"token0")]
+    assert len(kept) == 1
+    assert len(list(engine.store.scan(Family.CATALOG, b"tokens/", b"tokens0"))) == 1
+
+
+async def test_tokens_do_not_mind_a_clock_that_begins_at_nothing(store: Store) -> None:
+    clock = FakeClock(0)
+    async with running(store, clock) as engine:
+        tokens, table = RequestTokens(store), await engine.table()
+        for key in ("a", "b"):
+            await carry_out(engine, tokens, put(table, key))
+        assert engine.catalog.size_of(table.definition.id)[0] == 1
+        clock.ms += TOKEN_SECONDS * 1000
+        await carry_out(engine, tokens, put(table, "b"))
+        assert engine.catalog.size_of(table.definition.id)[0] == 2
+
+
+# The name of a token is all a client's, and what follows it on disk must not be taken for it.
+async def test_tokens_that_begin_alike_are_not_confused(engine: Engine) -> None:
+    tokens, table = RequestTokens(engine.store), await engine.table()
+    for number, name in enumerate(("a", "aa", "a/", "\u00e9")):
+        await carry_out(engine, tokens, put(table, str(number)), name=name)
+    assert engine.catalog.size_of(table.definition.id)[0] == 4
 
 
 async def test_tokens_are_there_after_a_restart(tmp_path: Path) -> None:
@@ -100,6 +123,21 @@ async def test_a_transaction_consumes_twice_also_if_it_is_cancelled(engine: Engi
     assert consumed.total.writes == 2 * 2 + 2 * 1
     (usage,) = metering.all()
     assert usage.write_units == 12
+    # Also those that are innocent count by what they would have written.
+    writes = [writes[0], put(table, "c", text="x" * 2500)]
+    with pytest.raises(TransactionCanceledError) as cancelled:
+        await engine.committer.commit(Transaction(writes, metering, tokens, None))
+    (consumed,) = cancelled.value.consumed
+    assert consumed.total.writes == 2 * 2 + 2 * 3
+
+
+async def test_a_request_that_was_carried_out_before_only_reads(engine: Engine) -> None:
+    tokens, table = RequestTokens(engine.store), await engine.table()
+    metering = CapacityMetering(engine.clock)
+    for units in ((0, 2 * 6), (2 * 2, 0)):
+        transaction = Transaction([put(table, "a", text="x" * 5500)], metering, tokens, token("t"))
+        (consumed,) = await engine.committer.commit(transaction)
+        assert (consumed.total.reads, consumed.total.writes) == units
 
 
 async def test_without_throughput_left_a_transaction_is_cancelled_as_a_whole(engine: Engine) -> None:

@@ -335,7 +335,9 @@ class PutItemRequest(google.protobuf.message.Message):
     """Whether to tell the capacity consumed."""
     @property
     def item(self) -> headrace.v1.attribute_value_pb2.Item:
-        """The whole item, with all its key attributes; at most 400 KB."""
+        """The whole item, with all its key attributes; at most 400 KB, and 1.75 MiB as a message: a number is stored with all
+        its digits.
+        """
 
     @property
     def expression_attribute_names(self) -> google.protobuf.internal.containers.ScalarMap[builtins.str, builtins.str]:
@@ -867,7 +869,9 @@ class WriteResult(google.protobuf.message.Message):
     CONSUMED_CAPACITY_FIELD_NUMBER: builtins.int
     @property
     def error(self) -> headrace.v1.error_pb2.Error:
-        """Absent: written. Otherwise what the unary call would have failed with."""
+        """Absent: written. Otherwise what the unary call would have failed with; or THROTTLING with the field "return_values", if
+        the items that the batch returns would have more than 3.5 MiB: not written, to be sent again in another batch.
+        """
 
     @property
     def attributes(self) -> headrace.v1.attribute_value_pb2.Item:
@@ -875,7 +879,9 @@ class WriteResult(google.protobuf.message.Message):
 
     @property
     def condition_check_failure(self) -> global___ConditionCheckFailure:
-        """As in the response of the unary call; then `error` is absent and nothing was written."""
+        """As in the response of the unary call; then `error` is absent and nothing was written. Once the items that the batch
+        returns have 3.5 MiB a condition that does not hold is an `error`.
+        """
 
     @property
     def consumed_capacity(self) -> global___ConsumedCapacity:
@@ -1500,7 +1506,7 @@ class CancellationReason(google.protobuf.message.Message):
     """For people; empty if the code is None."""
     @property
     def item(self) -> headrace.v1.attribute_value_pb2.Item:
-        """The item as it is, if the action asked for ALL_OLD and there is one."""
+        """The item as it is, if the action asked for ALL_OLD and there is one; left out once those before it have 3.5 MiB."""
 
     def __init__(
         self,
