@@ -14,6 +14,8 @@ from broker.backups.registry import Backups
 from broker.config import ConfigError, split_address
 from broker.consumers.groups import ConsumerGroups
 from broker.consumers.members import Members
+from broker.gateway.aws.operations import DynamoDB
+from broker.gateway.aws.protocol import AwsProtocol
 from broker.gateway.server import HttpServer
 from broker.model.clock import Clock, SystemClock
 from broker.replication.registry import Replicas
@@ -93,7 +95,8 @@ class Node:
             backups=backups,
         )
         self._rpc = RpcServer(engine, self._telemetry)
-        self._http = HttpServer(region, lambda: self._is_serving)
+        aws = AwsProtocol(DynamoDB(self._rpc.json_calls, region), random)
+        self._http = HttpServer(region, lambda: self._is_serving, aws)
         self._is_serving = False
         self._committing: asyncio.Task[None] | None = None
         self._background: list[asyncio.Task[None]] = []

@@ -1,4 +1,4 @@
-"""The HTTP port: health for people and balancers, metrics for Prometheus."""
+"""The HTTP port: AWS's protocol for clients, health for people and balancers, metrics for Prometheus."""
 
 from __future__ import annotations
 
@@ -7,27 +7,49 @@ from typing import TYPE_CHECKING, Final
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, generate_latest
 
+from broker.gateway.aws.protocol import BODY_BYTES_MAX
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from broker.gateway.aws.protocol import AwsProtocol
+
+# A connection is closed after so long without a whole request: neither an idle one nor one that sends its headers byte by
+# byte is held longer.
+IDLE_SECONDS: Final = 75.0
 _SHUTDOWN_SECONDS: Final = 5.0
+# What a request line, or one header, may have.
+_LINE_BYTES_MAX: Final = 8190
+_BACKLOG: Final = 1024
 
 
 class HttpServer:
-    """Serves /healthz and /metrics."""
+    """Serves /healthz, /metrics, and what `aws` answers."""
 
-    def __init__(self, region: str, is_serving: Callable[[], bool]) -> None:
+    def __init__(
+        self, region: str, is_serving: Callable[[], bool], aws: AwsProtocol, idle_seconds: float = IDLE_SECONDS
+    ) -> None:
         self._region = region
         self._is_serving = is_serving
-        app = web.Application()
+        app = web.Application(client_max_size=BODY_BYTES_MAX)
         app.router.add_get("/healthz", self._health)
         app.router.add_get("/metrics", self._metrics)
-        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=_SHUTDOWN_SECONDS)
+        app.router.add_post("/", aws.handle)
+        self._runner = web.AppRunner(
+            app,
+            access_log=None,
+            shutdown_timeout=_SHUTDOWN_SECONDS,
+            keepalive_timeout=idle_seconds,
+            max_line_size=_LINE_BYTES_MAX,
+            max_field_size=_LINE_BYTES_MAX,
+            # A compressed body is signed as it is sent, and may be a bomb: none is taken.
+            auto_decompress=False,
+        )
 
     async def start(self, host: str, port: int) -> int:
         """Listens; returns the port. Raises OSError if it is taken."""
         await self._runner.setup()
-        site = web.TCPSite(self._runner, host, port)
+        site = web.TCPSite(self._runner, host, port, backlog=_BACKLOG)
         await site.start()
         address: tuple[str, int] = self._runner.addresses[0]
         return address[1]

@@ -34,6 +34,18 @@ class ValidationError(HeadraceError):
     reason = "VALIDATION"
 
 
+class SerializationError(HeadraceError):
+    """A request in JSON that is none, or has another type where its operation says which."""
+
+    reason = "SERIALIZATION"
+
+
+class UnknownOperationError(HeadraceError):
+    """An operation that there is not, or is not supported."""
+
+    reason = "UNKNOWN_OPERATION"
+
+
 class ResourceNotFoundError(HeadraceError):
     """A table, stream, shard, group, trigger or replica that does not exist."""
 

@@ -14,6 +14,7 @@ from broker.rpc.backup_service import BackupService
 from broker.rpc.consumer_service import ConsumerService
 from broker.rpc.handlers import Drain, service_handler
 from broker.rpc.item_service import ItemService
+from broker.rpc.json_calls import JsonCalls
 from broker.rpc.replication_service import ReplicationService
 from broker.rpc.response_budget import ResponseBudget
 from broker.rpc.stream_service import StreamService
@@ -106,13 +107,11 @@ class RpcServer:
         self._health = health.aio.HealthServicer()
         e = engine
         budget = ResponseBudget()
+        streams = StreamService(e.catalog, e.log, e.watermarks, e.iterators, e.metering, e.capacity, budget)
         services = (
             (_service(table_service_pb2), TableService(e.catalog)),
             (mirror.ITEM_SERVICE, ItemService(e.catalog, e.committer, e.items, e.capacity, e.tokens)),
-            (
-                _service(stream_service_pb2),
-                StreamService(e.catalog, e.log, e.watermarks, e.iterators, e.metering, e.capacity, budget),
-            ),
+            (_service(stream_service_pb2), streams),
             (_service(consumer_service_pb2), ConsumerService(e.catalog, e.groups, e.members, e.log, budget)),
             (_service(trigger_service_pb2), TriggerService(e.catalog, e.triggers, e.groups)),
             (
@@ -121,6 +120,7 @@ class RpcServer:
             ),
             (_service(backup_service_pb2), BackupService(e.backups, e.catalog)),
         )
+        self.json_calls = JsonCalls(services, {"GetRecords": streams.get_records_once}, self._drain, telemetry)
         self._names = ["", health.SERVICE_NAME]
         for descriptor, service in services:
             self._names.append(descriptor.full_name)

@@ -28,6 +28,8 @@ _MILLIS_PER_SECOND: Final = 1000
 
 _CODES: Final[dict[type[errors.HeadraceError], grpc.StatusCode]] = {
     errors.ValidationError: grpc.StatusCode.INVALID_ARGUMENT,
+    errors.SerializationError: grpc.StatusCode.INVALID_ARGUMENT,
+    errors.UnknownOperationError: grpc.StatusCode.UNIMPLEMENTED,
     errors.ResourceNotFoundError: grpc.StatusCode.NOT_FOUND,
     errors.ResourceInUseError: grpc.StatusCode.FAILED_PRECONDITION,
     errors.TableAlreadyExistsError: grpc.StatusCode.FAILED_PRECONDITION,

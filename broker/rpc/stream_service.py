@@ -10,7 +10,7 @@ from broker.model.sequence import parse_sequence_number
 from broker.rpc import convert
 from broker.rpc.response_budget import ReaderBudget, ResponseBudget
 from broker.storage.watermark import Wakeup
-from broker.streams.tail import PAGE_RECORDS_MAX
+from broker.streams.tail import PAGE_BYTES_MAX, PAGE_RECORDS_MAX
 from broker.streams.walk import OLDEST, Walk, begin
 from broker.tables.validate import check_range, page_limit
 from headrace.v1 import stream_service_pb2 as pb
@@ -98,20 +98,17 @@ class StreamService:
 
     async def GetRecords(self, request: pb.GetRecordsRequest, context: Context) -> None:
         """Streams the records from a position on."""
-        limit = PAGE_RECORDS_MAX
-        if request.HasField("limit"):
-            limit = request.limit
-            check_range(limit, "limit", 1, PAGE_RECORDS_MAX)
-        position = self._position(request)
-        walk = Walk(lambda: self._catalog.streams.get(position.stream_name), position, self._reader)
-        table = self._catalog.table_of(walk.stream)
-        if table is not None:
-            self._capacity.admit_stream_read(table)
+        walk, limit = self._open(request)
         wakeup = Wakeup(self._watermarks)
         try:
             await self._follow(walk, wakeup, limit, context, follow=request.follow)
         finally:
             wakeup.close()
+
+    async def get_records_once(self, request: pb.GetRecordsRequest) -> bytes:
+        """The first response of GetRecords alone, for callers who take one response a call."""
+        walk, limit = self._open(request)
+        return self._response(walk, walk.next(limit, PAGE_BYTES_MAX), is_first=True)
 
     async def SplitShard(self, request: pb.SplitShardRequest) -> pb.SplitShardResponse:
         """Splits a shard."""
@@ -125,6 +122,19 @@ class StreamService:
         stream = self._catalog.stream(request.stream_arn)
         shard = await self._catalog.merge_shards(stream, request.shard_id, request.adjacent_shard_id)
         return pb.MergeShardsResponse(shard=convert.shard(shard))
+
+    def _open(self, request: pb.GetRecordsRequest) -> tuple[Walk, int]:
+        """What a request reads, and how many records at once."""
+        limit = PAGE_RECORDS_MAX
+        if request.HasField("limit"):
+            limit = request.limit
+            check_range(limit, "limit", 1, PAGE_RECORDS_MAX)
+        position = self._position(request)
+        walk = Walk(lambda: self._catalog.streams.get(position.stream_name), position, self._reader)
+        table = self._catalog.table_of(walk.stream)
+        if table is not None:
+            self._capacity.admit_stream_read(table)
+        return walk, limit
 
     async def _follow(self, walk: Walk, wakeup: Wakeup, limit: int, context: Context, *, follow: bool) -> None:
         is_first = True

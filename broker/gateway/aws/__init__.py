@@ -1,0 +1,1 @@
+"""AWS's JSON protocol of DynamoDB and DynamoDB Streams, for clients made for those."""

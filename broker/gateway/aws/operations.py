@@ -1,0 +1,452 @@
+"""DynamoDB's operations, each a call of our services: where the two differ in shape, it is told here.
+
+Requests and responses are JSON values in the shapes of the Amazon DynamoDB API Reference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from hashlib import md5
+from typing import Any, Final, TypeAlias
+
+from broker.gateway.aws.errors import conditional_check_failed, transaction_canceled
+from broker.model.errors import SerializationError, ValidationError
+
+Json: TypeAlias = dict[str, Any]
+Call: TypeAlias = Callable[[str, Json], Awaitable[Json]]
+Operation: TypeAlias = Callable[[Json], Awaitable[Json]]
+
+# What AWS allows a new account; nothing is limited by account here. Source: Developer Guide, "Quotas in DynamoDB".
+_ACCOUNT_CAPACITY_UNITS: Final = 80_000
+_TABLE_CAPACITY_UNITS: Final = 40_000
+_ENDPOINT_CACHE_MINUTES: Final = 1440
+
+# Parameters that would change what an operation does, and do not here.
+_UNSUPPORTED: Final[Mapping[str, tuple[str, ...]]] = {
+    "CreateTable": ("ResourcePolicy", "GlobalTableSourceArn"),
+    "UpdateTable": ("ReplicaUpdates", "GlobalTableWitnessUpdates", "MultiRegionConsistency"),
+    "ListBackups": ("TimeRangeLowerBound", "TimeRangeUpperBound"),
+    "RestoreTableFromBackup": (
+        "BillingModeOverride",
+        "GlobalSecondaryIndexOverride",
+        "LocalSecondaryIndexOverride",
+        "ProvisionedThroughputOverride",
+    ),
+}
+_CALLED_AS_THEY_ARE: Final = ("TagResource", "UntagResource", "GetShardIterator")
+
+
+class DynamoDB:
+    """The operations of DynamoDB and of DynamoDB Streams."""
+
+    def __init__(self, call: Call, region: str) -> None:
+        """`call` carries out a method of our services."""
+        self._call = call
+        self._region = region
+        self.tables_and_items: dict[str, Operation] = {
+            "PutItem": self._writing("PutItem"),
+            "UpdateItem": self._writing("UpdateItem"),
+            "DeleteItem": self._writing("DeleteItem"),
+            "GetItem": self._get_item,
+            "BatchGetItem": self._batch_get_item,
+            "BatchWriteItem": self._batch_write_item,
+            "Query": self._paging("Query"),
+            "Scan": self._paging("Scan"),
+            "TransactWriteItems": self._transact_write_items,
+            "TransactGetItems": self._transact_get_items,
+            "CreateTable": self._create_table,
+            "UpdateTable": self._update_table,
+            "DescribeTable": self._describing_table("DescribeTable"),
+            "DeleteTable": self._describing_table("DeleteTable"),
+            "ListTables": self._list_tables,
+            "UpdateTimeToLive": self._update_time_to_live,
+            "DescribeTimeToLive": self._describe_time_to_live,
+            "TagResource": self._calling("TagResource"),
+            "UntagResource": self._calling("UntagResource"),
+            "ListTagsOfResource": self._list_tags,
+            "DescribeContinuousBackups": self._describe_continuous_backups,
+            "DescribeLimits": self._describe_limits,
+            "CreateBackup": self._create_backup,
+            "DescribeBackup": self._describe_backup,
+            "DeleteBackup": self._delete_backup,
+            "ListBackups": self._list_backups,
+            "RestoreTableFromBackup": self._restore_table,
+        }
+        self.streams: dict[str, Operation] = {
+            "ListStreams": self._list_streams,
+            "DescribeStream": self._describe_stream,
+            "GetShardIterator": self._get_shard_iterator,
+            "GetRecords": self._get_records,
+        }
+
+    # Items.
+
+    def _writing(self, name: str) -> Operation:
+        async def write(request: Json) -> Json:
+            response = await self._call(name, request)
+            failure = response.get("ConditionCheckFailure")
+            if failure is not None:
+                raise conditional_check_failed(failure.get("Item"))
+            return _with_capacity(response)
+
+        return write
+
+    async def _get_item(self, request: Json) -> Json:
+        return _with_capacity(await self._call("GetItem", request))
+
+    async def _batch_get_item(self, request: Json) -> Json:
+        tables = _members(request, "RequestItems")
+        asked = {
+            "Tables": [{**_structure(keys, "RequestItems"), "TableName": name} for name, keys in tables.items()],
+            "ReturnConsumedCapacity": request.get("ReturnConsumedCapacity"),
+        }
+        response = await self._call("BatchGetItem", asked)
+        unprocessed = {keys.pop("TableName"): keys for keys in response.get("UnprocessedKeys", ())}
+        found = {items["TableName"]: items.get("Items", []) for items in response.get("Tables", ())}
+        return _with_capacities({"Responses": found, "UnprocessedKeys": unprocessed}, response)
+
+    async def _batch_write_item(self, request: Json) -> Json:
+        operations = [
+            _write_operation(name, write)
+            for name, writes in _members(request, "RequestItems").items()
+            for write in _elements(writes, "RequestItems")
+        ]
+        asked = {"Operations": operations, "ReturnConsumedCapacity": request.get("ReturnConsumedCapacity")}
+        response = await self._call("BatchWriteItem", asked)
+        unprocessed: dict[str, list[Json]] = {}
+        for operation in response.get("UnprocessedOperations", ()):
+            ((kind, write),) = operation.items()
+            part = "Item" if kind == "Put" else "Key"
+            unprocessed.setdefault(write["TableName"], []).append({f"{kind}Request": {part: write[part]}})
+        return _with_capacities({"UnprocessedItems": unprocessed}, response)
+
+    def _paging(self, name: str) -> Operation:
+        async def page(request: Json) -> Json:
+            response = _with_capacity(await self._call(name, request))
+            response.setdefault("Count", 0)
+            response.setdefault("ScannedCount", 0)
+            if request.get("Select") != "COUNT":
+                response.setdefault("Items", [])
+            return response
+
+        return page
+
+    async def _transact_write_items(self, request: Json) -> Json:
+        response = await self._call("TransactWriteItems", request)
+        reasons = response.pop("CancellationReasons", None)
+        if reasons is not None:
+            raise transaction_canceled(reasons)
+        return _with_capacities({}, response, transactional=True)
+
+    async def _transact_get_items(self, request: Json) -> Json:
+        actions = _elements(request.get("TransactItems"), "TransactItems")
+        gets = [_structure(_structure(action, "TransactItems").get("Get"), "Get") for action in actions]
+        response = await self._call("TransactGetItems", {**request, "TransactItems": gets})
+        return _with_capacities({"Responses": response["Responses"]}, response, transactional=True)
+
+    # Tables.
+
+    async def _create_table(self, request: Json) -> Json:
+        _check_supported("CreateTable", request)
+        # Without a billing mode AWS means PROVISIONED, we mean PAY_PER_REQUEST.
+        response = await self._call("CreateTable", {"BillingMode": "PROVISIONED", **request})
+        return {"TableDescription": _table(response["TableDescription"])}
+
+    async def _update_table(self, request: Json) -> Json:
+        _check_supported("UpdateTable", request)
+        response = await self._call("UpdateTable", request)
+        return {"TableDescription": _table(response["TableDescription"])}
+
+    def _describing_table(self, name: str) -> Operation:
+        async def describe(request: Json) -> Json:
+            response = await self._call(name, request)
+            return {member: _table(description) for member, description in response.items()}
+
+        return describe
+
+    async def _list_tables(self, request: Json) -> Json:
+        return {"TableNames": [], **await self._call("ListTables", request)}
+
+    async def _update_time_to_live(self, request: Json) -> Json:
+        response = await self._call("UpdateTimeToLive", request)
+        specification = {"Enabled": False, **response["TimeToLiveSpecification"]}
+        return {"TimeToLiveSpecification": specification}
+
+    async def _describe_time_to_live(self, request: Json) -> Json:
+        return {"TimeToLiveDescription": await self._call("DescribeTimeToLive", request)}
+
+    def _calling(self, name: str) -> Operation:
+        async def carry_out(request: Json) -> Json:
+            return await self._call(name, request)
+
+        return carry_out
+
+    async def _list_tags(self, request: Json) -> Json:
+        response = await self._call("ListTagsOfResource", request)
+        tags = [{"Value": "", **tag} for tag in response.get("Tags", ())]
+        return {**response, "Tags": tags}
+
+    async def _describe_continuous_backups(self, request: Json) -> Json:
+        await self._call("DescribeTable", request)
+        point_in_time = {"PointInTimeRecoveryStatus": "DISABLED"}
+        description = {"ContinuousBackupsStatus": "DISABLED", "PointInTimeRecoveryDescription": point_in_time}
+        return {"ContinuousBackupsDescription": description}
+
+    async def _describe_limits(self, _: Json) -> Json:
+        return {
+            "AccountMaxReadCapacityUnits": _ACCOUNT_CAPACITY_UNITS,
+            "AccountMaxWriteCapacityUnits": _ACCOUNT_CAPACITY_UNITS,
+            "TableMaxReadCapacityUnits": _TABLE_CAPACITY_UNITS,
+            "TableMaxWriteCapacityUnits": _TABLE_CAPACITY_UNITS,
+        }
+
+    # Backups. Ours are of all tables: a table's backup is named by both, arn:...:table/NAME/backup/ID.
+
+    async def _create_backup(self, request: Json) -> Json:
+        table = (await self._call("DescribeTable", {"TableName": request.get("TableName")}))["Table"]
+        response = await self._call("CreateBackup", {"BackupName": request.get("BackupName")})
+        return {"BackupDetails": _backup_details(response["BackupDetails"], table["TableName"])}
+
+    async def _describe_backup(self, request: Json) -> Json:
+        return await self._on_backup("DescribeBackup", request)
+
+    async def _delete_backup(self, request: Json) -> Json:
+        return await self._on_backup("DeleteBackup", request)
+
+    async def _on_backup(self, name: str, request: Json) -> Json:
+        arn, table_name = _split_backup_arn(request.get("BackupArn"))
+        response = await self._call(name, {"BackupArn": arn})
+        details = response["BackupDescription"]["BackupDetails"]
+        description = {
+            "BackupDetails": _backup_details(details, table_name),
+            "SourceTableDetails": {
+                "TableName": table_name,
+                "TableId": "",
+                "KeySchema": [],
+                "TableCreationDateTime": details["BackupCreationDateTime"],
+                "ProvisionedThroughput": {"ReadCapacityUnits": 0, "WriteCapacityUnits": 0},
+            },
+        }
+        return {"BackupDescription": description}
+
+    async def _list_backups(self, request: Json) -> Json:
+        _check_supported("ListBackups", request)
+        table_name = request.get("TableName")
+        start = request.get("ExclusiveStartBackupArn")
+        asked = {
+            "ExclusiveStartBackupArn": start if start is None else _split_backup_arn(start)[0],
+            "Limit": request.get("Limit"),
+        }
+        response = await self._call("ListBackups", asked)
+        summaries: list[Json] = []
+        for details in response.get("BackupSummaries", ()):
+            described = await self._call("DescribeBackup", {"BackupArn": details["BackupArn"]})
+            names = described["BackupDescription"].get("TableNames", ())
+            summaries.extend(
+                {"TableName": name, **_backup_details(details, name)}
+                for name in names
+                if table_name is None or name == table_name
+            )
+        result: Json = {"BackupSummaries": summaries}
+        if "LastEvaluatedBackupArn" in response:
+            result["LastEvaluatedBackupArn"] = response["LastEvaluatedBackupArn"]
+        return result
+
+    async def _restore_table(self, request: Json) -> Json:
+        _check_supported("RestoreTableFromBackup", request)
+        arn, table_name = _split_backup_arn(request.get("BackupArn"))
+        asked = {
+            "BackupArn": arn,
+            "SourceTableName": table_name,
+            "TargetTableName": request.get("TargetTableName"),
+        }
+        response = await self._call("RestoreTableFromBackup", asked)
+        return {"TableDescription": _table(response["TableDescription"])}
+
+    # Streams.
+
+    async def _list_streams(self, request: Json) -> Json:
+        return {"Streams": [], **await self._call("ListStreams", request)}
+
+    async def _describe_stream(self, request: Json) -> Json:
+        response = await self._call("DescribeStream", request)
+        stream = response["StreamDescription"]
+        for ours in ("RetainedRecords", "RetainedBytes", "ReadUsage"):
+            stream.pop(ours, None)
+        for shard in stream.setdefault("Shards", []):
+            for ours in ("HashKeyRange", "AdjacentParentShardId"):
+                shard.pop(ours, None)
+        return response
+
+    async def _get_shard_iterator(self, request: Json) -> Json:
+        if not request.get("ShardId"):
+            # Ours may name a whole stream, which no client of AWS would know how to read.
+            raise ValidationError(
+                "1 validation error detected: Value null at 'shardId' failed to satisfy constraint: Member must not "
+                "be null",
+                field="ShardId",
+            )
+        return await self._call("GetShardIterator", request)
+
+    async def _get_records(self, request: Json) -> Json:
+        asked = {"ShardIterator": request.get("ShardIterator"), "Limit": request.get("Limit")}
+        response = await self._call("GetRecords", asked)
+        stream_arn = response["StreamArn"]
+        result: Json = {"Records": [_record(record, stream_arn, self._region) for record in response.get("Records", ())]}
+        if "NextShardIterator" in response:
+            result["NextShardIterator"] = response["NextShardIterator"]
+        return result
+
+
+def describe_endpoints(host: str) -> Json:
+    """DescribeEndpoints: the one that was asked."""
+    return {"Endpoints": [{"Address": host, "CachePeriodInMinutes": _ENDPOINT_CACHE_MINUTES}]}
+
+
+def _check_supported(operation: str, request: Json) -> None:
+    for name in _UNSUPPORTED[operation]:
+        if request.get(name) is not None:
+            raise ValidationError(f"{name} is not supported", field=name)
+
+
+def _members(request: Json, name: str) -> Json:
+    content = request.get(name)
+    if content is None:
+        raise ValidationError(
+            f"1 validation error detected: Value null at '{name[0].lower()}{name[1:]}' failed to satisfy constraint: "
+            "Member must not be null",
+            field=name,
+        )
+    return _structure(content, name)
+
+
+def _structure(content: Any, name: str) -> Json:
+    if not isinstance(content, dict):
+        raise SerializationError(f"{type(content).__name__} found where a structure is expected at {name}")
+    return content
+
+
+def _elements(content: Any, name: str) -> list[Any]:
+    if not isinstance(content, list):
+        raise SerializationError(f"{type(content).__name__} found where a list is expected at {name}")
+    return content
+
+
+def _write_operation(table_name: str, write: Any) -> Json:
+    requests = {kind: request for kind, request in _structure(write, "RequestItems").items() if request is not None}
+    if len(requests) == 1:
+        ((kind, request),) = requests.items()
+        if kind == "PutRequest":
+            return {"Put": {"TableName": table_name, "Item": _structure(request, kind).get("Item")}}
+        if kind == "DeleteRequest":
+            return {"Delete": {"TableName": table_name, "Key": _structure(request, kind).get("Key")}}
+    raise ValidationError(
+        "Supplied AttributeValue has more than one datatypes set, or none: a write request must have exactly one of "
+        "PutRequest and DeleteRequest",
+        field="RequestItems",
+    )
+
+
+def _with_capacity(response: Json) -> Json:
+    consumed = response.get("ConsumedCapacity")
+    if consumed is not None:
+        response["ConsumedCapacity"] = _consumed(consumed, transactional=False)
+    return response
+
+
+def _with_capacities(result: Json, response: Json, *, transactional: bool = False) -> Json:
+    consumed = response.get("ConsumedCapacity")
+    if consumed is not None:
+        result["ConsumedCapacity"] = [_consumed(each, transactional=transactional) for each in consumed]
+    return result
+
+
+def _consumed(consumed: Json, *, transactional: bool) -> Json:
+    result = {"TableName": consumed["TableName"], **_capacity(consumed.get("Total", {}), transactional=transactional)}
+    if "Table" in consumed:
+        result["Table"] = _capacity(consumed["Table"], transactional=transactional)
+    for kind in ("LocalSecondaryIndexes", "GlobalSecondaryIndexes"):
+        if kind in consumed:
+            result[kind] = {
+                name: _capacity(part, transactional=transactional) for name, part in consumed[kind].items()
+            }
+    return result
+
+
+def _capacity(capacity: Json, *, transactional: bool) -> Json:
+    # Only transactions tell reads and writes apart.
+    return {
+        "CapacityUnits": capacity.get("CapacityUnits", 0.0),
+        **({name: units for name, units in capacity.items() if name != "CapacityUnits"} if transactional else {}),
+    }
+
+
+def _table(description: Json) -> Json:
+    """A table in DynamoDB's shape, which tells also zeros."""
+    description.pop("StreamSettings", None)
+    description["BillingModeSummary"] = {"BillingMode": description.pop("BillingMode")}
+    for name in ("ItemCount", "TableSizeBytes"):
+        description.setdefault(name, 0)
+    description.setdefault("DeletionProtectionEnabled", False)
+    description["ProvisionedThroughput"] = _throughput(description)
+    for index in description.get("LocalSecondaryIndexes", ()):
+        # Local indexes are as old as their table, so AWS does not give them a status.
+        index.pop("IndexStatus", None)
+        _fill_index(index)
+    for index in description.get("GlobalSecondaryIndexes", ()):
+        index["ProvisionedThroughput"] = _throughput(index)
+        _fill_index(index)
+    return description
+
+
+def _fill_index(index: Json) -> None:
+    for name in ("ItemCount", "IndexSizeBytes"):
+        index.setdefault(name, 0)
+
+
+def _throughput(description: Json) -> Json:
+    none = {"NumberOfDecreasesToday": 0, "ReadCapacityUnits": 0, "WriteCapacityUnits": 0}
+    return {**none, **description.get("ProvisionedThroughput", {})}
+
+
+def _backup_details(details: Json, table_name: str) -> Json:
+    arn = details["BackupArn"].replace(":backup/", f":table/{table_name}/backup/")
+    result = {name: details[name] for name in ("BackupName", "BackupStatus", "BackupCreationDateTime")}
+    return {**result, "BackupArn": arn, "BackupType": "USER", "BackupSizeBytes": details.get("BackupSizeBytes", 0)}
+
+
+def _split_backup_arn(arn: Any) -> tuple[str, str]:
+    """The ARN of one of our backups, and the table of which it is to AWS's clients."""
+    if isinstance(arn, str):
+        head, table_found, rest = arn.partition(":table/")
+        table_name, backup_found, id_ = rest.partition("/backup/")
+        if table_found and backup_found:
+            return f"{head}:backup/{id_}", table_name
+    raise ValidationError("BackupArn must be arn:...:table/NAME/backup/ID", field="BackupArn")
+
+
+def _record(record: Json, stream_arn: str, region: str) -> Json:
+    """A change record in DynamoDB's shape. Source: DynamoDB Streams API Reference, "Record"."""
+    number = record["SequenceNumber"]
+    change = {
+        # AWS rounds down to the second.
+        "ApproximateCreationDateTime": int(record["ApproximateCreationDateTime"]),
+        "Keys": record["Keys"],
+        "SequenceNumber": number,
+        "SizeBytes": record["SizeBytes"],
+        "StreamViewType": record["StreamViewType"],
+    }
+    for image in ("NewImage", "OldImage"):
+        if image in record:
+            change[image] = record[image]
+    result = {
+        "eventID": md5(f"{stream_arn}/{number}".encode(), usedforsecurity=False).hexdigest(),
+        "eventName": record["EventName"],
+        "eventVersion": "1.1",
+        "eventSource": "aws:dynamodb",
+        "awsRegion": region,
+        "dynamodb": change,
+    }
+    if "UserIdentity" in record:
+        result["userIdentity"] = record["UserIdentity"]
+    return result

@@ -1,0 +1,143 @@
+"""AWS's JSON 1.0 protocol over HTTP: one request, one operation, one response.
+
+Source: Amazon DynamoDB Developer Guide, "DynamoDB low-level API". What a caller may make us hold is bounded: a body, all
+bodies together, and the time one may take to arrive.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import logging
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any, Final
+from zlib import crc32
+
+import orjson
+from aiohttp import web
+
+from broker.gateway.aws.errors import AwsError, internal_error, translate
+from broker.gateway.aws.operations import describe_endpoints
+from broker.model.errors import HeadraceError, SerializationError, ThrottlingError, UnknownOperationError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from random import Random
+
+    from broker.gateway.aws.operations import DynamoDB, Operation
+
+# DynamoDB's limit of a request.
+BODY_BYTES_MAX: Final = 16 * 1024 * 1024
+# Of all requests whose bodies are being received or worked on.
+BODIES_BYTES_MAX: Final = 256 * 1024 * 1024
+BODY_SECONDS: Final = 30.0
+
+CONTENT_TYPE: Final = "application/x-amz-json-1.0"
+_DYNAMODB_TARGET: Final = "DynamoDB_20120810"
+_STREAMS_TARGET: Final = "DynamoDBStreams_20120810"
+_GZIP_BYTES_MIN: Final = 1024
+_GZIP_LEVEL: Final = 1
+_REQUEST_ID_BITS: Final = 260
+_BUSY_RETRY_MS: Final = 100
+_DIGITS: Final = "0123456789ABCDEFGHIJKLMNOPQRSTUV"
+_DIGIT_BITS: Final = 5
+
+_log: Final = logging.getLogger(__name__)
+
+
+class AwsProtocol:
+    """Answers `POST /`."""
+
+    def __init__(self, operations: DynamoDB, random: Random, body_seconds: float = BODY_SECONDS) -> None:
+        """Request ids are drawn from `random`."""
+        self._operations: Mapping[str, Mapping[str, Operation]] = {
+            _DYNAMODB_TARGET: operations.tables_and_items,
+            _STREAMS_TARGET: operations.streams,
+        }
+        self._random = random
+        self._body_seconds = body_seconds
+        self._bodies_bytes = 0
+
+    async def handle(self, request: web.Request) -> web.Response:
+        """Carries out the request of a client."""
+        held = BODY_BYTES_MAX if request.content_length is None else request.content_length
+        try:
+            if held > BODY_BYTES_MAX:
+                raise _too_large()
+            if self._bodies_bytes + held > BODIES_BYTES_MAX:
+                raise ThrottlingError("Too many bytes of requests are under way", retry_after_ms=_BUSY_RETRY_MS)
+            self._bodies_bytes += held
+            try:
+                result = await self._serve(request)
+            finally:
+                self._bodies_bytes -= held
+        except AwsError as error:
+            return self._response(request, error.body, error.status)
+        except HeadraceError as error:
+            translated = translate(error)
+            return self._response(request, translated.body, translated.status)
+        except Exception as error:
+            _log.error("request failed unexpectedly", exc_info=error)
+            return self._response(
+                request, internal_error("Internal error; the broker's log says more").body, HTTPStatus.INTERNAL_SERVER_ERROR
+            )
+        return self._response(request, result, HTTPStatus.OK)
+
+    async def _serve(self, request: web.Request) -> dict[str, Any]:
+        service, _, name = request.headers.get("X-Amz-Target", "").partition(".")
+        body = await self._body(request)
+        if service == _DYNAMODB_TARGET and name == "DescribeEndpoints":
+            return describe_endpoints(request.host)
+        operation = self._operations.get(service, {}).get(name)
+        if operation is None:
+            raise UnknownOperationError(f"There is no operation {service[:64]}.{name[:64]} here")
+        return await operation(_parsed(body))
+
+    async def _body(self, request: web.Request) -> bytes:
+        try:
+            async with asyncio.timeout(self._body_seconds):
+                return await request.read()
+        except TimeoutError:
+            raise AwsError(
+                "com.amazon.coral.service#RequestTimeoutException",
+                f"The request did not arrive within {self._body_seconds:.0f} seconds",
+                HTTPStatus.REQUEST_TIMEOUT,
+            ) from None
+        except web.HTTPRequestEntityTooLarge:
+            raise _too_large() from None
+
+    def _response(self, request: web.Request, content: Any, status: int) -> web.Response:
+        body = orjson.dumps(content)
+        headers = {"Content-Type": CONTENT_TYPE, "x-amzn-RequestId": self._request_id()}
+        if len(body) >= _GZIP_BYTES_MIN and "gzip" in request.headers.get("Accept-Encoding", ""):
+            body = gzip.compress(body, _GZIP_LEVEL)
+            headers["Content-Encoding"] = "gzip"
+        # Of the bytes as they are sent.
+        headers["x-amz-crc32"] = str(crc32(body))
+        response = web.Response(body=body, status=status, headers=headers)
+        if status in {HTTPStatus.REQUEST_ENTITY_TOO_LARGE, HTTPStatus.REQUEST_TIMEOUT}:
+            # What is left of the request is not wanted.
+            response.force_close()
+        return response
+
+    def _request_id(self) -> str:
+        bits = self._random.getrandbits(_REQUEST_ID_BITS)
+        return "".join(_DIGITS[bits >> shift & 31] for shift in range(0, _REQUEST_ID_BITS, _DIGIT_BITS))
+
+
+def _parsed(body: bytes) -> dict[str, Any]:
+    try:
+        content = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise SerializationError(f"The request is not JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise SerializationError(f"{type(content).__name__} found where a structure is expected")
+    return content
+
+
+def _too_large() -> AwsError:
+    return AwsError(
+        "com.amazon.coral.service#RequestEntityTooLargeException",
+        f"The request has more than {BODY_BYTES_MAX} bytes, the limit",
+        HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    )
