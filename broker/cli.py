@@ -18,7 +18,7 @@ import click
 from broker import config as configuration
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Mapping
 
     from broker.config import Config
 
@@ -45,6 +45,10 @@ def _options(command: Command) -> Command:
             click.option("--region", metavar="NAME", help="This region's name.  [default: local]"),
             click.option("--grpc", metavar="HOST:PORT", help="gRPC address; port 0: any.  [default: 127.0.0.1:7420]"),
             click.option("--http", metavar="HOST:PORT", help="HTTP address; port 0: any.  [default: 127.0.0.1:7421]"),
+            click.option(
+                "--auth", metavar="HOW", help="Who may use AWS's protocol: sigv4 or none.  [default: sigv4; dev: none]"
+            ),
+            click.option("--credentials", metavar="FILE", help="Access keys, as in AWS's shared credentials file."),
             click.option("--insecure", is_flag=True, default=None, help="Listen off loopback without encryption."),
             click.option("--log-level", help="DEBUG, INFO, WARNING or ERROR.  [default: INFO]"),
         )
@@ -69,9 +73,10 @@ def serve(file: Path | None, **flags: object) -> None:
 def dev(file: Path | None, **flags: object) -> None:
     """Run everything on a laptop: a broker, a trigger host and a replicator.
 
-    Prints the broker's line of JSON when it is ready. SIGTERM or Ctrl-C stops all three.
+    Prints the broker's line of JSON when it is ready. SIGTERM or Ctrl-C stops all three. AWS's protocol is open to
+    anybody (--auth none) unless a setting says otherwise.
     """
-    _run(file, flags, companions=(("trigger-host",), ("replicator",)))
+    _run(file, flags, companions=(("trigger-host",), ("replicator",)), defaults={"auth": "none"})
 
 
 @click.command()
@@ -112,9 +117,14 @@ main.add_command(dev)
 main.add_command(restore)
 
 
-def _run(file: Path | None, flags: dict[str, object], companions: tuple[tuple[str, ...], ...] = ()) -> None:
+def _run(
+    file: Path | None,
+    flags: dict[str, object],
+    companions: tuple[tuple[str, ...], ...] = (),
+    defaults: Mapping[str, object] | None = None,
+) -> None:
     try:
-        config = configuration.load(file, os.environ, flags)
+        config = configuration.load(file, os.environ, flags, defaults)
     except configuration.ConfigError as error:
         _refuse(str(error))
     from broker.telemetry import log_to_stderr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import configparser
 import ipaddress
 import tomllib
 from dataclasses import dataclass, fields
@@ -14,9 +15,11 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 ENVIRONMENT_PREFIX: Final = "HEADRACE_"
+AUTHS: Final = ("sigv4", "none")
 LOG_LEVELS: Final = ("DEBUG", "INFO", "WARNING", "ERROR")
 UPKEEP_INTERVAL_SECONDS_MIN: Final = 0.1
 UPKEEP_INTERVAL_SECONDS_MAX: Final = 3600.0
+_KEY_FIELDS: Final = ("aws_access_key_id", "aws_secret_access_key")
 _PORT_MAX: Final = 65_535
 
 
@@ -37,8 +40,12 @@ class Config:
     region: str = "local"
     # Where gRPC listens; port 0 takes any free one.
     grpc: str = "127.0.0.1:7420"
-    # Where HTTP (health, metrics) listens; port 0 takes any free one.
+    # Where HTTP (AWS's JSON protocol, health, metrics) listens; port 0 takes any free one.
     http: str = "127.0.0.1:7421"
+    # Who may use AWS's JSON protocol: "sigv4", who signs with an access key of `credentials`; "none", anybody.
+    auth: str = "sigv4"
+    # A file of access keys in the format of AWS's shared credentials file; all its profiles may sign. Empty: nobody.
+    credentials: str = ""
     # Off loopback the broker refuses to listen without encryption unless this says so.
     insecure: bool = False
     # How often a node trims its streams and looks at their write rates, in seconds, at least 0.1. Records are held
@@ -57,6 +64,8 @@ class Config:
             )
         if self.log_level not in LOG_LEVELS:
             raise ConfigError(f"log_level: {self.log_level!r} must be one of {', '.join(LOG_LEVELS)}")
+        if self.auth not in AUTHS:
+            raise ConfigError(f"auth: {self.auth!r} must be one of {', '.join(AUTHS)}")
         for key in ("grpc", "http"):
             host, _ = split_address(key, getattr(self, key))
             if not self.insecure and not _is_loopback(host):
@@ -70,6 +79,30 @@ class Config:
         """The folder of the backups."""
         return Path(self.backups) if self.backups else Path(self.data) / "backups"
 
+    def access_keys(self) -> dict[str, str]:
+        """The secret of each access key id in `credentials`. Raises ConfigError."""
+        if not self.credentials:
+            return {}
+        profiles = configparser.ConfigParser(interpolation=None)
+        try:
+            profiles.read_string(Path(self.credentials).read_text())
+        except (OSError, ValueError, configparser.Error) as error:
+            # What configparser says quotes the line, which may be a secret.
+            raise ConfigError(
+                f"credentials: {self.credentials} cannot be read as profiles of access keys ({type(error).__name__})"
+            ) from None
+        keys: dict[str, str] = {}
+        for name in profiles.sections():
+            profile = profiles[name]
+            id_, secret = (profile.get(field, "") for field in _KEY_FIELDS)
+            if not id_ or not secret:
+                raise ConfigError(
+                    f"credentials: profile {name} of {self.credentials} must have {' and '.join(_KEY_FIELDS)}"
+                )
+            if keys.setdefault(id_, secret) != secret:
+                raise ConfigError(f"credentials: {self.credentials} has two secrets for the access key {id_}")
+        return keys
+
 
 def split_address(key: str, address: str) -> tuple[str, int]:
     """HOST:PORT as its parts. Raises ConfigError."""
@@ -79,9 +112,14 @@ def split_address(key: str, address: str) -> tuple[str, int]:
     return host.strip("[]"), int(port)
 
 
-def load(file: Path | None, environment: Mapping[str, str], flags: Mapping[str, object]) -> Config:
-    """The settings in force. Raises ConfigError that names the key."""
-    values: dict[str, object] = {}
+def load(
+    file: Path | None,
+    environment: Mapping[str, str],
+    flags: Mapping[str, object],
+    defaults: Mapping[str, object] | None = None,
+) -> Config:
+    """The settings in force; `defaults` are instead of those of Config. Raises ConfigError that names the key."""
+    values: dict[str, object] = dict(defaults or {})
     if file is not None:
         try:
             values |= _checked(tomllib.loads(file.read_text()), str(file))

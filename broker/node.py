@@ -16,6 +16,7 @@ from broker.consumers.groups import ConsumerGroups
 from broker.consumers.members import Members
 from broker.gateway.aws.operations import DynamoDB
 from broker.gateway.aws.protocol import AwsProtocol
+from broker.gateway.aws.signature import Signatures
 from broker.gateway.server import HttpServer
 from broker.model.clock import Clock, SystemClock
 from broker.replication.registry import Replicas
@@ -49,6 +50,7 @@ class Node:
     def __init__(self, config: Config, clock: Clock | None = None) -> None:
         """Opens the store. Raises ConfigError if it belongs to another region, StoreOpenError if it is in use."""
         self._config = config
+        access_keys = config.access_keys()
         clock = clock or SystemClock()
         random = SystemRandom()
         region = config.region
@@ -95,7 +97,8 @@ class Node:
             backups=backups,
         )
         self._rpc = RpcServer(engine, self._telemetry)
-        aws = AwsProtocol(DynamoDB(self._rpc.json_calls, region), random)
+        signatures = None if config.auth == "none" else Signatures(access_keys, region, clock)
+        aws = AwsProtocol(DynamoDB(self._rpc.json_calls, region), signatures, random)
         self._http = HttpServer(region, lambda: self._is_serving, aws)
         self._is_serving = False
         self._committing: asyncio.Task[None] | None = None

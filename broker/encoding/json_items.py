@@ -1,7 +1,7 @@
 """Items and attribute values as AWS writes them in JSON, to protobuf and back: {"price": {"N": "9.99"}}.
 
-Source: Amazon DynamoDB API Reference, "AttributeValue". Binary is base64. What is checked here is the JSON alone; what a
-value must keep to is checked where it is made canonical.
+Source: Amazon DynamoDB API Reference, "AttributeValue". Binary is base64. What is checked here is the JSON alone; what
+a value must keep to is checked where it is made canonical.
 """
 
 from __future__ import annotations
@@ -21,7 +21,10 @@ _SEVERAL_VALUES: Final = (
 
 
 def encode_json_item(content: Any) -> bytes:
-    """An item as the bytes of a message. Raises SerializationError, and ValidationError for a value of no or two types."""
+    """An item as the bytes of a message.
+
+    Raises SerializationError, and ValidationError for a value of no type, or of two.
+    """
     item = Item()
     _fill_entries(item, content, 0)
     return item.SerializeToString()

@@ -1,8 +1,9 @@
 """Requests and responses as JSON in AWS's manner, to protobuf messages and back, by their descriptors.
 
-A field `table_name` is the member "TableName"; an enum value BILLING_MODE_PROVISIONED is "PROVISIONED"; a time is a number
-of seconds since 1970; an item is as in `json_items`, also where the message holds it as bytes. Members that a message
-does not have are passed over and null is as absent, as AWS's JSON protocol has it. In responses there is what is set.
+A field `table_name` is the member "TableName"; an enum value BILLING_MODE_PROVISIONED is "PROVISIONED"; a time is a
+number of seconds since 1970; an item is as in `json_items`, also where the message holds it as bytes. Members that a
+message does not have are passed over and null is as absent, as AWS's JSON protocol has it. In responses there is what
+is set.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ class MessageCodec:
             self._readers[field.number] = (name, _reader(field, known))
 
     def fill(self, message: Message, content: Any) -> None:
-        """Sets a message's fields. Raises SerializationError for another JSON type than the field's, and ValidationError."""
+        """Sets a message's fields. Raises SerializationError for another JSON type than a field's; ValidationError."""
         if type(content) is not dict:
             raise _unexpected(content, "a structure")
         setters = self._setters
@@ -71,12 +72,12 @@ def _codec(descriptor: Descriptor, known: dict[str, MessageCodec]) -> MessageCod
 
 
 def _setter(field: FieldDescriptor, name: str, known: dict[str, MessageCodec]) -> Callable[[Message, Any], None]:
-    entry = field.message_type
-    if entry is not None and entry.GetOptions().map_entry:
-        return _map_setter(field, name, known)
-    field_name = field.name
-    if _is_message(field):
-        fill = _filler(field, known)
+    field_name, value_field = field.name, _map_value(field)
+    if value_field is not None:
+        return _map_setter(field_name, value_field, name, known)
+    message_type = _message_type(field)
+    if message_type is not None:
+        fill = _filler(message_type, known)
         if field.is_repeated:
 
             def add_all(message: Message, content: Any) -> None:
@@ -107,10 +108,12 @@ def _setter(field: FieldDescriptor, name: str, known: dict[str, MessageCodec]) -
     return set_scalar
 
 
-def _map_setter(field: FieldDescriptor, name: str, known: dict[str, MessageCodec]) -> Callable[[Message, Any], None]:
-    field_name, value_field = field.name, field.message_type.fields_by_name["value"]
-    if _is_message(value_field):
-        fill = _filler(value_field, known)
+def _map_setter(
+    field_name: str, value_field: FieldDescriptor, name: str, known: dict[str, MessageCodec]
+) -> Callable[[Message, Any], None]:
+    message_type = _message_type(value_field)
+    if message_type is not None:
+        fill = _filler(message_type, known)
 
         def fill_entries(message: Message, content: Any) -> None:
             entries = getattr(message, field_name)
@@ -128,16 +131,14 @@ def _map_setter(field: FieldDescriptor, name: str, known: dict[str, MessageCodec
     return set_entries
 
 
-def _filler(field: FieldDescriptor, known: dict[str, MessageCodec]) -> Callable[[Any, Any], None]:
-    """Sets a message that a field holds, or of which it holds several."""
-    match field.message_type.full_name:
-        case full_name if full_name == _VALUE:
-            return fill_value
-        case full_name if full_name == _ITEM:
-            return _fill_item
-        case full_name if full_name == _TIMESTAMP:
-            return _fill_time
-    return _codec(field.message_type, known).fill
+def _filler(message_type: Descriptor, known: dict[str, MessageCodec]) -> Callable[[Any, Any], None]:
+    """Sets a message of a type."""
+    fillers: dict[str, Callable[[Any, Any], None]] = {
+        _VALUE: fill_value,
+        _ITEM: _fill_item,
+        _TIMESTAMP: _fill_time,
+    }
+    return fillers.get(message_type.full_name) or _codec(message_type, known).fill
 
 
 def _fill_item(item: Any, content: Any) -> None:
@@ -153,7 +154,7 @@ def _fill_time(timestamp: Any, content: Any) -> None:
 
 def _parser(field: FieldDescriptor, name: str) -> Callable[[Any], Any]:
     """What a scalar field holds, from JSON."""
-    if field.type == FieldDescriptor.TYPE_ENUM:
+    if field.enum_type is not None:
         return _enum_parser(field.enum_type, name)
     if field.type == FieldDescriptor.TYPE_BYTES:
         # All bytes of requests are items.
@@ -179,8 +180,8 @@ def _enum_parser(enum: EnumDescriptor, name: str) -> Callable[[Any], int]:
             raise _unexpected(content, "a string", name)
         if content not in numbers:
             raise ValidationError(
-                f"1 validation error detected: Value '{content[:100]}' at '{name}' failed to satisfy constraint: Member "
-                f"must satisfy enum value set: [{', '.join(numbers)}]",
+                f"1 validation error detected: Value '{content[:100]}' at '{name}' failed to satisfy constraint: "
+                f"Member must satisfy enum value set: [{', '.join(numbers)}]",
                 field=name,
             )
         return numbers[content]
@@ -200,9 +201,9 @@ def _integer_parser(name: str, least: int, most: int) -> Callable[[Any], int]:
 
 
 def _reader(field: FieldDescriptor, known: dict[str, MessageCodec]) -> Callable[[Any], Any]:
-    entry = field.message_type
-    if entry is not None and entry.GetOptions().map_entry:
-        read = _value_reader(entry.fields_by_name["value"], known)
+    value_field = _map_value(field)
+    if value_field is not None:
+        read = _value_reader(value_field, known)
         return lambda entries: {key: read(value) for key, value in entries.items()}
     read = _value_reader(field, known)
     if field.is_repeated:
@@ -211,19 +212,15 @@ def _reader(field: FieldDescriptor, known: dict[str, MessageCodec]) -> Callable[
 
 
 def _value_reader(field: FieldDescriptor, known: dict[str, MessageCodec]) -> Callable[[Any], Any]:
-    if field.type == FieldDescriptor.TYPE_ENUM:
-        texts = _enum_texts(field.enum_type)
-        return texts.__getitem__
+    if field.enum_type is not None:
+        return _enum_texts(field.enum_type).__getitem__
     if field.type == FieldDescriptor.TYPE_BYTES:
         return decode_json_item
-    if not _is_message(field):
+    message_type = _message_type(field)
+    if message_type is None:
         return _as_it_is
-    match field.message_type.full_name:
-        case full_name if full_name == _ITEM:
-            return json_of_item
-        case full_name if full_name == _TIMESTAMP:
-            return _seconds
-    return _codec(field.message_type, known).json_of
+    own = {_ITEM: json_of_item, _TIMESTAMP: _seconds}.get(message_type.full_name)
+    return own or _codec(message_type, known).json_of
 
 
 def _as_it_is(value: Any) -> Any:
@@ -235,8 +232,16 @@ def _seconds(timestamp: Any) -> float:
     return seconds
 
 
-def _is_message(field: FieldDescriptor) -> bool:
-    return bool(field.type == FieldDescriptor.TYPE_MESSAGE)
+def _message_type(field: FieldDescriptor) -> Descriptor | None:
+    """The type of the messages that a field holds; None if it holds none, or a map."""
+    message_type: Descriptor | None = field.message_type
+    return None if message_type is None or message_type.GetOptions().map_entry else message_type
+
+
+def _map_value(field: FieldDescriptor) -> FieldDescriptor | None:
+    """What a map holds under its keys, as a field; None if the field holds no map."""
+    entry = field.message_type
+    return entry.fields_by_name["value"] if entry is not None and entry.GetOptions().map_entry else None
 
 
 def _enum_texts(enum: EnumDescriptor) -> Mapping[int, str]:

@@ -14,8 +14,7 @@ if TYPE_CHECKING:
 
     from broker.gateway.aws.protocol import AwsProtocol
 
-# A connection is closed after so long without a whole request: neither an idle one nor one that sends its headers byte by
-# byte is held longer.
+# A connection is closed after so long without a request, be it idle or sending headers byte by byte.
 IDLE_SECONDS: Final = 75.0
 _SHUTDOWN_SECONDS: Final = 5.0
 # What a request line, or one header, may have.

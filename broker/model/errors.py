@@ -46,6 +46,30 @@ class UnknownOperationError(HeadraceError):
     reason = "UNKNOWN_OPERATION"
 
 
+class MissingAuthenticationTokenError(HeadraceError):
+    """A request that is not signed."""
+
+    reason = "MISSING_AUTHENTICATION_TOKEN"
+
+
+class IncompleteSignatureError(HeadraceError):
+    """A signature of which something is missing, or not in its form."""
+
+    reason = "INCOMPLETE_SIGNATURE"
+
+
+class UnrecognizedClientError(HeadraceError):
+    """An access key that is not known."""
+
+    reason = "UNRECOGNIZED_CLIENT"
+
+
+class InvalidSignatureError(HeadraceError):
+    """A signature that is wrong, too old, or of another region or service."""
+
+    reason = "INVALID_SIGNATURE"
+
+
 class ResourceNotFoundError(HeadraceError):
     """A table, stream, shard, group, trigger or replica that does not exist."""
 

@@ -65,9 +65,7 @@ class JsonCalls:
         return call.response_codec.json_of(response)
 
 
-def _call(
-    method: MethodDescriptor, serve: Callable[[Any], Awaitable[Message | bytes]], counter: RpcCounter
-) -> _Call:
+def _call(method: MethodDescriptor, serve: Callable[[Any], Awaitable[Message | bytes]], counter: RpcCounter) -> _Call:
     return _Call(
         request_class=message_factory.GetMessageClass(method.input_type),
         response_class=message_factory.GetMessageClass(method.output_type),

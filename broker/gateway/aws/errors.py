@@ -74,9 +74,7 @@ def transaction_canceled(reasons: list[dict[str, Any]]) -> AwsError:
     """A transaction that was cancelled for these reasons."""
     codes = ", ".join(reason["Code"] for reason in reasons)
     message = f"Transaction cancelled, please refer cancellation reasons for specific reasons [{codes}]"
-    return AwsError(
-        _DYNAMODB + "TransactionCanceledException", message, members=transaction_members(message, reasons)
-    )
+    return AwsError(_DYNAMODB + "TransactionCanceledException", message, members=transaction_members(message, reasons))
 
 
 def transaction_members(message: str, reasons: list[dict[str, Any]]) -> dict[str, Any]:

@@ -292,7 +292,9 @@ class DynamoDB:
         asked = {"ShardIterator": request.get("ShardIterator"), "Limit": request.get("Limit")}
         response = await self._call("GetRecords", asked)
         stream_arn = response["StreamArn"]
-        result: Json = {"Records": [_record(record, stream_arn, self._region) for record in response.get("Records", ())]}
+        result: Json = {
+            "Records": [_record(record, stream_arn, self._region) for record in response.get("Records", ())]
+        }
         if "NextShardIterator" in response:
             result["NextShardIterator"] = response["NextShardIterator"]
         return result
@@ -367,9 +369,7 @@ def _consumed(consumed: Json, *, transactional: bool) -> Json:
         result["Table"] = _capacity(consumed["Table"], transactional=transactional)
     for kind in ("LocalSecondaryIndexes", "GlobalSecondaryIndexes"):
         if kind in consumed:
-            result[kind] = {
-                name: _capacity(part, transactional=transactional) for name, part in consumed[kind].items()
-            }
+            result[kind] = {name: _capacity(part, transactional=transactional) for name, part in consumed[kind].items()}
     return result
 
 

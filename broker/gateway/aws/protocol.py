@@ -1,7 +1,7 @@
 """AWS's JSON 1.0 protocol over HTTP: one request, one operation, one response.
 
-Source: Amazon DynamoDB Developer Guide, "DynamoDB low-level API". What a caller may make us hold is bounded: a body, all
-bodies together, and the time one may take to arrive.
+Source: Amazon DynamoDB Developer Guide, "DynamoDB low-level API". What a caller may make us hold is bounded: a body,
+all bodies together, and the time one may take to arrive.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from random import Random
 
     from broker.gateway.aws.operations import DynamoDB, Operation
+    from broker.gateway.aws.signature import Signatures
 
 # DynamoDB's limit of a request.
 BODY_BYTES_MAX: Final = 16 * 1024 * 1024
@@ -41,6 +42,7 @@ _REQUEST_ID_BITS: Final = 260
 _BUSY_RETRY_MS: Final = 100
 _DIGITS: Final = "0123456789ABCDEFGHIJKLMNOPQRSTUV"
 _DIGIT_BITS: Final = 5
+_DIGIT_MASK: Final = 31
 
 _log: Final = logging.getLogger(__name__)
 
@@ -48,8 +50,15 @@ _log: Final = logging.getLogger(__name__)
 class AwsProtocol:
     """Answers `POST /`."""
 
-    def __init__(self, operations: DynamoDB, random: Random, body_seconds: float = BODY_SECONDS) -> None:
-        """Request ids are drawn from `random`."""
+    def __init__(
+        self,
+        operations: DynamoDB,
+        signatures: Signatures | None,
+        random: Random,
+        body_seconds: float = BODY_SECONDS,
+    ) -> None:
+        """Without `signatures` anybody may call. Request ids are drawn from `random`."""
+        self._signatures = signatures
         self._operations: Mapping[str, Mapping[str, Operation]] = {
             _DYNAMODB_TARGET: operations.tables_and_items,
             _STREAMS_TARGET: operations.streams,
@@ -59,33 +68,36 @@ class AwsProtocol:
         self._bodies_bytes = 0
 
     async def handle(self, request: web.Request) -> web.Response:
-        """Carries out the request of a client."""
-        held = BODY_BYTES_MAX if request.content_length is None else request.content_length
+        """Carries out the request of a client; whatever is raised on the way leaves as DynamoDB's error."""
         try:
-            if held > BODY_BYTES_MAX:
-                raise _too_large()
-            if self._bodies_bytes + held > BODIES_BYTES_MAX:
-                raise ThrottlingError("Too many bytes of requests are under way", retry_after_ms=_BUSY_RETRY_MS)
-            self._bodies_bytes += held
-            try:
-                result = await self._serve(request)
-            finally:
-                self._bodies_bytes -= held
+            return self._response(request, await self._admit(request), HTTPStatus.OK)
         except AwsError as error:
-            return self._response(request, error.body, error.status)
+            refusal = error
         except HeadraceError as error:
-            translated = translate(error)
-            return self._response(request, translated.body, translated.status)
+            refusal = translate(error)
         except Exception as error:
             _log.error("request failed unexpectedly", exc_info=error)
-            return self._response(
-                request, internal_error("Internal error; the broker's log says more").body, HTTPStatus.INTERNAL_SERVER_ERROR
-            )
-        return self._response(request, result, HTTPStatus.OK)
+            refusal = internal_error("Internal error; the broker's log says more")
+        return self._response(request, refusal.body, refusal.status)
+
+    async def _admit(self, request: web.Request) -> dict[str, Any]:
+        """Serves a request if its body may be held."""
+        body_bytes = BODY_BYTES_MAX if request.content_length is None else request.content_length
+        if body_bytes > BODY_BYTES_MAX:
+            raise _too_large()
+        if self._bodies_bytes + body_bytes > BODIES_BYTES_MAX:
+            raise ThrottlingError("Too many bytes of requests are under way", retry_after_ms=_BUSY_RETRY_MS)
+        self._bodies_bytes += body_bytes
+        try:
+            return await self._serve(request)
+        finally:
+            self._bodies_bytes -= body_bytes
 
     async def _serve(self, request: web.Request) -> dict[str, Any]:
         service, _, name = request.headers.get("X-Amz-Target", "").partition(".")
         body = await self._body(request)
+        if self._signatures is not None:
+            self._signatures.check(request.headers, body)
         if service == _DYNAMODB_TARGET and name == "DescribeEndpoints":
             return describe_endpoints(request.host)
         operation = self._operations.get(service, {}).get(name)
@@ -105,6 +117,8 @@ class AwsProtocol:
             ) from None
         except web.HTTPRequestEntityTooLarge:
             raise _too_large() from None
+        except web.RequestPayloadError as error:
+            raise SerializationError(f"The request's body is cut off or malformed: {error}") from error
 
     def _response(self, request: web.Request, content: Any, status: int) -> web.Response:
         body = orjson.dumps(content)
@@ -122,7 +136,7 @@ class AwsProtocol:
 
     def _request_id(self) -> str:
         bits = self._random.getrandbits(_REQUEST_ID_BITS)
-        return "".join(_DIGITS[bits >> shift & 31] for shift in range(0, _REQUEST_ID_BITS, _DIGIT_BITS))
+        return "".join(_DIGITS[bits >> shift & _DIGIT_MASK] for shift in range(0, _REQUEST_ID_BITS, _DIGIT_BITS))
 
 
 def _parsed(body: bytes) -> dict[str, Any]:

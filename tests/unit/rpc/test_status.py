@@ -62,6 +62,12 @@ async def ended_with(error: errors.HeadraceError) -> tuple[grpc.StatusCode, str,
 # Source: docs/decisions/0006 and the conventions of the protos; clients retry by these.
 CODES = {
     "VALIDATION": grpc.StatusCode.INVALID_ARGUMENT,
+    "SERIALIZATION": grpc.StatusCode.INVALID_ARGUMENT,
+    "UNKNOWN_OPERATION": grpc.StatusCode.UNIMPLEMENTED,
+    "MISSING_AUTHENTICATION_TOKEN": grpc.StatusCode.UNAUTHENTICATED,
+    "INCOMPLETE_SIGNATURE": grpc.StatusCode.UNAUTHENTICATED,
+    "UNRECOGNIZED_CLIENT": grpc.StatusCode.UNAUTHENTICATED,
+    "INVALID_SIGNATURE": grpc.StatusCode.UNAUTHENTICATED,
     "RESOURCE_NOT_FOUND": grpc.StatusCode.NOT_FOUND,
     "RESOURCE_IN_USE": grpc.StatusCode.FAILED_PRECONDITION,
     "TABLE_ALREADY_EXISTS": grpc.StatusCode.FAILED_PRECONDITION,
