@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 # A connection is closed after so long without a request, be it idle or sending headers byte by byte.
 IDLE_SECONDS: Final = 75.0
 _SHUTDOWN_SECONDS: Final = 5.0
+# How long what is left of a refused request is taken, so that its sender gets to read why.
+_LINGER_SECONDS: Final = 1.0
 # What a request line, or one header, may have.
 _LINE_BYTES_MAX: Final = 8190
 _BACKLOG: Final = 1024
@@ -39,6 +41,7 @@ class HttpServer:
             access_log=None,
             shutdown_timeout=_SHUTDOWN_SECONDS,
             keepalive_timeout=idle_seconds,
+            lingering_time=_LINGER_SECONDS,
             max_line_size=_LINE_BYTES_MAX,
             max_field_size=_LINE_BYTES_MAX,
             # A compressed body is signed as it is sent, and may be a bomb: none is taken.

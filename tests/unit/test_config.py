@@ -51,7 +51,10 @@ def test_a_bad_value_that_is_overridden_does_not_matter(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("colour = 1\n", "unknown key 'colour'; known keys: auth, backups, credentials, data, grpc, http, insecure, log_level, region"),
+        (
+            "colour = 1\n",
+            "unknown key 'colour'; known keys: auth, backups, credentials, data, grpc, http, insecure, log_level, region",
+        ),
         ("region = 1\n", "region must be a str, is 1"),
         ('insecure = "yes"\n', "insecure must be a bool"),
         ("insecure = 1\n", "insecure must be a bool"),

@@ -65,7 +65,7 @@ class AwsProtocol:
         }
         self._random = random
         self._body_seconds = body_seconds
-        self._bodies_bytes = 0
+        self.bodies_bytes = 0
 
     async def handle(self, request: web.Request) -> web.Response:
         """Carries out the request of a client; whatever is raised on the way leaves as DynamoDB's error."""
@@ -85,13 +85,13 @@ class AwsProtocol:
         body_bytes = BODY_BYTES_MAX if request.content_length is None else request.content_length
         if body_bytes > BODY_BYTES_MAX:
             raise _too_large()
-        if self._bodies_bytes + body_bytes > BODIES_BYTES_MAX:
+        if self.bodies_bytes + body_bytes > BODIES_BYTES_MAX:
             raise ThrottlingError("Too many bytes of requests are under way", retry_after_ms=_BUSY_RETRY_MS)
-        self._bodies_bytes += body_bytes
+        self.bodies_bytes += body_bytes
         try:
             return await self._serve(request)
         finally:
-            self._bodies_bytes -= body_bytes
+            self.bodies_bytes -= body_bytes
 
     async def _serve(self, request: web.Request) -> dict[str, Any]:
         service, _, name = request.headers.get("X-Amz-Target", "").partition(".")
@@ -117,7 +117,7 @@ class AwsProtocol:
             ) from None
         except web.HTTPRequestEntityTooLarge:
             raise _too_large() from None
-        except web.RequestPayloadError as error:
+        except (web.RequestPayloadError, ConnectionError) as error:
             raise SerializationError(f"The request's body is cut off or malformed: {error}") from error
 
     def _response(self, request: web.Request, content: Any, status: int) -> web.Response:

@@ -1,0 +1,252 @@
+"""The HTTP side of AWS's protocol, over real sockets, with operations that do what a test wants."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import io
+import json
+import logging
+import random
+import socket
+import zlib
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from typing import Any, Self
+
+import aiohttp
+import pytest
+
+from broker.gateway.aws.errors import conditional_check_failed
+from broker.gateway.aws.operations import DynamoDB
+from broker.gateway.aws.protocol import BODIES_BYTES_MAX, BODY_BYTES_MAX, AwsProtocol
+from broker.gateway.server import HttpServer
+from broker.model import errors
+
+JSON = {"Content-Type": "application/x-amz-json-1.0"}
+DEADLINE_S = 10.0
+
+
+class Server:
+    """A server whose one service answers what it is told to."""
+
+    def __init__(self, *, body_seconds: float, idle_seconds: float) -> None:
+        self.answer: Any = {}
+        self.calls: list[tuple[str, Any]] = []
+        self.protocol = AwsProtocol(DynamoDB(self._call, "here"), None, random.Random(1), body_seconds)
+        self._http = HttpServer("here", lambda: True, self.protocol, idle_seconds)
+        self.port = 0
+
+    async def _call(self, name: str, request: Any) -> dict[str, Any]:
+        self.calls.append((name, request))
+        if isinstance(self.answer, BaseException):
+            raise self.answer
+        content: dict[str, Any] = self.answer
+        return dict(content)
+
+    async def __aenter__(self) -> Self:
+        self.port = await self._http.start("127.0.0.1", 0)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._http.close()
+
+    async def post(
+        self, body: bytes = b"{}", target: str = "DynamoDB_20120810.GetItem", **headers: str
+    ) -> tuple[int, Any, Any]:
+        """Status, parsed body and headers of a response."""
+        sent = {**JSON, "X-Amz-Target": target, **{name.replace("_", "-"): value for name, value in headers.items()}}
+        async with (
+            aiohttp.ClientSession(auto_decompress=False) as session,
+            session.post(f"http://127.0.0.1:{self.port}/", data=io.BytesIO(body), headers=sent) as response,
+        ):
+            raw = await response.read()
+            assert int(response.headers["x-amz-crc32"]) == zlib.crc32(raw)
+            assert response.headers["Content-Type"] == JSON["Content-Type"]
+            assert len(response.headers["x-amzn-RequestId"]) == 52
+            content = gzip.decompress(raw) if response.headers.get("Content-Encoding") == "gzip" else raw
+            return response.status, json.loads(content), response.headers
+
+
+@asynccontextmanager
+async def serving(*, body_seconds: float = DEADLINE_S, idle_seconds: float = DEADLINE_S) -> AsyncIterator[Server]:
+    async with asyncio.timeout(2 * DEADLINE_S):
+        async with Server(body_seconds=body_seconds, idle_seconds=idle_seconds) as server:
+            yield server
+
+
+async def test_a_response_is_compressed_for_who_takes_that() -> None:
+    async with serving() as server:
+        server.answer = {"Item": {"text": {"S": "x" * 5000}}}
+        _, whole, headers = await server.post(Accept_Encoding="identity")
+        assert "Content-Encoding" not in headers
+        _, same, headers = await server.post(Accept_Encoding="gzip, deflate")
+        assert headers["Content-Encoding"] == "gzip"
+        assert whole == same == server.answer
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "type_"),
+    [
+        (errors.ValidationError("bad"), 400, "com.amazonaws.dynamodb.v20120810#ValidationException"),
+        (errors.ResourceNotFoundError("bad"), 400, "com.amazonaws.dynamodb.v20120810#ResourceNotFoundException"),
+        (
+            errors.ProvisionedThroughputExceededError("bad", retry_after_ms=1),
+            400,
+            "com.amazonaws.dynamodb.v20120810#ProvisionedThroughputExceededException",
+        ),
+        (errors.ThrottlingError("bad", retry_after_ms=1), 400, "com.amazonaws.dynamodb.v20120810#ThrottlingException"),
+        (errors.UnrecognizedClientError("bad"), 400, "com.amazon.coral.service#UnrecognizedClientException"),
+        (errors.UnavailableError("bad"), 503, "com.amazonaws.dynamodb.v20120810#ServiceUnavailable"),
+        (
+            conditional_check_failed({"id": {"S": "a"}}),
+            400,
+            "com.amazonaws.dynamodb.v20120810#ConditionalCheckFailedException",
+        ),
+    ],
+)
+async def test_an_error_has_dynamodbs_name_and_status(error: Exception, status: int, type_: str) -> None:
+    async with serving() as server:
+        server.answer = error
+        got, body, _ = await server.post()
+        assert (got, body["__type"]) == (status, type_)
+        assert body["message"]
+
+
+async def test_a_fault_of_ours_tells_nothing_but_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    async with serving() as server:
+        server.answer = RuntimeError("secret detail")
+        status, body, _ = await server.post()
+        assert (status, body["__type"].rpartition("#")[2]) == (500, "InternalServerError")
+        assert "secret" not in body["message"]
+        assert "secret detail" in caplog.text
+        caplog.clear()
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"[]", b"1", b'"a"', b"null", b"\xff", b"{}{}", b'{"a": NaN}'])
+async def test_what_is_no_json_object_is_refused(body: bytes) -> None:
+    async with serving() as server:
+        status, answer, _ = await server.post(body)
+        assert (status, answer["__type"]) == (400, "com.amazon.coral.service#SerializationException")
+        assert not server.calls
+
+
+async def test_json_that_nests_without_end_is_refused_and_costs_nobody_else() -> None:
+    async with serving() as server:
+        status, answer, _ = await server.post(b'{"a":' * 200_000)
+        assert (status, answer["__type"]) == (400, "com.amazon.coral.service#SerializationException")
+        assert (await server.post())[0] == 200
+
+
+@pytest.mark.parametrize(
+    "target",
+    ["", "PutItem", "DynamoDB_20120810", "DynamoDB_20120810.Nothing", "DynamoDBStreams_20120810.PutItem", "x" * 4000],
+)
+async def test_an_unknown_operation_is_refused(target: str) -> None:
+    async with serving() as server:
+        status, answer, _ = await server.post(target=target)
+        assert (status, answer["__type"]) == (400, "com.amazon.coral.service#UnknownOperationException")
+        assert not server.calls
+
+
+async def test_a_body_of_the_largest_size_is_taken_and_a_larger_one_is_not() -> None:
+    async with serving() as server:
+        padding = b" " * (BODY_BYTES_MAX - 2)
+        assert (await server.post(b"{" + padding + b"}"))[0] == 200
+        status, answer, _ = await server.post(b"{" + padding + b" }")
+        assert (status, answer["__type"].rpartition("#")[2]) == (413, "RequestEntityTooLargeException")
+        assert len(server.calls) == 1
+
+
+async def test_a_larger_body_is_refused_also_if_its_length_is_not_told() -> None:
+    async def chunks() -> AsyncIterator[bytes]:
+        for _ in range(17):
+            yield b" " * 1024 * 1024
+
+    async with serving() as server:
+        async with aiohttp.ClientSession() as session:
+            # The server may close before the client has sent it all.
+            with suppress(aiohttp.ClientConnectionError):
+                async with session.post(f"http://127.0.0.1:{server.port}/", data=chunks(), headers=JSON) as response:
+                    assert response.status == 413
+        assert not server.calls
+        assert server.protocol.bodies_bytes == 0
+
+
+async def test_bodies_under_way_are_bounded_together() -> None:
+    async with serving() as server:
+        started = []
+        for _ in range(BODIES_BYTES_MAX // BODY_BYTES_MAX):
+            reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+            writer.write(head(BODY_BYTES_MAX))
+            await writer.drain()
+            started.append((reader, writer))
+        await until(lambda: server.protocol.bodies_bytes == BODIES_BYTES_MAX)
+        status, answer, _ = await server.post()
+        assert (status, answer["__type"].rpartition("#")[2]) == (400, "ThrottlingException")
+        for _, writer in started:
+            writer.close()
+            await writer.wait_closed()
+        await until(lambda: server.protocol.bodies_bytes == 0)
+        assert (await server.post())[0] == 200
+
+
+async def test_a_body_that_does_not_come_is_given_up() -> None:
+    async with serving(body_seconds=0.05) as server:
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        writer.write(head(10))
+        assert (await reader.readline()).startswith(b"HTTP/1.1 408 ")
+        assert server.protocol.bodies_bytes == 0
+        writer.close()
+
+
+async def test_headers_that_come_byte_by_byte_are_given_up_and_hold_nobody_up() -> None:
+    async with serving(idle_seconds=0.2) as server:
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        sender = asyncio.create_task(trickle(writer))
+        assert (await server.post())[0] == 200
+        with suppress(ConnectionResetError):
+            assert await reader.read() == b""
+        sender.cancel()
+        await asyncio.wait((sender,))
+        writer.close()
+
+
+async def test_a_compressed_request_is_not_unpacked() -> None:
+    async with serving() as server:
+        status, answer, _ = await server.post(gzip.compress(b"{}"), Content_Encoding="gzip")
+        assert (status, answer["__type"].rpartition("#")[2]) == (400, "SerializationException")
+
+
+async def test_a_client_that_leaves_in_the_middle_is_no_fault_of_ours(caplog: pytest.LogCaptureFixture) -> None:
+    async with serving() as server:
+        _, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        writer.write(head(100) + b"{")
+        await writer.drain()
+        await until(lambda: server.protocol.bodies_bytes > 0)
+        sock = writer.get_extra_info("socket")
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+        writer.close()
+        await until(lambda: server.protocol.bodies_bytes == 0)
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
+
+
+def head(length: int) -> bytes:
+    """The head of a request whose body is to follow."""
+    target = "X-Amz-Target: DynamoDB_20120810.GetItem"
+    return f"POST / HTTP/1.1\r\nHost: a\r\n{target}\r\nContent-Length: {length}\r\n\r\n".encode()
+
+
+async def trickle(writer: asyncio.StreamWriter) -> None:
+    while True:
+        for byte in head(0)[:-4]:
+            writer.write(bytes([byte]))
+            await asyncio.sleep(0.005)
+        writer.write(b"\r\nX-More: ")
+
+
+async def until(is_reached: Callable[[], bool]) -> None:
+    async with asyncio.timeout(DEADLINE_S):
+        # What is waited for is a plain number of the server's.
+        while not is_reached():  # noqa: ASYNC110
+            await asyncio.sleep(0)

@@ -1,0 +1,125 @@
+"""Signatures, judged by requests that AWS's own signer has signed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+
+import pytest
+from botocore.auth import SigV4Auth
+from botocore.awsrequest import AWSRequest
+from botocore.credentials import Credentials
+from multidict import CIMultiDict, CIMultiDictProxy
+
+from broker.gateway.aws.signature import CLOCK_SKEW_SECONDS, Signatures
+from broker.model.errors import (
+    HeadraceError,
+    IncompleteSignatureError,
+    InvalidSignatureError,
+    MissingAuthenticationTokenError,
+    UnrecognizedClientError,
+)
+
+REGION = "eu-north-1"
+KEYS = {"AKIDONE": "one/secret+key", "AKIDTWO": "two"}
+BODY = b'{"TableName": "orders"}'
+
+
+class FixedClock:
+    def __init__(self, now_ms: int) -> None:
+        self._now_ms = now_ms
+
+    def now_ms(self) -> int:
+        return self._now_ms
+
+
+def signed(
+    key: str = "AKIDONE",
+    secret: str | None = None,
+    region: str = REGION,
+    service: str = "dynamodb",
+    headers: Mapping[str, str] | None = None,
+) -> dict[str, str]:
+    """The headers of a request as botocore sends them now."""
+    request = AWSRequest(
+        method="POST",
+        url="http://127.0.0.1:7421/",
+        data=BODY,
+        headers={"X-Amz-Target": "DynamoDB_20120810.PutItem", "Host": "127.0.0.1:7421", **(headers or {})},
+    )
+    SigV4Auth(Credentials(key, secret or KEYS.get(key, "x")), service, region).add_auth(request)
+    return dict(request.headers.items())
+
+
+def check(headers: Mapping[str, str], body: bytes = BODY, *, later_s: float = 0) -> str:
+    now = datetime.now(UTC).timestamp() + later_s
+    signatures = Signatures(KEYS, REGION, FixedClock(int(now * 1000)))
+    return signatures.check(CIMultiDictProxy(CIMultiDict(headers)), body)
+
+
+def test_what_the_signer_of_aws_signs_is_taken() -> None:
+    assert check(signed("AKIDONE")) == "AKIDONE"
+    assert check(signed("AKIDTWO")) == "AKIDTWO"
+    # Spaces within a value are one, those around it none.
+    assert check(signed(headers={"X-Amz-Meta": "  several   words "})) == "AKIDONE"
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "words"),
+    [
+        ({"X-Amz-Target": "DynamoDB_20120810.DeleteItem"}, InvalidSignatureError, "does not match"),
+        ({"Host": "example.org"}, InvalidSignatureError, "does not match"),
+        ({"X-Amz-Date": "20200101T000000Z"}, InvalidSignatureError, "expired"),
+        ({"X-Amz-Date": "yesterday"}, IncompleteSignatureError, "X-Amz-Date"),
+        ({"X-Amz-Date": "20201301T000000Z"}, IncompleteSignatureError, "no time"),
+        ({"X-Amz-Security-Token": "added"}, InvalidSignatureError, "must be signed"),
+        ({"Authorization": ""}, MissingAuthenticationTokenError, "missing"),
+        ({"Authorization": "Basic QQ=="}, IncompleteSignatureError, "algorithm"),
+        ({"Authorization": "AWS4-HMAC-SHA256 Credential=a"}, IncompleteSignatureError, "'SignedHeaders'"),
+        (
+            {"Authorization": "AWS4-HMAC-SHA256 Credential=a/b, SignedHeaders=host;x-amz-date, Signature=c"},
+            IncompleteSignatureError,
+            "5 slash-delimited",
+        ),
+    ],
+)
+def test_a_request_that_was_changed_is_refused(
+    changes: Mapping[str, str], error: type[HeadraceError], words: str
+) -> None:
+    with pytest.raises(error, match=words):
+        check({**signed(), **changes})
+
+
+def test_another_body_secret_key_region_or_service_is_refused() -> None:
+    with pytest.raises(InvalidSignatureError, match="does not match"):
+        check(signed(), BODY + b" ")
+    with pytest.raises(InvalidSignatureError, match="does not match"):
+        check(signed(secret=KEYS["AKIDTWO"]))
+    with pytest.raises(UnrecognizedClientError):
+        check(signed("AKIDTHREE"))
+    with pytest.raises(InvalidSignatureError, match=f"scoped to .*/{REGION}/dynamodb/aws4_request"):
+        check(signed(region="us-south-1"))
+    with pytest.raises(InvalidSignatureError, match="scoped to"):
+        check(signed(service="sqs"))
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_signature_holds_for_five_minutes_both_ways(sign: int) -> None:
+    headers = signed()
+    assert check(headers, later_s=sign * (CLOCK_SKEW_SECONDS - 10))
+    with pytest.raises(InvalidSignatureError, match="expired" if sign > 0 else "not yet current"):
+        check(headers, later_s=sign * (CLOCK_SKEW_SECONDS + 10))
+
+
+@pytest.mark.parametrize("name", ["host", "x-amz-date", "x-amz-target"])
+def test_what_says_who_when_and_what_must_be_signed(name: str) -> None:
+    headers = signed()
+    headers["Authorization"] = headers["Authorization"].replace(f"{name};", "").replace(f";{name}", "")
+    with pytest.raises(InvalidSignatureError, match=f"must be signed: {name}"):
+        check(headers)
+
+
+def test_without_keys_everybody_is_refused() -> None:
+    signatures = Signatures({}, REGION, FixedClock(int(datetime.now(UTC).timestamp() * 1000)))
+    with pytest.raises(UnrecognizedClientError):
+        signatures.check(CIMultiDictProxy(CIMultiDict(signed())), BODY)
