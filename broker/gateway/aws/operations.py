@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from hashlib import md5
 from typing import Any, Final, TypeAlias
 
+from broker.gateway.aws import legacy
 from broker.gateway.aws.errors import conditional_check_failed, transaction_canceled
 from broker.model.errors import SerializationError, ValidationError
 
@@ -33,7 +34,6 @@ _UNSUPPORTED: Final[Mapping[str, tuple[str, ...]]] = {
         "ProvisionedThroughputOverride",
     ),
 }
-_CALLED_AS_THEY_ARE: Final = ("TagResource", "UntagResource", "GetShardIterator")
 
 
 class DynamoDB:
@@ -72,6 +72,8 @@ class DynamoDB:
             "ListBackups": self._list_backups,
             "RestoreTableFromBackup": self._restore_table,
         }
+        for name in legacy.OPERATIONS:
+            self.tables_and_items[name] = _modernized(name, self.tables_and_items[name])
         self.streams: dict[str, Operation] = {
             "ListStreams": self._list_streams,
             "DescribeStream": self._describe_stream,
@@ -298,6 +300,13 @@ class DynamoDB:
         if "NextShardIterator" in response:
             result["NextShardIterator"] = response["NextShardIterator"]
         return result
+
+
+def _modernized(name: str, operation: Operation) -> Operation:
+    async def carry_out(request: Json) -> Json:
+        return await operation(legacy.modernize(name, request))
+
+    return carry_out
 
 
 def describe_endpoints(host: str) -> Json:

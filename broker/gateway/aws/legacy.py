@@ -1,0 +1,300 @@
+"""DynamoDB's legacy parameters as the expressions that replaced them.
+
+Source: Amazon DynamoDB Developer Guide, "Legacy conditional parameters". Each is rewritten before the request goes on,
+so the engine knows expressions alone. Names become placeholders: a legacy name is never a path, whatever is in it. An
+expression has at most 4 KB and 300 operators, which is enough for some 200 legacy conditions of a request.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any, Final, TypeAlias
+
+from broker.model.errors import SerializationError, ValidationError
+
+Json: TypeAlias = dict[str, Any]
+
+ATTRIBUTES_TO_GET_MAX: Final = 255
+
+_INVALID: Final = "One or more parameter values were invalid: "
+# By operation: its legacy parameters, and the expressions that may not be there beside them.
+_LEGACY: Final[Mapping[str, frozenset[str]]] = {
+    "PutItem": frozenset(("Expected", "ConditionalOperator")),
+    "DeleteItem": frozenset(("Expected", "ConditionalOperator")),
+    "UpdateItem": frozenset(("Expected", "ConditionalOperator", "AttributeUpdates")),
+    "GetItem": frozenset(("AttributesToGet",)),
+    "Query": frozenset(("AttributesToGet", "KeyConditions", "QueryFilter", "ConditionalOperator")),
+    "Scan": frozenset(("AttributesToGet", "ScanFilter", "ConditionalOperator")),
+}
+OPERATIONS: Final = frozenset((*_LEGACY, "BatchGetItem"))
+_EXPRESSIONS: Final = (
+    "ProjectionExpression",
+    "ConditionExpression",
+    "UpdateExpression",
+    "KeyConditionExpression",
+    "FilterExpression",
+)
+
+_SCALARS: Final = ("S", "N", "B")
+_SETS: Final = ("SS", "NS", "BS")
+# By comparison operator: what it is as an expression, how many operands it takes (None: one or more), of which types
+# (empty: of all).
+_OPERATORS: Final[Mapping[str, tuple[str, int | None, tuple[str, ...]]]] = {
+    "EQ": ("{name} = {0}", 1, ()),
+    "NE": ("{name} <> {0}", 1, ()),
+    "LE": ("{name} <= {0}", 1, _SCALARS),
+    "LT": ("{name} < {0}", 1, _SCALARS),
+    "GE": ("{name} >= {0}", 1, _SCALARS),
+    "GT": ("{name} > {0}", 1, _SCALARS),
+    "NOT_NULL": ("attribute_exists({name})", 0, ()),
+    "NULL": ("attribute_not_exists({name})", 0, ()),
+    "CONTAINS": ("contains({name}, {0})", 1, ()),
+    "NOT_CONTAINS": ("NOT contains({name}, {0})", 1, ()),
+    "BEGINS_WITH": ("begins_with({name}, {0})", 1, ("S", "B")),
+    "IN": ("{name} IN ({all})", None, _SCALARS),
+    "BETWEEN": ("{name} BETWEEN {0} AND {1}", 2, _SCALARS),
+}
+_OF_KEYS: Final = frozenset(("EQ", "LE", "LT", "GE", "GT", "BEGINS_WITH", "BETWEEN"))
+_ADDED: Final = ("N", "L", *_SETS)
+
+
+def modernize(operation: str, request: Json) -> Json:
+    """The same request without legacy parameters; the request itself if it has none.
+
+    Raises ValidationError for legacy parameters that contradict each other, or beside expressions; SerializationError
+    for another JSON type than a parameter's.
+    """
+    if operation == "BatchGetItem":
+        return _modernize_batch(request)
+    if _LEGACY[operation].isdisjoint(request):
+        return request
+    return _Rewriting(request, _LEGACY[operation]).result()
+
+
+def _modernize_batch(request: Json) -> Json:
+    tables = request.get("RequestItems")
+    if not isinstance(tables, dict) or not any(
+        isinstance(keys, dict) and "AttributesToGet" in keys for keys in tables.values()
+    ):
+        return request
+    legacy = _LEGACY["GetItem"]
+    return {
+        **request,
+        "RequestItems": {name: _Rewriting(_structure(keys, name), legacy).result() for name, keys in tables.items()},
+    }
+
+
+class _Rewriting:
+    """One request on its way from legacy parameters to expressions."""
+
+    def __init__(self, request: Json, legacy: frozenset[str]) -> None:
+        self._legacy = {name: request[name] for name in legacy if request.get(name) is not None}
+        self._request = {name: value for name, value in request.items() if name not in legacy}
+        self._names = dict(_structure(request.get("ExpressionAttributeNames") or {}, "ExpressionAttributeNames"))
+        self._values = dict(_structure(request.get("ExpressionAttributeValues") or {}, "ExpressionAttributeValues"))
+        self._placeholders: dict[str, str] = {}
+
+    def result(self) -> Json:
+        """The request with expressions."""
+        legacy, request = self._legacy, self._request
+        self._check_not_mixed()
+        joins = self._conditional_operator()
+        if "Expected" in legacy:
+            self._set("ConditionExpression", map(self._expectation, *_entries(legacy, "Expected")), joins)
+        for filter_ in ("QueryFilter", "ScanFilter"):
+            if filter_ in legacy:
+                self._set("FilterExpression", map(self._condition, *_entries(legacy, filter_)), joins)
+        if "KeyConditions" in legacy:
+            self._set("KeyConditionExpression", map(self._key_condition, *_entries(legacy, "KeyConditions")), " AND ")
+        if "AttributeUpdates" in legacy:
+            self._set("UpdateExpression", self._updates(legacy["AttributeUpdates"]), " ")
+        if "AttributesToGet" in legacy:
+            self._set("ProjectionExpression", map(self._name, _attribute_names(legacy["AttributesToGet"])), ", ")
+        if self._names:
+            request["ExpressionAttributeNames"] = self._names
+        if self._values:
+            request["ExpressionAttributeValues"] = self._values
+        return request
+
+    def _check_not_mixed(self) -> None:
+        expressions = [name for name in _EXPRESSIONS if self._request.get(name) is not None]
+        # The one mixture that DynamoDB takes: it came to Query before key conditions could be expressions.
+        if "KeyConditionExpression" in expressions:
+            mixed = list(self._legacy)
+        else:
+            mixed = [name for name in self._legacy if name != "KeyConditions"]
+        if expressions and mixed:
+            raise ValidationError(
+                "Can not use both expression and non-expression parameters in the same request: Non-expression "
+                f"parameters: {{{', '.join(sorted(mixed))}}} Expression parameters: {{{', '.join(expressions)}}}",
+                field=min(mixed),
+            )
+
+    def _conditional_operator(self) -> str:
+        if "ConditionalOperator" not in self._legacy:
+            return " AND "
+        operator = _word(self._legacy["ConditionalOperator"], "ConditionalOperator", ("OR", "AND"))
+        conditions = next(
+            (self._legacy[n] for n in ("Expected", "QueryFilter", "ScanFilter") if n in self._legacy), None
+        )
+        if conditions is None:
+            raise ValidationError(
+                f"{_INVALID}ConditionalOperator cannot be used without Filter or Expected", field="ConditionalOperator"
+            )
+        if len(_structure(conditions, "ConditionalOperator")) == 1:
+            raise ValidationError(
+                f"{_INVALID}ConditionalOperator can only be used when Filter or Expected has two or more elements",
+                field="ConditionalOperator",
+            )
+        return f" {operator} "
+
+    def _set(self, expression: str, parts: Iterable[str], joined_by: str) -> None:
+        text = joined_by.join(parts)
+        if text:
+            self._request[expression] = text
+
+    def _name(self, name: str) -> str:
+        """The placeholder of an attribute's name."""
+        if name not in self._placeholders:
+            self._placeholders[name] = _unused("#legacy", self._names)
+            self._names[self._placeholders[name]] = name
+        return self._placeholders[name]
+
+    def _value(self, value: Any) -> str:
+        placeholder = _unused(":legacy", self._values)
+        self._values[placeholder] = value
+        return placeholder
+
+    def _expectation(self, name: str, expected: Any) -> str:
+        expected = _structure(expected, "Expected")
+        exists, value = expected.get("Exists"), expected.get("Value")
+        is_comparison = expected.get("ComparisonOperator") is not None
+        if exists is not None and type(exists) is not bool:
+            raise _unexpected(exists, "Exists")
+        if is_comparison and exists is not None:
+            raise _wrong(f"Exists and ComparisonOperator cannot be used together for Attribute: {name}", name)
+        if is_comparison:
+            if value is None:
+                return self._condition(name, expected)
+            if expected.get("AttributeValueList") is not None:
+                raise _wrong(f"Value and AttributeValueList cannot be used together for Attribute: {name}", name)
+            return self._condition(name, {**expected, "AttributeValueList": [value]})
+        if expected.get("AttributeValueList") is not None:
+            raise _wrong(f"AttributeValueList can only be used with a ComparisonOperator for Attribute: {name}", name)
+        if exists is False:
+            if value is not None:
+                raise _wrong(f"Value cannot be used when Exists is false for Attribute: {name}", name)
+            return f"attribute_not_exists({self._name(name)})"
+        if value is None:
+            raise _wrong(f"Value must be provided when Exists is {exists or 'null'} for Attribute: {name}", name)
+        return f"{self._name(name)} = {self._value(value)}"
+
+    def _key_condition(self, name: str, condition: Any) -> str:
+        operator = _structure(condition, "KeyConditions").get("ComparisonOperator")
+        if _word(operator, "ComparisonOperator", _OPERATORS) not in _OF_KEYS:
+            raise ValidationError("Attempted conditional constraint is not an indexable operation", field=name)
+        return self._condition(name, condition)
+
+    def _condition(self, name: str, condition: Any) -> str:
+        condition = _structure(condition, name)
+        operator = _word(condition.get("ComparisonOperator"), "ComparisonOperator", _OPERATORS)
+        text, count, types = _OPERATORS[operator]
+        operands = condition.get("AttributeValueList") or []
+        if not isinstance(operands, list):
+            raise _unexpected(operands, "AttributeValueList")
+        if not operands if count is None else len(operands) != count:
+            raise _wrong(f"Invalid number of argument(s) for the {operator} ComparisonOperator", name)
+        kinds = {_kind(operand) for operand in operands}
+        if len(kinds) > 1:
+            raise _wrong("AttributeValues inside AttributeValueList must be of same type", name)
+        for kind in kinds:
+            if types and kind not in types:
+                raise _wrong(f"ComparisonOperator {operator} is not valid for {kind} AttributeValue type", name)
+        values = [self._value(operand) for operand in operands]
+        return text.format(*values, name=self._name(name), all=", ".join(values))
+
+    def _updates(self, updates: Any) -> Iterable[str]:
+        """The sections of an update expression."""
+        sections: dict[str, list[str]] = {}
+        for name, update in _structure(updates, "AttributeUpdates").items():
+            section, text = self._update(name, _structure(update, name))
+            sections.setdefault(section, []).append(text)
+        return [f"{section} {', '.join(texts)}" for section, texts in sections.items()]
+
+    def _update(self, name: str, update: Json) -> tuple[str, str]:
+        action, value = _word(update.get("Action") or "PUT", "Action", ("ADD", "DELETE", "PUT")), update.get("Value")
+        placeholder = self._name(name)
+        if value is None:
+            if action != "DELETE":
+                raise _wrong("Only DELETE action is allowed when no attribute value is specified", name)
+            return "REMOVE", placeholder
+        kind = _kind(value)
+        match action:
+            case "PUT":
+                return "SET", f"{placeholder} = {self._value(value)}"
+            case "ADD" if kind == "L":
+                appended = f"list_append(if_not_exists({placeholder}, {self._value({'L': []})}), {self._value(value)})"
+                return "SET", f"{placeholder} = {appended}"
+            case "ADD" if kind in _ADDED:
+                return "ADD", f"{placeholder} {self._value(value)}"
+            case "ADD":
+                raise _wrong(f"ADD action is not supported for the type {kind}", name)
+            case "DELETE" if kind in _SETS:
+                return "DELETE", f"{placeholder} {self._value(value)}"
+        raise _wrong(f"DELETE action with value is not supported for the type {kind}", name)
+
+
+def _entries(legacy: Json, parameter: str) -> tuple[list[str], list[Any]]:
+    conditions = _structure(legacy[parameter], parameter)
+    return list(conditions), list(conditions.values())
+
+
+def _attribute_names(names: Any) -> list[str]:
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise _unexpected(names, "AttributesToGet")
+    if not 1 <= len(names) <= ATTRIBUTES_TO_GET_MAX:
+        raise ValidationError(
+            f"AttributesToGet must have from 1 to {ATTRIBUTES_TO_GET_MAX} names",
+            field="AttributesToGet",
+            limit=ATTRIBUTES_TO_GET_MAX,
+        )
+    if len(set(names)) < len(names):
+        (first, *_) = (name for number, name in enumerate(names) if name in names[:number])
+        raise _wrong(f"Duplicate value in attribute name: {first}", "AttributesToGet")
+    return names
+
+
+def _unused(prefix: str, used: Json) -> str:
+    number = len(used)
+    while f"{prefix}{number}" in used:
+        number += 1
+    return f"{prefix}{number}"
+
+
+def _kind(value: Any) -> str:
+    """The type of an attribute value; what is wrong with the value is told where it is read."""
+    return next(iter(_structure(value, "AttributeValue")), "")
+
+
+def _structure(content: Any, name: str) -> Json:
+    if not isinstance(content, dict):
+        raise _unexpected(content, name)
+    return content
+
+
+def _unexpected(content: Any, name: str) -> SerializationError:
+    return SerializationError(f"Unexpected {type(content).__name__} at {name}")
+
+
+def _wrong(message: str, field: str) -> ValidationError:
+    return ValidationError(_INVALID + message, field=field)
+
+
+def _word(content: Any, name: str, values: Collection[str]) -> str:
+    if not isinstance(content, str) or content not in values:
+        raise ValidationError(
+            f"1 validation error detected: Value '{str(content)[:100]}' at '{name}' failed to satisfy constraint: "
+            f"Member must satisfy enum value set: [{', '.join(values)}]",
+            field=name,
+        )
+    return content
