@@ -6,7 +6,7 @@ import asyncio
 import logging
 from functools import partial
 from pathlib import Path
-from random import SystemRandom
+from random import Random, SystemRandom
 from typing import TYPE_CHECKING, Final
 
 from broker.backups.folder import BackupFolder
@@ -40,6 +40,8 @@ from broker.triggers.registry import Triggers
 
 if TYPE_CHECKING:
     from broker.config import Config
+
+_SEED_BITS: Final = 128
 
 _log: Final = logging.getLogger(__name__)
 
@@ -98,7 +100,7 @@ class Node:
         )
         self._rpc = RpcServer(engine, self._telemetry)
         signatures = None if config.auth == "none" else Signatures(access_keys, region, clock)
-        aws = AwsProtocol(DynamoDB(self._rpc.json_calls, region), signatures, random)
+        aws = AwsProtocol(DynamoDB(self._rpc.json_calls, region), signatures, Random(random.getrandbits(_SEED_BITS)))  # noqa: S311 - names, no secrets
         self._http = HttpServer(region, lambda: self._is_serving, aws)
         self._is_serving = False
         self._committing: asyncio.Task[None] | None = None

@@ -38,11 +38,9 @@ _DYNAMODB_TARGET: Final = "DynamoDB_20120810"
 _STREAMS_TARGET: Final = "DynamoDBStreams_20120810"
 _GZIP_BYTES_MIN: Final = 1024
 _GZIP_LEVEL: Final = 1
-_REQUEST_ID_BITS: Final = 260
+# 52 hexadecimal digits.
+_REQUEST_ID_BITS: Final = 208
 _BUSY_RETRY_MS: Final = 100
-_DIGITS: Final = "0123456789ABCDEFGHIJKLMNOPQRSTUV"
-_DIGIT_BITS: Final = 5
-_DIGIT_MASK: Final = 31
 
 _log: Final = logging.getLogger(__name__)
 
@@ -122,7 +120,10 @@ class AwsProtocol:
 
     def _response(self, request: web.Request, content: Any, status: int) -> web.Response:
         body = orjson.dumps(content)
-        headers = {"Content-Type": CONTENT_TYPE, "x-amzn-RequestId": self._request_id()}
+        headers = {
+            "Content-Type": CONTENT_TYPE,
+            "x-amzn-RequestId": f"{self._random.getrandbits(_REQUEST_ID_BITS):052X}",
+        }
         if len(body) >= _GZIP_BYTES_MIN and "gzip" in request.headers.get("Accept-Encoding", ""):
             body = gzip.compress(body, _GZIP_LEVEL)
             headers["Content-Encoding"] = "gzip"
@@ -133,10 +134,6 @@ class AwsProtocol:
             # What is left of the request is not wanted.
             response.force_close()
         return response
-
-    def _request_id(self) -> str:
-        bits = self._random.getrandbits(_REQUEST_ID_BITS)
-        return "".join(_DIGITS[bits >> shift & _DIGIT_MASK] for shift in range(0, _REQUEST_ID_BITS, _DIGIT_BITS))
 
 
 def _parsed(body: bytes) -> dict[str, Any]:
