@@ -1,9 +1,9 @@
 """Runs what the pages show, so that no example is wrong, and follows their links.
 
 The `python`, `sh` and `console` blocks of a page run one after the other in one temporary folder, each in a process of
-its own, against one broker (HEADRACE_ENDPOINT). A console block is a transcript: after a line that begins with "$ "
-comes what the command prints, where "..." stands for anything; what is left out is not compared. Every command must
-exit with 0.
+its own, against one broker (HEADRACE_ENDPOINT, and AWS_ENDPOINT_URL, where it lets anybody in). A console block is a
+transcript: after a line that begins with "$ " comes what the command prints, where "..." stands for anything; what is
+left out is not compared. Every command must exit with 0.
 A comment on the line before a block changes this:
 
     <!-- not run: REASON -->     the block needs what a test does not have
@@ -97,9 +97,11 @@ def page_id(page: Path) -> str:
 def test_what_a_page_shows_works(page: Path, tmp_path: Path) -> None:
     folder = tmp_path / "reader"
     folder.mkdir()
-    with BrokerProcess(tmp_path / "broker") as broker:
+    with BrokerProcess(tmp_path / "broker", extra=("--auth", "none")) as broker:
         environment = {name: value for name, value in os.environ.items() if not name.startswith("HEADRACE_")}
         environment["HEADRACE_ENDPOINT"] = broker.grpc
+        environment |= {"AWS_ENDPOINT_URL": f"http://{broker.http}", "AWS_DEFAULT_REGION": broker.region}
+        environment |= {"AWS_ACCESS_KEY_ID": "any", "AWS_SECRET_ACCESS_KEY": "any"}
         environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), environment["PATH"]])
 
         def run(*command: str, where: str) -> str:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Callable, Iterator
+from contextlib import closing
+from http.client import HTTPConnection
 from typing import Any
 
 import boto3
@@ -16,6 +19,7 @@ REGION = "eu-north-1"
 # A refusal is to be seen, not tried again.
 ONE_ATTEMPT = Config(retries={"total_max_attempts": 1}, connect_timeout=10, read_timeout=15)
 
+_TIMEOUT_S = 10
 _UNIQUE = itertools.count(1)
 
 
@@ -70,6 +74,18 @@ def connection(broker: BrokerProcess) -> dict[str, Any]:
         "aws_secret_access_key": "secret",
         "config": ONE_ATTEMPT,
     }
+
+
+def post(broker: BrokerProcess, target: str, content: object) -> tuple[int, dict[str, Any]]:
+    """Status and body of a request that no client of AWS would send."""
+    headers = {"X-Amz-Target": target, "Content-Type": "application/x-amz-json-1.0"}
+    host, port = broker.http.split(":")
+    connection_ = HTTPConnection(host, int(port), timeout=_TIMEOUT_S)
+    with closing(connection_):
+        connection_.request("POST", "/", json.dumps(content), headers)
+        response = connection_.getresponse()
+        body: dict[str, Any] = json.loads(response.read())
+        return response.status, body
 
 
 def create_orders(dynamodb: Any) -> str:

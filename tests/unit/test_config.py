@@ -53,7 +53,7 @@ def test_a_bad_value_that_is_overridden_does_not_matter(tmp_path: Path) -> None:
     [
         (
             "colour = 1\n",
-            "unknown key 'colour'; known keys: auth, backups, credentials, data, grpc, http, insecure, log_level, region",
+            "unknown key 'colour'; known keys: auth, backups, credentials, data, grpc, http, insecure, log_level, ",
         ),
         ("region = 1\n", "region must be a str, is 1"),
         ('insecure = "yes"\n', "insecure must be a bool"),
@@ -153,3 +153,60 @@ def test_a_whole_number_of_seconds_is_a_number_of_seconds(tmp_path: Path) -> Non
 def test_backups_are_kept_in_the_data_folder_unless_told_otherwise() -> None:
     assert Config(data="there").backups_folder == Path("there/backups")
     assert Config(data="there", backups="elsewhere").backups_folder == Path("elsewhere")
+
+
+def credentials(folder: Path, text: str) -> Config:
+    file = folder / "credentials"
+    file.write_text(text)
+    return Config(credentials=str(file))
+
+
+def test_every_profile_of_a_credentials_file_may_sign(tmp_path: Path) -> None:
+    text = """
+        [default]
+        aws_access_key_id = AKIDONE
+        aws_secret_access_key = with%percent/and+more=
+        region = ignored
+        [other]
+        aws_access_key_id: AKIDTWO
+        aws_secret_access_key: two
+        [again]
+        aws_access_key_id = AKIDTWO
+        aws_secret_access_key = two
+    """
+    assert credentials(tmp_path, text).access_keys() == {"AKIDONE": "with%percent/and+more=", "AKIDTWO": "two"}
+    assert Config().access_keys() == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("aws_access_key_id = A\naws_secret_access_key = hidden", "cannot be read"),
+        ("[a]\n[a]\n", "cannot be read"),
+        ("[a]\naws_access_key_id = A\n", "profile a of .* must have aws_access_key_id and aws_secret_access_key"),
+        ("[a]\naws_secret_access_key = hidden\n", "profile a of .* must have"),
+        (
+            (
+                "[a]\naws_access_key_id = A\naws_secret_access_key = hidden\n"
+                "[b]\naws_access_key_id = A\naws_secret_access_key = other\n"
+            ),
+            "two secrets for the access key A",
+        ),
+    ],
+)
+def test_a_credentials_file_that_cannot_be_is_refused_without_its_secrets(
+    tmp_path: Path, text: str, words: str
+) -> None:
+    with pytest.raises(ConfigError, match=words) as refused:
+        credentials(tmp_path, text).access_keys()
+    assert "hidden" not in str(refused.value)
+    with pytest.raises(ConfigError, match="cannot be read"):
+        Config(credentials=str(tmp_path / "nothing")).access_keys()
+
+
+def test_serve_wants_signatures_and_dev_does_not_unless_told() -> None:
+    assert load(None, {}, {}).auth == "sigv4"
+    assert load(None, {}, {}, {"auth": "none"}).auth == "none"
+    assert load(None, {"HEADRACE_AUTH": "sigv4"}, {}, {"auth": "none"}).auth == "sigv4"
+    with pytest.raises(ConfigError, match="auth: 'basic' must be one of sigv4, none"):
+        Config(auth="basic")
