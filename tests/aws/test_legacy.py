@@ -42,7 +42,7 @@ HOLD = [
     {"tags": comparison("CONTAINS", {"S": "x"})},
     {"t": comparison("CONTAINS", {"S": "ex"})},
     {"tags": comparison("NOT_CONTAINS", {"S": "z"})},
-    {"missing": comparison("NOT_CONTAINS", {"S": "z"})},
+    {"n": comparison("NOT_CONTAINS", {"S": "5"})},
     {"t": comparison("BEGINS_WITH", {"S": "te"})},
     {"n": comparison("IN", {"N": "4"}, {"N": "5"})},
     {"n": comparison("BETWEEN", {"N": "5"}, {"N": "6"})},
@@ -59,6 +59,7 @@ FAIL = [
     {"n": comparison("NULL")},
     {"tags": comparison("CONTAINS", {"S": "z"})},
     {"tags": comparison("NOT_CONTAINS", {"S": "x"})},
+    {"missing": comparison("NOT_CONTAINS", {"S": "z"})},
     {"missing": comparison("BEGINS_WITH", {"S": "x"})},
     {"missing": comparison("IN", {"S": "x"})},
     {"missing": comparison("BETWEEN", {"N": "5"}, {"N": "6"})},
@@ -119,6 +120,14 @@ def test_attribute_updates(dynamodb: Any, stored: str) -> None:
         )
 
 
+def test_updates_of_what_is_not_there(dynamodb: Any, orders: str) -> None:
+    taken_away = {"n": {"Action": "DELETE"}, "tags": {"Action": "DELETE", "Value": {"SS": ["x"]}}}
+    dynamodb.update_item(TableName=orders, Key=A1, AttributeUpdates=taken_away)
+    assert "Item" not in dynamodb.get_item(TableName=orders, Key=A1)
+    dynamodb.update_item(TableName=orders, Key=A1, AttributeUpdates={})
+    assert dynamodb.get_item(TableName=orders, Key=A1)["Item"] == A1
+
+
 def test_reads(dynamodb: Any, orders: str) -> None:
     for line in range(6):
         dynamodb.put_item(
@@ -140,9 +149,9 @@ def test_reads(dynamodb: Any, orders: str) -> None:
     mixed = dynamodb.query(
         TableName=orders,
         KeyConditions={"id": comparison("EQ", {"S": "a"})},
-        FilterExpression="#legacy0 = :legacy0",
-        ExpressionAttributeNames={"#legacy0": "n"},
-        ExpressionAttributeValues={":legacy0": {"N": "0"}},
+        FilterExpression="#0 = :1",
+        ExpressionAttributeNames={"#0": "n"},
+        ExpressionAttributeValues={":1": {"N": "0"}},
     )
     assert mixed["Count"] == 3
     either = {"n": comparison("EQ", {"N": "1"}), "line": comparison("EQ", {"N": "0"})}
@@ -158,7 +167,7 @@ def test_reads(dynamodb: Any, orders: str) -> None:
             {"Expected": {"n": {"Exists": False}}, "ConditionExpression": "attribute_exists(n)"},
             r"Non-expression parameters: \{Expected\} Expression parameters: \{ConditionExpression\}",
         ),
-        ({"Expected": {"n": {"Exists": True}}}, "Value must be provided when Exists is True"),
+        ({"Expected": {"n": {"Exists": True}}}, "Value must be provided when Exists is true"),
         ({"Expected": {"n": {"Exists": False, "Value": {"N": "1"}}}}, "Value cannot be used when Exists is false"),
         ({"Expected": {"n": {}}}, "Value must be provided when Exists is null"),
         ({"Expected": {"n": {"AttributeValueList": [{"N": "1"}]}}}, "only be used with a ComparisonOperator"),
@@ -174,7 +183,15 @@ def test_reads(dynamodb: Any, orders: str) -> None:
         ({"Expected": {"n": comparison("GT", {"BOOL": True})}}, "GT is not valid for BOOL AttributeValue type"),
         ({"Expected": {"n": comparison("LIKE", {"N": "1"})}}, "enum value set"),
         ({"Expected": {"n": comparison("EQ", {"N": "one"})}}, "numeric value"),
+        ({"Expected": {"n": comparison("CONTAINS", {"L": []})}}, "CONTAINS is not valid for L AttributeValue type"),
+        ({"Expected": {"n": comparison("BETWEEN", {"N": "2"}, {"N": "1"})}}, "greater than or equal to lower bound"),
+        ({"Expected": {"n": {"Value": {}}}}, "Supplied AttributeValue is empty"),
+        (
+            {"Expected": {"n": {"Exists": False}}, "ExpressionAttributeNames": {"#n": "n"}},
+            "ExpressionAttributeNames can only be specified when using expressions",
+        ),
         ({"ConditionalOperator": "AND"}, "cannot be used without Filter or Expected"),
+        ({"ConditionalOperator": "AND", "Expected": {}}, "cannot be used without Filter or Expected"),
         ({"ConditionalOperator": "OR", "Expected": {"n": {"Exists": False}}}, "two or more elements"),
         ({"ConditionalOperator": "XOR", "Expected": {"n": {"Exists": False}}}, "enum value set"),
     ],

@@ -1,13 +1,17 @@
 """DynamoDB's legacy parameters as the expressions that replaced them.
 
 Source: Amazon DynamoDB Developer Guide, "Legacy conditional parameters". Each is rewritten before the request goes on,
-so the engine knows expressions alone. Names become placeholders: a legacy name is never a path, whatever is in it. An
-expression has at most 4 KB and 300 operators, which is enough for some 200 legacy conditions of a request.
+so the engine knows expressions alone. Names become placeholders: a legacy name is never a path, whatever is in it.
+
+The limits of an expression, 4 KB and 300 operators, are also those of what becomes one, though AWS has none for legacy
+parameters. There is room for 300 PUT of an update, 80 ADD to lists, or 400 of its other actions; for 130 conditions of
+Expected or a filter, 60 if they are NOT_CONTAINS; and for 100 operands of an IN. What has more is refused.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
+from itertools import count
 from typing import Any, Final, TypeAlias
 
 from broker.model.errors import SerializationError, ValidationError
@@ -17,7 +21,8 @@ Json: TypeAlias = dict[str, Any]
 ATTRIBUTES_TO_GET_MAX: Final = 255
 
 _INVALID: Final = "One or more parameter values were invalid: "
-# By operation: its legacy parameters, and the expressions that may not be there beside them.
+_FILTERS: Final = ("Expected", "QueryFilter", "ScanFilter")
+# By operation: its legacy parameters.
 _LEGACY: Final[Mapping[str, frozenset[str]]] = {
     "PutItem": frozenset(("Expected", "ConditionalOperator")),
     "DeleteItem": frozenset(("Expected", "ConditionalOperator")),
@@ -27,6 +32,7 @@ _LEGACY: Final[Mapping[str, frozenset[str]]] = {
     "Scan": frozenset(("AttributesToGet", "ScanFilter", "ConditionalOperator")),
 }
 OPERATIONS: Final = frozenset((*_LEGACY, "BatchGetItem"))
+# What may not be there beside legacy parameters.
 _EXPRESSIONS: Final = (
     "ProjectionExpression",
     "ConditionExpression",
@@ -40,21 +46,23 @@ _SETS: Final = ("SS", "NS", "BS")
 # By comparison operator: what it is as an expression, how many operands it takes (None: one or more), of which types
 # (empty: of all).
 _OPERATORS: Final[Mapping[str, tuple[str, int | None, tuple[str, ...]]]] = {
-    "EQ": ("{name} = {0}", 1, ()),
-    "NE": ("{name} <> {0}", 1, ()),
-    "LE": ("{name} <= {0}", 1, _SCALARS),
-    "LT": ("{name} < {0}", 1, _SCALARS),
-    "GE": ("{name} >= {0}", 1, _SCALARS),
-    "GT": ("{name} > {0}", 1, _SCALARS),
+    "EQ": ("{name}={0}", 1, ()),
+    "NE": ("{name}<>{0}", 1, ()),
+    "LE": ("{name}<={0}", 1, _SCALARS),
+    "LT": ("{name}<{0}", 1, _SCALARS),
+    "GE": ("{name}>={0}", 1, _SCALARS),
+    "GT": ("{name}>{0}", 1, _SCALARS),
     "NOT_NULL": ("attribute_exists({name})", 0, ()),
     "NULL": ("attribute_not_exists({name})", 0, ()),
-    "CONTAINS": ("contains({name}, {0})", 1, ()),
-    "NOT_CONTAINS": ("NOT contains({name}, {0})", 1, ()),
-    "BEGINS_WITH": ("begins_with({name}, {0})", 1, ("S", "B")),
+    "CONTAINS": ("contains({name},{0})", 1, _SCALARS),
+    # Unlike NE, it does not hold for an attribute that is missing.
+    "NOT_CONTAINS": ("attribute_exists({name}) AND NOT contains({name},{0})", 1, _SCALARS),
+    "BEGINS_WITH": ("begins_with({name},{0})", 1, ("S", "B")),
     "IN": ("{name} IN ({all})", None, _SCALARS),
     "BETWEEN": ("{name} BETWEEN {0} AND {1}", 2, _SCALARS),
 }
 _OF_KEYS: Final = frozenset(("EQ", "LE", "LT", "GE", "GT", "BEGINS_WITH", "BETWEEN"))
+_KEY_CONDITIONS_MAX: Final = 2
 _ADDED: Final = ("N", "L", *_SETS)
 
 
@@ -93,6 +101,7 @@ class _Rewriting:
         self._names = dict(_structure(request.get("ExpressionAttributeNames") or {}, "ExpressionAttributeNames"))
         self._values = dict(_structure(request.get("ExpressionAttributeValues") or {}, "ExpressionAttributeValues"))
         self._placeholders: dict[str, str] = {}
+        self._numbers = count()
 
     def result(self) -> Json:
         """The request with expressions."""
@@ -100,16 +109,18 @@ class _Rewriting:
         self._check_not_mixed()
         joins = self._conditional_operator()
         if "Expected" in legacy:
-            self._set("ConditionExpression", map(self._expectation, *_entries(legacy, "Expected")), joins)
+            expected = _structure(legacy["Expected"], "Expected")
+            self._set("ConditionExpression", map(self._expectation, expected, expected.values()), joins)
         for filter_ in ("QueryFilter", "ScanFilter"):
             if filter_ in legacy:
-                self._set("FilterExpression", map(self._condition, *_entries(legacy, filter_)), joins)
+                conditions = _structure(legacy[filter_], filter_)
+                self._set("FilterExpression", map(self._condition, conditions, conditions.values()), joins)
         if "KeyConditions" in legacy:
-            self._set("KeyConditionExpression", map(self._key_condition, *_entries(legacy, "KeyConditions")), " AND ")
+            self._set("KeyConditionExpression", self._key_conditions(legacy["KeyConditions"]), " AND ")
         if "AttributeUpdates" in legacy:
             self._set("UpdateExpression", self._updates(legacy["AttributeUpdates"]), " ")
         if "AttributesToGet" in legacy:
-            self._set("ProjectionExpression", map(self._name, _attribute_names(legacy["AttributesToGet"])), ", ")
+            self._set("ProjectionExpression", map(self._name, _attribute_names(legacy["AttributesToGet"])), ",")
         if self._names:
             request["ExpressionAttributeNames"] = self._names
         if self._values:
@@ -129,19 +140,23 @@ class _Rewriting:
                 f"parameters: {{{', '.join(sorted(mixed))}}} Expression parameters: {{{', '.join(expressions)}}}",
                 field=min(mixed),
             )
+        if not expressions and self._legacy:
+            for placeholders in ("ExpressionAttributeNames", "ExpressionAttributeValues"):
+                if self._request.get(placeholders) is not None:
+                    raise ValidationError(
+                        f"{placeholders} can only be specified when using expressions", field=placeholders
+                    )
 
     def _conditional_operator(self) -> str:
         if "ConditionalOperator" not in self._legacy:
             return " AND "
         operator = _word(self._legacy["ConditionalOperator"], "ConditionalOperator", ("OR", "AND"))
-        conditions = next(
-            (self._legacy[n] for n in ("Expected", "QueryFilter", "ScanFilter") if n in self._legacy), None
-        )
-        if conditions is None:
+        conditions = [_structure(self._legacy[name], name) for name in _FILTERS if name in self._legacy]
+        if not any(conditions):
             raise ValidationError(
                 f"{_INVALID}ConditionalOperator cannot be used without Filter or Expected", field="ConditionalOperator"
             )
-        if len(_structure(conditions, "ConditionalOperator")) == 1:
+        if len(conditions[0]) == 1:
             raise ValidationError(
                 f"{_INVALID}ConditionalOperator can only be used when Filter or Expected has two or more elements",
                 field="ConditionalOperator",
@@ -156,20 +171,24 @@ class _Rewriting:
     def _name(self, name: str) -> str:
         """The placeholder of an attribute's name."""
         if name not in self._placeholders:
-            self._placeholders[name] = _unused("#legacy", self._names)
+            self._placeholders[name] = self._unused("#", self._names)
             self._names[self._placeholders[name]] = name
         return self._placeholders[name]
 
     def _value(self, value: Any) -> str:
-        placeholder = _unused(":legacy", self._values)
+        placeholder = self._unused(":", self._values)
         self._values[placeholder] = value
         return placeholder
+
+    def _unused(self, prefix: str, used: Json) -> str:
+        """A placeholder that the request does not have yet."""
+        return next(placeholder for number in self._numbers if (placeholder := f"{prefix}{number}") not in used)
 
     def _expectation(self, name: str, expected: Any) -> str:
         expected = _structure(expected, "Expected")
         exists, value = expected.get("Exists"), expected.get("Value")
         is_comparison = expected.get("ComparisonOperator") is not None
-        if exists is not None and type(exists) is not bool:
+        if exists is not None and not isinstance(exists, bool):
             raise _unexpected(exists, "Exists")
         if is_comparison and exists is not None:
             raise _wrong(f"Exists and ComparisonOperator cannot be used together for Attribute: {name}", name)
@@ -186,8 +205,16 @@ class _Rewriting:
                 raise _wrong(f"Value cannot be used when Exists is false for Attribute: {name}", name)
             return f"attribute_not_exists({self._name(name)})"
         if value is None:
-            raise _wrong(f"Value must be provided when Exists is {exists or 'null'} for Attribute: {name}", name)
-        return f"{self._name(name)} = {self._value(value)}"
+            shown = "null" if exists is None else "true"
+            raise _wrong(f"Value must be provided when Exists is {shown} for Attribute: {name}", name)
+        return f"{self._name(name)}={self._value(value)}"
+
+    def _key_conditions(self, conditions: Any) -> Iterable[str]:
+        if not 1 <= len(_structure(conditions, "KeyConditions")) <= _KEY_CONDITIONS_MAX:
+            raise ValidationError(
+                "Conditions can be of length 1 or 2 only", field="KeyConditions", limit=_KEY_CONDITIONS_MAX
+            )
+        return [self._key_condition(name, condition) for name, condition in conditions.items()]
 
     def _key_condition(self, name: str, condition: Any) -> str:
         operator = _structure(condition, "KeyConditions").get("ComparisonOperator")
@@ -198,11 +225,13 @@ class _Rewriting:
     def _condition(self, name: str, condition: Any) -> str:
         condition = _structure(condition, name)
         operator = _word(condition.get("ComparisonOperator"), "ComparisonOperator", _OPERATORS)
-        text, count, types = _OPERATORS[operator]
-        operands = condition.get("AttributeValueList") or []
+        text, operands_count, types = _OPERATORS[operator]
+        operands = condition.get("AttributeValueList")
+        if operands is None:
+            operands = []
         if not isinstance(operands, list):
             raise _unexpected(operands, "AttributeValueList")
-        if not operands if count is None else len(operands) != count:
+        if not operands if operands_count is None else len(operands) != operands_count:
             raise _wrong(f"Invalid number of argument(s) for the {operator} ComparisonOperator", name)
         kinds = {_kind(operand) for operand in operands}
         if len(kinds) > 1:
@@ -211,7 +240,7 @@ class _Rewriting:
             if types and kind not in types:
                 raise _wrong(f"ComparisonOperator {operator} is not valid for {kind} AttributeValue type", name)
         values = [self._value(operand) for operand in operands]
-        return text.format(*values, name=self._name(name), all=", ".join(values))
+        return text.format(*values, name=self._name(name), all=",".join(values))
 
     def _updates(self, updates: Any) -> Iterable[str]:
         """The sections of an update expression."""
@@ -219,10 +248,11 @@ class _Rewriting:
         for name, update in _structure(updates, "AttributeUpdates").items():
             section, text = self._update(name, _structure(update, name))
             sections.setdefault(section, []).append(text)
-        return [f"{section} {', '.join(texts)}" for section, texts in sections.items()]
+        return [f"{section} {','.join(texts)}" for section, texts in sections.items()]
 
     def _update(self, name: str, update: Json) -> tuple[str, str]:
-        action, value = _word(update.get("Action") or "PUT", "Action", ("ADD", "DELETE", "PUT")), update.get("Value")
+        action, value = update.get("Action"), update.get("Value")
+        action = "PUT" if action is None else _word(action, "Action", ("ADD", "DELETE", "PUT"))
         placeholder = self._name(name)
         if value is None:
             if action != "DELETE":
@@ -231,10 +261,10 @@ class _Rewriting:
         kind = _kind(value)
         match action:
             case "PUT":
-                return "SET", f"{placeholder} = {self._value(value)}"
+                return "SET", f"{placeholder}={self._value(value)}"
             case "ADD" if kind == "L":
-                appended = f"list_append(if_not_exists({placeholder}, {self._value({'L': []})}), {self._value(value)})"
-                return "SET", f"{placeholder} = {appended}"
+                before = f"if_not_exists({placeholder},{self._value({'L': []})})"
+                return "SET", f"{placeholder}=list_append({before},{self._value(value)})"
             case "ADD" if kind in _ADDED:
                 return "ADD", f"{placeholder} {self._value(value)}"
             case "ADD":
@@ -242,11 +272,6 @@ class _Rewriting:
             case "DELETE" if kind in _SETS:
                 return "DELETE", f"{placeholder} {self._value(value)}"
         raise _wrong(f"DELETE action with value is not supported for the type {kind}", name)
-
-
-def _entries(legacy: Json, parameter: str) -> tuple[list[str], list[Any]]:
-    conditions = _structure(legacy[parameter], parameter)
-    return list(conditions), list(conditions.values())
 
 
 def _attribute_names(names: Any) -> list[str]:
@@ -264,16 +289,16 @@ def _attribute_names(names: Any) -> list[str]:
     return names
 
 
-def _unused(prefix: str, used: Json) -> str:
-    number = len(used)
-    while f"{prefix}{number}" in used:
-        number += 1
-    return f"{prefix}{number}"
-
-
 def _kind(value: Any) -> str:
-    """The type of an attribute value; what is wrong with the value is told where it is read."""
-    return next(iter(_structure(value, "AttributeValue")), "")
+    """The type of an attribute value; what is wrong inside the value is told where it is read."""
+    kinds = [kind for kind, content in _structure(value, "AttributeValue").items() if content is not None]
+    if len(kinds) != 1:
+        what = "has more than one datatypes set" if kinds else "is empty"
+        raise ValidationError(
+            f"Supplied AttributeValue {what}, must contain exactly one of the supported datatypes",
+            field="AttributeValue",
+        )
+    return kinds[0]
 
 
 def _structure(content: Any, name: str) -> Json:
@@ -291,10 +316,15 @@ def _wrong(message: str, field: str) -> ValidationError:
 
 
 def _word(content: Any, name: str, values: Collection[str]) -> str:
-    if not isinstance(content, str) or content not in values:
+    if content is not None and not isinstance(content, str):
+        raise _unexpected(content, name)
+    if content is None or content not in values:
+        shown, rule = (
+            ("null", "Member must not be null")
+            if content is None
+            else (f"'{content[:100]}'", f"Member must satisfy enum value set: [{', '.join(values)}]")
+        )
         raise ValidationError(
-            f"1 validation error detected: Value '{str(content)[:100]}' at '{name}' failed to satisfy constraint: "
-            f"Member must satisfy enum value set: [{', '.join(values)}]",
-            field=name,
+            f"1 validation error detected: Value {shown} at '{name}' failed to satisfy constraint: {rule}", field=name
         )
     return content
