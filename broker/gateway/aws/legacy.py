@@ -239,8 +239,8 @@ class _Rewriting:
         for kind in kinds:
             if types and kind not in types:
                 raise _wrong(f"ComparisonOperator {operator} is not valid for {kind} AttributeValue type", name)
-        values = [self._value(operand) for operand in operands]
-        return text.format(*values, name=self._name(name), all=",".join(values))
+        placeholder, values = self._name(name), [self._value(operand) for operand in operands]
+        return text.format(*values, name=placeholder, all=",".join(values))
 
     def _updates(self, updates: Any) -> Iterable[str]:
         """The sections of an update expression."""

@@ -1,4 +1,4 @@
-"""Legacy parameters as expressions: which they become, that they mean the same, and that any JSON is told or refused."""
+"""Legacy parameters as expressions: which they become, what they mean; any JSON is rewritten or refused."""
 
 from __future__ import annotations
 
@@ -171,7 +171,9 @@ def test_each_table_of_a_batch_has_its_projection() -> None:
 
 
 # A value that nests as deep as JSON may cannot even be printed.
-@pytest.mark.parametrize("parameter", ["ConditionalOperator", "Expected", "AttributeUpdates", "ExpressionAttributeNames"])
+@pytest.mark.parametrize(
+    "parameter", ["ConditionalOperator", "Expected", "AttributeUpdates", "ExpressionAttributeNames"]
+)
 def test_json_of_another_type_is_refused_however_deep(parameter: str) -> None:
     deep = orjson.loads(b"[" * 1000 + b"]" * 1000)
     expected = {"a": {"Exists": False}, "b": {"Exists": False}}
