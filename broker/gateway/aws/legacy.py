@@ -98,8 +98,8 @@ class _Rewriting:
     def __init__(self, request: Json, legacy: frozenset[str]) -> None:
         self._legacy = {name: request[name] for name in legacy if request.get(name) is not None}
         self._request = {name: value for name, value in request.items() if name not in legacy}
-        self._names = dict(_structure(request.get("ExpressionAttributeNames") or {}, "ExpressionAttributeNames"))
-        self._values = dict(_structure(request.get("ExpressionAttributeValues") or {}, "ExpressionAttributeValues"))
+        self._names = _given(request, "ExpressionAttributeNames")
+        self._values = _given(request, "ExpressionAttributeValues")
         self._placeholders: dict[str, str] = {}
         self._numbers = count()
 
@@ -272,6 +272,12 @@ class _Rewriting:
             case "DELETE" if kind in _SETS:
                 return "DELETE", f"{placeholder} {self._value(value)}"
         raise _wrong(f"DELETE action with value is not supported for the type {kind}", name)
+
+
+def _given(request: Json, placeholders: str) -> Json:
+    """A copy of the placeholders that a request has."""
+    given = request.get(placeholders)
+    return {} if given is None else dict(_structure(given, placeholders))
 
 
 def _attribute_names(names: Any) -> list[str]:
