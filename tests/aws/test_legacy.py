@@ -160,6 +160,16 @@ def test_reads(dynamodb: Any, orders: str) -> None:
     assert batch["Responses"] == {orders: [{"line": {"N": "0"}}]}
 
 
+def test_what_is_selected_goes_with_the_attributes_to_get(dynamodb: Any, stored: str) -> None:
+    asked = {"TableName": stored, "AttributesToGet": ["n", "dots.and[0]"]}
+    items = [{"n": {"N": "5"}, "dots.and[0]": {"S": "plain"}}]
+    assert dynamodb.scan(**asked)["Items"] == items
+    assert dynamodb.scan(**asked, Select="SPECIFIC_ATTRIBUTES")["Items"] == items
+    for select in ("ALL_ATTRIBUTES", "COUNT"):
+        with pytest.raises(ClientError, match=f"when choosing to get {select}"):
+            dynamodb.scan(**asked, Select=select)
+
+
 @pytest.mark.parametrize(
     ("more", "words"),
     [
