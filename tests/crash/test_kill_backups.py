@@ -133,6 +133,7 @@ class BackupMaker(threading.Thread):
         super().__init__(daemon=True)
         self._endpoint = endpoint
         self.made: list[BackupDetails] = []
+        self.has_made_one = threading.Event()
         self.failure: grpc.RpcError | None = None
 
     def run(self) -> None:
@@ -141,6 +142,7 @@ class BackupMaker(threading.Thread):
                 while True:
                     request = CreateBackupRequest(backup_name="again-and-again")
                     self.made.append(client.backups.CreateBackup(request).backup_details)
+                    self.has_made_one.set()
         except grpc.RpcError as error:
             if error.code() is not grpc.StatusCode.UNAVAILABLE:
                 self.failure = error
@@ -155,6 +157,8 @@ async def test_a_backup_that_a_crash_broke_off_is_gone_and_acknowledged_ones_are
             table, load = begin_anew(crashing, table, rng)
         maker = BackupMaker(crashing.grpc)
         maker.start()
+        # However slow the machine is: there is one to look at.
+        assert await asyncio.to_thread(maker.has_made_one.wait, JOIN_TIMEOUT_S)
         await load.run(crashing.grpc, crashing.kill, after_s=rng.uniform(0.05, 0.4))
         await asyncio.to_thread(maker.join, JOIN_TIMEOUT_S)
         assert maker.failure is None
