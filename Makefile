@@ -59,7 +59,7 @@ bench: $(READY) ## Measure; JSON into bench-results/
 bench-peers: $(PEERS_READY) $(DYNALITE_READY) ## The same beside Redis Streams, NATS JetStream, dynalite and moto; wants redis-server
 	@command -v redis-server >/dev/null || { echo "There is no redis-server; try: apt-get install redis-server" >&2; exit 1; }
 	@$(BIN)/python -m benchmarks.peers $(ARGS)
-	@$(BIN)/python -m benchmarks.peers.dynamodb $(ARGS)
+	@PATH="$(CURDIR)/.venv-aws/bin:$$PATH" $(BIN)/python -m benchmarks.peers.dynamodb $(ARGS)
 
 image: ## Build the container image headrace:dev
 	$(DOCKER) build --tag headrace:dev .
@@ -89,15 +89,14 @@ $(PROTO_READY): protos/toolchain.txt
 
 $(AWS_READY): $(STORIES)/requirements.txt
 	@test -x .venv-aws/bin/pip || $(PYTHON) -m venv --clear .venv-aws
-	@echo "Installing clients of DynamoDB into .venv-aws." >&2
+	@echo "Installing clients of DynamoDB, and Node.js, into .venv-aws." >&2
 	@.venv-aws/bin/pip install --quiet --requirement $(STORIES)/requirements.txt
 	@touch $@
 
 # The exact versions are in package.json: a lock file would name where they were fetched from.
-%/node_modules/.ready: %/package.json
-	@command -v npm >/dev/null || { echo "There is no npm; Node.js 20 or newer has it" >&2; exit 1; }
+%/node_modules/.ready: %/package.json $(AWS_READY)
 	@echo "Installing what $< names." >&2
-	@npm install --prefix $* --no-audit --no-fund --no-package-lock --ignore-scripts --silent
+	@PATH="$(CURDIR)/.venv-aws/bin:$$PATH" npm install --prefix $* --no-audit --no-fund --no-package-lock --ignore-scripts --silent
 	@touch $@
 
 # The flights are inside the source archive; pip need not build or install it.

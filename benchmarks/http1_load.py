@@ -18,6 +18,7 @@ from typing import Final
 
 RECEIVE_BYTES: Final = 1024 * 1024
 IDLE_TIMEOUT_S: Final = 20.0
+HEAD_BYTES_MAX: Final = 1024
 # The number of the call is written into the request here, as this many digits.
 NUMBER_DIGITS: Final = 12
 NUMBER_MARK: Final = "#" * NUMBER_DIGITS
@@ -30,6 +31,7 @@ _SIGNATURE: Final = (
 _HEAD_END: Final = b"\r\n\r\n"
 _LENGTH: Final = b"content-length: "
 _CHUNKED_END: Final = b"0\r\n\r\n"
+_CLOSED: Final = b"\r\nConnection: close\r\n"
 _OK: Final = b" 200 "
 
 
@@ -80,14 +82,19 @@ class Connection:
 
     def __init__(self, endpoint: str) -> None:
         host, _, port = endpoint.rpartition(":")
-        self.socket = socket.create_connection((host, int(port)), IDLE_TIMEOUT_S)
-        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._address = host, int(port)
+        self.socket = self._connected()
+        # Not all servers keep a connection that they are asked to keep.
+        self.is_ended = False
         self._received = bytearray()
         self._whole = 0
         self._begun = 0.0
 
     def send(self, request: bytes) -> None:
-        """Begins a call."""
+        """Begins a call, on another socket if the server wants no more of this one."""
+        if self.is_ended:
+            self.socket.close()
+            self.socket, self.is_ended = self._connected(), False
         self._received.clear()
         self._whole = 0
         self._begun = time.perf_counter()
@@ -101,11 +108,17 @@ class Connection:
         received += data
         if not self._whole:
             self._whole = _length(received)
+            self.is_ended = _CLOSED in received[:HEAD_BYTES_MAX]
         if self._whole > 0:
             is_whole = len(received) >= self._whole
         else:
             is_whole = self._whole < 0 and received.endswith(_CHUNKED_END)
         return (time.perf_counter() - self._begun, bytes(received)) if is_whole else None
+
+    def _connected(self) -> socket.socket:
+        connected = socket.create_connection(self._address, IDLE_TIMEOUT_S)
+        connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return connected
 
     def call(self, request: bytes) -> tuple[float, bytes]:
         """One call from its beginning to its end."""
@@ -161,10 +174,16 @@ def run(specification: Specification) -> Result:
                 latencies.append(answer[0])
                 received_bytes += len(answer[1])
                 failed += _OK not in answer[1][:16]
-                if time.perf_counter() < end:
-                    key.data.send(next_request())
-                else:
+                if time.perf_counter() >= end:
                     under_way -= 1
+                    continue
+                connection = key.data
+                is_new = connection.is_ended
+                if is_new:
+                    selector.unregister(connection.socket)
+                connection.send(next_request())
+                if is_new:
+                    selector.register(connection.socket, selectors.EVENT_READ, connection)
         seconds = time.perf_counter() - begin
     for connection in connections:
         connection.socket.close()

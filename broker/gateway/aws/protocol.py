@@ -105,6 +105,9 @@ class AwsProtocol:
 
     async def _body(self, request: web.Request) -> bytes:
         try:
+            if request.content.is_eof():
+                # It came with its headers, as small ones do.
+                return await request.read()
             async with asyncio.timeout(self._body_seconds):
                 return await request.read()
         except TimeoutError:
