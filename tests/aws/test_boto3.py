@@ -142,6 +142,19 @@ def test_a_table_is_backed_up_and_restored(dynamodb: Any, orders: str) -> None:
         dynamodb.describe_backup(BackupArn=made["BackupArn"])
 
 
+def test_backups_are_listed_page_by_page(dynamodb: Any, orders: str) -> None:
+    made = [
+        dynamodb.create_backup(TableName=orders, BackupName="paged")["BackupDetails"]["BackupArn"] for _ in range(3)
+    ]
+    for table in ({"TableName": orders}, {}):
+        found = pages(dynamodb.get_paginator("list_backups").paginate, **table, PaginationConfig={"PageSize": 1})
+        listed = [backup["BackupArn"] for page in found for backup in page["BackupSummaries"]]
+        assert [arn for arn in listed if arn in made] == made
+        assert len(found) >= 3
+    for arn in made:
+        dynamodb.delete_backup(BackupArn=arn)
+
+
 # 2. Items.
 
 

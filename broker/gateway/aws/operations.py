@@ -21,6 +21,8 @@ Operation: TypeAlias = Callable[[Json], Awaitable[Json]]
 _ACCOUNT_CAPACITY_UNITS: Final = 80_000
 _TABLE_CAPACITY_UNITS: Final = 40_000
 _ENDPOINT_CACHE_MINUTES: Final = 1440
+# In the ARN of a backup at which a page of them ends; no table has this name.
+_ANY_TABLE: Final = "-"
 
 # Parameters that would change what an operation does, and do not here.
 _UNSUPPORTED: Final[Mapping[str, tuple[str, ...]]] = {
@@ -236,7 +238,7 @@ class DynamoDB:
         table_name = request.get("TableName")
         start = request.get("ExclusiveStartBackupArn")
         asked = {
-            "ExclusiveStartBackupArn": start if start is None else _split_backup_arn(start)[0],
+            "ExclusiveStartBackupArn": start and _split_backup_arn(start)[0],
             "Limit": request.get("Limit"),
         }
         response = await self._call("ListBackups", asked)
@@ -251,7 +253,7 @@ class DynamoDB:
             )
         result: Json = {"BackupSummaries": summaries}
         if "LastEvaluatedBackupArn" in response:
-            result["LastEvaluatedBackupArn"] = response["LastEvaluatedBackupArn"]
+            result["LastEvaluatedBackupArn"] = _backup_arn(response["LastEvaluatedBackupArn"], table_name or _ANY_TABLE)
         return result
 
     async def _restore_table(self, request: Json) -> Json:
@@ -419,9 +421,13 @@ def _throughput(description: Json) -> Json:
 
 
 def _backup_details(details: Json, table_name: str) -> Json:
-    arn = details["BackupArn"].replace(":backup/", f":table/{table_name}/backup/")
+    arn = _backup_arn(details["BackupArn"], table_name)
     result = {name: details[name] for name in ("BackupName", "BackupStatus", "BackupCreationDateTime")}
     return {**result, "BackupArn": arn, "BackupType": "USER", "BackupSizeBytes": details.get("BackupSizeBytes", 0)}
+
+
+def _backup_arn(arn: str, table_name: str) -> str:
+    return arn.replace(":backup/", f":table/{table_name}/backup/")
 
 
 def _split_backup_arn(arn: Any) -> tuple[str, str]:
