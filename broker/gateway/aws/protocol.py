@@ -100,7 +100,8 @@ class AwsProtocol:
             return describe_endpoints(request.host)
         operation = self._operations.get(service, {}).get(name)
         if operation is None:
-            raise UnknownOperationError(f"There is no operation {service[:64]}.{name[:64]} here")
+            # A header may hold any bytes.
+            raise UnknownOperationError(f"There is no operation {service[:64]!a}, {name[:64]!a} here")
         return await operation(_parsed(body))
 
     async def _body(self, request: web.Request) -> bytes:

@@ -86,7 +86,7 @@ class Signatures:
         if authorization.scope != expected:
             raise InvalidSignatureError(f"Credential should be scoped to {expected}, not {authorization.scope[:128]}")
         request = _canonical_request(headers, authorization.signed_headers, body)
-        to_sign = "\n".join((_ALGORITHM, time, expected, sha256(request.encode()).hexdigest()))
+        to_sign = "\n".join((_ALGORITHM, time, expected, sha256(request).hexdigest()))
         signing_key = self._signing_key(authorization.access_key_id, authorization.date)
         signature = hmac.new(signing_key, to_sign.encode(), sha256).hexdigest()
         if not hmac.compare_digest(signature.encode(), authorization.signature.encode()):
@@ -119,6 +119,8 @@ class Signatures:
 def _parse(header: str | None) -> _Authorization:
     if not header:
         raise MissingAuthenticationTokenError("Request is missing Authentication Token")
+    if not header.isascii():
+        raise IncompleteSignatureError("The Authorization header must be ASCII")
     algorithm, _, rest = header.partition(" ")
     if algorithm != _ALGORITHM:
         raise IncompleteSignatureError(f"Unsupported AWS 'algorithm': '{algorithm[:64]}', only {_ALGORITHM} is taken")
@@ -142,10 +144,11 @@ def _parse(header: str | None) -> _Authorization:
     return _Authorization(id_, date, region, service, end, signed, parts["Signature"])
 
 
-def _canonical_request(headers: CIMultiDictProxy[str], signed: tuple[str, ...], body: bytes) -> str:
+def _canonical_request(headers: CIMultiDictProxy[str], signed: tuple[str, ...], body: bytes) -> bytes:
     lines = ["POST", "/", ""]
     for name in signed:
         values = (" ".join(value.split()) for value in headers.getall(name, ()))
         lines.append(f"{name}:{','.join(values)}")
     lines += ["", ";".join(signed), sha256(body).hexdigest()]
-    return "\n".join(lines)
+    # Whatever bytes the headers were sent as.
+    return "\n".join(lines).encode(errors="surrogateescape")

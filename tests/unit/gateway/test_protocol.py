@@ -149,6 +149,14 @@ async def test_an_unknown_operation_is_refused(target: str) -> None:
         assert not server.calls
 
 
+async def test_a_target_of_any_bytes_is_refused() -> None:
+    async with serving() as server:
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        writer.write(b"POST / HTTP/1.1\r\nHost: a\r\nX-Amz-Target: \xff\xfe.\xc3\r\nContent-Length: 2\r\n\r\n{}")
+        assert (await reader.readline()).startswith(b"HTTP/1.1 400 ")
+        writer.close()
+
+
 async def test_a_body_of_the_largest_size_is_taken_and_a_larger_one_is_not() -> None:
     async with serving() as server:
         padding = b" " * (BODY_BYTES_MAX - 2)

@@ -119,6 +119,14 @@ def test_what_says_who_when_and_what_must_be_signed(name: str) -> None:
         check(headers)
 
 
+def test_headers_of_any_bytes_are_refused_and_no_fault() -> None:
+    headers = signed()
+    with pytest.raises(IncompleteSignatureError, match="ASCII"):
+        check({**headers, "Authorization": headers["Authorization"] + "\udcff"})
+    with pytest.raises(InvalidSignatureError, match="does not match"):
+        check({**headers, "X-Amz-Target": "\udcff"})
+
+
 def test_without_keys_everybody_is_refused() -> None:
     signatures = Signatures({}, REGION, FixedClock(int(datetime.now(UTC).timestamp() * 1000)))
     with pytest.raises(UnrecognizedClientError):
