@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import signal
 import textwrap
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -101,6 +102,12 @@ def is_alive(pid: int) -> bool:
         return "Z" not in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except FileNotFoundError:
         return False
+
+
+def wait_for_exit(pid: int) -> None:
+    """Blocks until a child of ours has ended, and leaves it to be reaped."""
+    with contextlib.suppress(ChildProcessError):
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
 
 
 async def gone(pid: int) -> bool:
@@ -358,9 +365,18 @@ async def test_a_worker_that_dies_between_calls_is_replaced_unnoticed(start: Sta
                 threading.Timer(0.05, os._exit, [5]).start()
     """)
     await running.ok(leave=True)
-    assert await gone(running.pid)
+    await asyncio.to_thread(wait_for_exit, running.pid)
     await running.ok(leave=False)
     assert "The worker ended between invocations: Runtime exited with error: exit status 5" in running.log
+
+
+async def test_a_worker_whose_end_the_event_loop_has_not_heard_of_is_replaced_too(start: StartFunction) -> None:
+    running = start("def handler(event, context): pass")
+    await running.ok()
+    os.kill(running.pid, signal.SIGKILL)
+    wait_for_exit(running.pid)
+    await running.ok()
+    assert "The worker ended between invocations: Runtime exited with error: signal: killed" in running.log
 
 
 async def test_a_call_that_is_cancelled_leaves_no_process(start: StartFunction) -> None:

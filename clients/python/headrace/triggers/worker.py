@@ -82,8 +82,12 @@ class Worker:
 
     async def ready(self) -> FunctionError | None:
         """Waits until the worker asks for work; the reason if it will not. A worker that takes too long is killed."""
-        if self._api.is_idle and self.is_alive:
-            return None
+        if self._api.is_idle:
+            if not self._has_exited():
+                return None
+            error: FunctionError | None = _exit_error("", await self._exit)
+            self._drain()
+            return error
         idle = asyncio.create_task(self._api.wait_idle(), name="worker idle")
         try:
             await self._wait_unless_exit(idle, INIT_TIMEOUT_S)
@@ -134,6 +138,16 @@ class Worker:
             for pipe in self._pipes:
                 pipe.close()
             await self._api.close()
+
+    def _has_exited(self) -> bool:
+        """Whether the process has ended, as the system knows it now: the event loop may hear of it only later."""
+        if not self.is_alive:
+            return True
+        try:
+            return os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+        except ChildProcessError:
+            # The thread in which asyncio waits for it was first.
+            return True
 
     async def _kill(self) -> None:
         # Also when the process has exited: what it started may live on in its group, whose number stays taken then.
