@@ -12,6 +12,7 @@ A comment on the line before a block changes this:
 
 from __future__ import annotations
 
+import ast
 import doctest
 import os
 import re
@@ -37,6 +38,7 @@ BLOCK_TIMEOUT_S = 60
 _BLOCK = re.compile(
     r"(?:^<!-- (?P<order>[^>]*?) -->\n+)?^```(?P<language>\w+)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL
 )
+_TEST = re.compile(r"`(tests/[\w/]+\.py)::(test_\w+)`")
 _LINK = re.compile(r"\]\((?!\w+:|#)([^)#\s]+)")
 
 
@@ -150,6 +152,17 @@ def test_each_block_names_its_language_and_why_it_does_not_run(page: Path) -> No
 def test_links_inside_the_repository_lead_somewhere(page: Path) -> None:
     broken = [link for link in _LINK.findall(page.read_text()) if not (page.parent / link).exists()]
     assert not broken
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_id)
+def test_every_test_that_a_page_names_exists(page: Path) -> None:
+    for path, name in _TEST.findall(page.read_text()):
+        functions = {
+            node.name
+            for node in ast.walk(ast.parse((ROOT / path).read_text()))
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        }
+        assert name in functions, f"{path} has no {name}"
 
 
 def test_a_transcript_is_read_as_commands_and_their_output() -> None:

@@ -250,7 +250,7 @@ class ItemService:
             definition.partition_key.name,
             None if definition.sort_key is None else definition.sort_key.name,
         )
-        reading = _reading(request, table, placeholders)
+        reading = _reading(request, table, placeholders, filters_on_keys=request.allow_key_attributes_in_filter)
         is_reverse = request.HasField("scan_index_forward") and not request.scan_index_forward
         return await self._page(
             request, reading, lambda: query(self._reader, reading, condition, is_reverse=is_reverse)
@@ -499,7 +499,7 @@ def _projection(request: Any) -> Projection | None:
     return projection
 
 
-def _reading(request: Any, table: OpenTable, placeholders: Placeholders) -> Reading:
+def _reading(request: Any, table: OpenTable, placeholders: Placeholders, *, filters_on_keys: bool = False) -> Reading:
     """What a page is to be read of, but for the key condition, whose placeholders count as used already."""
     if request.select not in _SELECTS:
         raise ValidationError(
@@ -523,6 +523,7 @@ def _reading(request: Any, table: OpenTable, placeholders: Placeholders) -> Read
         index=open_index(table, request.index_name),
         select=_SELECTS[request.select],
         filter=condition,
+        filters_on_keys=filters_on_keys,
         projection=projection,
         limit=request.limit if request.HasField("limit") else None,
         start_key=parse_item(request.exclusive_start_key) if request.exclusive_start_key else None,

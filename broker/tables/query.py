@@ -62,6 +62,8 @@ class Reading:
     # None: whole items of a table, what an index projects, or what the projection names.
     select: Select | None = None
     filter: Condition | None = None
+    # Query refuses a filter on key attributes, unless it is to take it.
+    filters_on_keys: bool = False
     projection: Projection | None = None
     limit: int | None = None
     start_key: Item | None = None
@@ -124,7 +126,7 @@ async def query(reader: ItemReader, reading: Reading, condition: KeyCondition, *
     index, table = reading.index, reading.table
     codec = table.keys if index is None else index.keys
     _check_reading(reading)
-    if reading.filter is not None:
+    if reading.filter is not None and not reading.filters_on_keys:
         for name in sorted(reading.filter.names & codec.names):
             raise ValidationError(
                 f"Filter Expression can only contain non-primary key attributes: Primary key attribute: {name}",

@@ -121,6 +121,22 @@ def test_a_page_ends_at_1_mb_read_and_a_filter_does_not_make_it_longer(client: C
     assert not page.HasField("last_evaluated_key")
 
 
+def test_a_query_filters_on_keys_where_that_is_allowed(client: Client) -> None:
+    table = client.create_table(keys="id:S n:N")
+    for number in range(4):
+        client.put(table.name, item(id="x", n=number))
+    page = query(
+        client,
+        table,
+        "id = :id AND n > :low",
+        {"id": "x", "low": 0, "high": 3},
+        filter_expression="n < :high",
+        allow_key_attributes_in_filter=True,
+    )
+    assert [from_item(each)["n"] for each in page.items] == [value(1), value(2)]
+    assert page.scanned_count == 3
+
+
 # As in DynamoDB: the page that ends exactly at the last item does not know that nothing follows.
 def test_a_limit_that_is_reached_with_the_last_item_has_one_more_page(client: Client) -> None:
     table = client.create_table(keys="id:S n:N")

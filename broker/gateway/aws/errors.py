@@ -70,6 +70,11 @@ def conditional_check_failed(item: dict[str, Any] | None) -> AwsError:
     )
 
 
+def duplicate_item() -> AwsError:
+    """An item to insert that is there already."""
+    return AwsError(_DYNAMODB + "DuplicateItemException", "Duplicate primary key exists in table")
+
+
 def transaction_canceled(reasons: list[dict[str, Any]]) -> AwsError:
     """A transaction that was cancelled for these reasons."""
     codes = ", ".join(reason["Code"] for reason in reasons)

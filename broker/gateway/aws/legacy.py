@@ -14,7 +14,8 @@ from collections.abc import Collection, Iterable, Mapping
 from itertools import count
 from typing import Any, Final, TypeAlias
 
-from broker.model.errors import SerializationError, ValidationError
+from broker.gateway.aws.shapes import structure, unexpected
+from broker.model.errors import ValidationError
 
 Json: TypeAlias = dict[str, Any]
 
@@ -88,7 +89,7 @@ def _modernize_batch(request: Json) -> Json:
     legacy = _LEGACY["GetItem"]
     return {
         **request,
-        "RequestItems": {name: _Rewriting(_structure(keys, name), legacy).result() for name, keys in tables.items()},
+        "RequestItems": {name: _Rewriting(structure(keys, name), legacy).result() for name, keys in tables.items()},
     }
 
 
@@ -109,11 +110,11 @@ class _Rewriting:
         self._check_not_mixed()
         joins = self._conditional_operator()
         if "Expected" in legacy:
-            expected = _structure(legacy["Expected"], "Expected")
+            expected = structure(legacy["Expected"], "Expected")
             self._set("ConditionExpression", map(self._expectation, expected, expected.values()), joins)
         for filter_ in ("QueryFilter", "ScanFilter"):
             if filter_ in legacy:
-                conditions = _structure(legacy[filter_], filter_)
+                conditions = structure(legacy[filter_], filter_)
                 self._set("FilterExpression", map(self._condition, conditions, conditions.values()), joins)
         if "KeyConditions" in legacy:
             self._set("KeyConditionExpression", self._key_conditions(legacy["KeyConditions"]), " AND ")
@@ -151,7 +152,7 @@ class _Rewriting:
         if "ConditionalOperator" not in self._legacy:
             return " AND "
         operator = _word(self._legacy["ConditionalOperator"], "ConditionalOperator", ("OR", "AND"))
-        conditions = [_structure(self._legacy[name], name) for name in _FILTERS if name in self._legacy]
+        conditions = [structure(self._legacy[name], name) for name in _FILTERS if name in self._legacy]
         if not any(conditions):
             raise ValidationError(
                 f"{_INVALID}ConditionalOperator cannot be used without Filter or Expected", field="ConditionalOperator"
@@ -185,11 +186,11 @@ class _Rewriting:
         return next(placeholder for number in self._numbers if (placeholder := f"{prefix}{number}") not in used)
 
     def _expectation(self, name: str, expected: Any) -> str:
-        expected = _structure(expected, "Expected")
+        expected = structure(expected, "Expected")
         exists, value = expected.get("Exists"), expected.get("Value")
         is_comparison = expected.get("ComparisonOperator") is not None
         if exists is not None and not isinstance(exists, bool):
-            raise _unexpected(exists, "Exists")
+            raise unexpected(exists, "Exists")
         if is_comparison and exists is not None:
             raise _wrong(f"Exists and ComparisonOperator cannot be used together for Attribute: {name}", name)
         if is_comparison:
@@ -210,27 +211,27 @@ class _Rewriting:
         return f"{self._name(name)}={self._value(value)}"
 
     def _key_conditions(self, conditions: Any) -> Iterable[str]:
-        if not 1 <= len(_structure(conditions, "KeyConditions")) <= _KEY_CONDITIONS_MAX:
+        if not 1 <= len(structure(conditions, "KeyConditions")) <= _KEY_CONDITIONS_MAX:
             raise ValidationError(
                 "Conditions can be of length 1 or 2 only", field="KeyConditions", limit=_KEY_CONDITIONS_MAX
             )
         return [self._key_condition(name, condition) for name, condition in conditions.items()]
 
     def _key_condition(self, name: str, condition: Any) -> str:
-        operator = _structure(condition, "KeyConditions").get("ComparisonOperator")
+        operator = structure(condition, "KeyConditions").get("ComparisonOperator")
         if _word(operator, "ComparisonOperator", _OPERATORS) not in _OF_KEYS:
             raise ValidationError("Attempted conditional constraint is not an indexable operation", field=name)
         return self._condition(name, condition)
 
     def _condition(self, name: str, condition: Any) -> str:
-        condition = _structure(condition, name)
+        condition = structure(condition, name)
         operator = _word(condition.get("ComparisonOperator"), "ComparisonOperator", _OPERATORS)
         text, operands_count, types = _OPERATORS[operator]
         operands = condition.get("AttributeValueList")
         if operands is None:
             operands = []
         if not isinstance(operands, list):
-            raise _unexpected(operands, "AttributeValueList")
+            raise unexpected(operands, "AttributeValueList")
         if not operands if operands_count is None else len(operands) != operands_count:
             raise _wrong(f"Invalid number of argument(s) for the {operator} ComparisonOperator", name)
         kinds = {_kind(operand) for operand in operands}
@@ -245,8 +246,8 @@ class _Rewriting:
     def _updates(self, updates: Any) -> Iterable[str]:
         """The sections of an update expression."""
         sections: dict[str, list[str]] = {}
-        for name, update in _structure(updates, "AttributeUpdates").items():
-            section, text = self._update(name, _structure(update, name))
+        for name, update in structure(updates, "AttributeUpdates").items():
+            section, text = self._update(name, structure(update, name))
             sections.setdefault(section, []).append(text)
         return [f"{section} {','.join(texts)}" for section, texts in sections.items()]
 
@@ -277,12 +278,12 @@ class _Rewriting:
 def _given(request: Json, placeholders: str) -> Json:
     """A copy of the placeholders that a request has."""
     given = request.get(placeholders)
-    return {} if given is None else dict(_structure(given, placeholders))
+    return {} if given is None else dict(structure(given, placeholders))
 
 
 def _attribute_names(names: Any) -> list[str]:
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise _unexpected(names, "AttributesToGet")
+        raise unexpected(names, "AttributesToGet")
     if not 1 <= len(names) <= ATTRIBUTES_TO_GET_MAX:
         raise ValidationError(
             f"AttributesToGet must have from 1 to {ATTRIBUTES_TO_GET_MAX} names",
@@ -297,7 +298,7 @@ def _attribute_names(names: Any) -> list[str]:
 
 def _kind(value: Any) -> str:
     """The type of an attribute value; what is wrong inside the value is told where it is read."""
-    kinds = [kind for kind, content in _structure(value, "AttributeValue").items() if content is not None]
+    kinds = [kind for kind, content in structure(value, "AttributeValue").items() if content is not None]
     if len(kinds) != 1:
         what = "has more than one datatypes set" if kinds else "is empty"
         raise ValidationError(
@@ -307,23 +308,13 @@ def _kind(value: Any) -> str:
     return kinds[0]
 
 
-def _structure(content: Any, name: str) -> Json:
-    if not isinstance(content, dict):
-        raise _unexpected(content, name)
-    return content
-
-
-def _unexpected(content: Any, name: str) -> SerializationError:
-    return SerializationError(f"Unexpected {type(content).__name__} at {name}")
-
-
 def _wrong(message: str, field: str) -> ValidationError:
     return ValidationError(_INVALID + message, field=field)
 
 
 def _word(content: Any, name: str, values: Collection[str]) -> str:
     if content is not None and not isinstance(content, str):
-        raise _unexpected(content, name)
+        raise unexpected(content, name)
     if content is None or content not in values:
         shown, rule = (
             ("null", "Member must not be null")

@@ -11,7 +11,9 @@ from typing import Any, Final, TypeAlias
 
 from broker.gateway.aws import legacy
 from broker.gateway.aws.errors import conditional_check_failed, transaction_canceled
-from broker.model.errors import SerializationError, ValidationError
+from broker.gateway.aws.partiql.execute import PartiQL
+from broker.gateway.aws.shapes import elements, required, structure
+from broker.model.errors import ValidationError
 
 Json: TypeAlias = dict[str, Any]
 Call: TypeAlias = Callable[[str, Json], Awaitable[Json]]
@@ -76,6 +78,12 @@ class DynamoDB:
         }
         for name in legacy.OPERATIONS:
             self.tables_and_items[name] = _modernized(name, self.tables_and_items[name])
+        statements = PartiQL(dict(self.tables_and_items))
+        self.tables_and_items |= {
+            "ExecuteStatement": statements.execute_statement,
+            "BatchExecuteStatement": statements.execute_batch,
+            "ExecuteTransaction": statements.execute_transaction,
+        }
         self.streams: dict[str, Operation] = {
             "ListStreams": self._list_streams,
             "DescribeStream": self._describe_stream,
@@ -99,9 +107,9 @@ class DynamoDB:
         return _with_capacity(await self._call("GetItem", request))
 
     async def _batch_get_item(self, request: Json) -> Json:
-        tables = _members(request, "RequestItems")
+        tables = structure(required(request, "RequestItems"), "RequestItems")
         asked = {
-            "Tables": [{**_structure(keys, "RequestItems"), "TableName": name} for name, keys in tables.items()],
+            "Tables": [{**structure(keys, "RequestItems"), "TableName": name} for name, keys in tables.items()],
             "ReturnConsumedCapacity": request.get("ReturnConsumedCapacity"),
         }
         response = await self._call("BatchGetItem", asked)
@@ -112,8 +120,8 @@ class DynamoDB:
     async def _batch_write_item(self, request: Json) -> Json:
         operations = [
             _write_operation(name, write)
-            for name, writes in _members(request, "RequestItems").items()
-            for write in _elements(writes, "RequestItems")
+            for name, writes in structure(required(request, "RequestItems"), "RequestItems").items()
+            for write in elements(writes, "RequestItems")
         ]
         asked = {"Operations": operations, "ReturnConsumedCapacity": request.get("ReturnConsumedCapacity")}
         response = await self._call("BatchWriteItem", asked)
@@ -143,8 +151,8 @@ class DynamoDB:
         return _with_capacities({}, response, transactional=True)
 
     async def _transact_get_items(self, request: Json) -> Json:
-        actions = _elements(request.get("TransactItems"), "TransactItems")
-        gets = [_structure(_structure(action, "TransactItems").get("Get"), "Get") for action in actions]
+        actions = elements(required(request, "TransactItems"), "TransactItems")
+        gets = [structure(structure(action, "TransactItems").get("Get"), "Get") for action in actions]
         response = await self._call("TransactGetItems", {**request, "TransactItems": gets})
         return _with_capacities({"Responses": response["Responses"]}, response, transactional=True)
 
@@ -283,11 +291,11 @@ class DynamoDB:
         return response
 
     async def _get_shard_iterator(self, request: Json) -> Json:
-        if not request.get("ShardId"):
+        if required(request, "ShardId") == "":
             # Ours may name a whole stream, which no client of AWS would know how to read.
             raise ValidationError(
-                "1 validation error detected: Value null at 'shardId' failed to satisfy constraint: Member must not "
-                "be null",
+                "1 validation error detected: Value '' at 'shardId' failed to satisfy constraint: Member must have "
+                "length greater than or equal to 28",
                 field="ShardId",
             )
         return await self._call("GetShardIterator", request)
@@ -322,37 +330,14 @@ def _check_supported(operation: str, request: Json) -> None:
             raise ValidationError(f"{name} is not supported", field=name)
 
 
-def _members(request: Json, name: str) -> Json:
-    content = request.get(name)
-    if content is None:
-        raise ValidationError(
-            f"1 validation error detected: Value null at '{name[0].lower()}{name[1:]}' failed to satisfy constraint: "
-            "Member must not be null",
-            field=name,
-        )
-    return _structure(content, name)
-
-
-def _structure(content: Any, name: str) -> Json:
-    if not isinstance(content, dict):
-        raise SerializationError(f"{type(content).__name__} found where a structure is expected at {name}")
-    return content
-
-
-def _elements(content: Any, name: str) -> list[Any]:
-    if not isinstance(content, list):
-        raise SerializationError(f"{type(content).__name__} found where a list is expected at {name}")
-    return content
-
-
 def _write_operation(table_name: str, write: Any) -> Json:
-    requests = {kind: request for kind, request in _structure(write, "RequestItems").items() if request is not None}
+    requests = {kind: request for kind, request in structure(write, "RequestItems").items() if request is not None}
     if len(requests) == 1:
         ((kind, request),) = requests.items()
         if kind == "PutRequest":
-            return {"Put": {"TableName": table_name, "Item": _structure(request, kind).get("Item")}}
+            return {"Put": {"TableName": table_name, "Item": structure(request, kind).get("Item")}}
         if kind == "DeleteRequest":
-            return {"Delete": {"TableName": table_name, "Key": _structure(request, kind).get("Key")}}
+            return {"Delete": {"TableName": table_name, "Key": structure(request, kind).get("Key")}}
     raise ValidationError(
         "Supplied AttributeValue has more than one datatypes set, or none: a write request must have exactly one of "
         "PutRequest and DeleteRequest",

@@ -1087,6 +1087,7 @@ class QueryRequest(google.protobuf.message.Message):
     EXCLUSIVE_START_KEY_FIELD_NUMBER: builtins.int
     CONSISTENT_READ_FIELD_NUMBER: builtins.int
     RETURN_CONSUMED_CAPACITY_FIELD_NUMBER: builtins.int
+    ALLOW_KEY_ATTRIBUTES_IN_FILTER_FIELD_NUMBER: builtins.int
     table_name: builtins.str
     """The table's name."""
     index_name: builtins.str
@@ -1094,7 +1095,9 @@ class QueryRequest(google.protobuf.message.Message):
     key_condition_expression: builtins.str
     """"partition = :v", and at most one condition on the sort key: = < <= > >= BETWEEN or begins_with."""
     filter_expression: builtins.str
-    """Items for which this does not hold are left out, after they were read; may not mention key attributes."""
+    """Items for which this does not hold are left out, after they were read; may not mention key attributes,
+    unless allow_key_attributes_in_filter.
+    """
     projection_expression: builtins.str
     """Document paths, joined by commas, of what to return; empty: as `select` says."""
     select: global___Select.ValueType
@@ -1107,6 +1110,8 @@ class QueryRequest(google.protobuf.message.Message):
     """As in GetItemRequest; refused for global indexes."""
     return_consumed_capacity: global___ReturnConsumedCapacity.ValueType
     """Whether to tell the capacity consumed."""
+    allow_key_attributes_in_filter: builtins.bool
+    """Lets filter_expression mention key attributes, which is otherwise refused, as DynamoDB does."""
     @property
     def expression_attribute_names(self) -> google.protobuf.internal.containers.ScalarMap[builtins.str, builtins.str]:
         """What the placeholders "#name" in expressions stand for."""
@@ -1135,9 +1140,10 @@ class QueryRequest(google.protobuf.message.Message):
         exclusive_start_key: headrace.v1.attribute_value_pb2.Item | None = ...,
         consistent_read: builtins.bool = ...,
         return_consumed_capacity: global___ReturnConsumedCapacity.ValueType = ...,
+        allow_key_attributes_in_filter: builtins.bool = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["_limit", b"_limit", "_scan_index_forward", b"_scan_index_forward", "exclusive_start_key", b"exclusive_start_key", "limit", b"limit", "scan_index_forward", b"scan_index_forward"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_limit", b"_limit", "_scan_index_forward", b"_scan_index_forward", "consistent_read", b"consistent_read", "exclusive_start_key", b"exclusive_start_key", "expression_attribute_names", b"expression_attribute_names", "expression_attribute_values", b"expression_attribute_values", "filter_expression", b"filter_expression", "index_name", b"index_name", "key_condition_expression", b"key_condition_expression", "limit", b"limit", "projection_expression", b"projection_expression", "return_consumed_capacity", b"return_consumed_capacity", "scan_index_forward", b"scan_index_forward", "select", b"select", "table_name", b"table_name"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["_limit", b"_limit", "_scan_index_forward", b"_scan_index_forward", "allow_key_attributes_in_filter", b"allow_key_attributes_in_filter", "consistent_read", b"consistent_read", "exclusive_start_key", b"exclusive_start_key", "expression_attribute_names", b"expression_attribute_names", "expression_attribute_values", b"expression_attribute_values", "filter_expression", b"filter_expression", "index_name", b"index_name", "key_condition_expression", b"key_condition_expression", "limit", b"limit", "projection_expression", b"projection_expression", "return_consumed_capacity", b"return_consumed_capacity", "scan_index_forward", b"scan_index_forward", "select", b"select", "table_name", b"table_name"]) -> None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_limit", b"_limit"]) -> typing.Literal["limit"] | None: ...
     @typing.overload

@@ -1,0 +1,347 @@
+"""The operations that take PartiQL statements, carried out by those that take requests."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from collections.abc import Awaitable, Callable, Mapping
+from hashlib import blake2b
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
+
+import orjson
+
+from broker.gateway.aws.errors import AwsError, duplicate_item, transaction_canceled, translate
+from broker.gateway.aws.partiql.requests import (
+    Keys,
+    check_request,
+    get_request,
+    select_reading,
+    write_request,
+)
+from broker.gateway.aws.partiql.statements import Delete, Exists, Insert, Select, Update, parse_statement
+from broker.gateway.aws.shapes import elements, required, string, structure
+from broker.model.errors import HeadraceError, ValidationError
+
+if TYPE_CHECKING:
+    from broker.gateway.aws.partiql.requests import Reading
+
+Json: TypeAlias = dict[str, Any]
+Operation: TypeAlias = Callable[[Json], Awaitable[Json]]
+
+# Source: API Reference, BatchExecuteStatement and ExecuteTransaction.
+BATCH_STATEMENTS_MAX: Final = 25
+TRANSACTION_STATEMENTS_MAX: Final = 100
+# A page of several queries ends when so much was read, as one of a single query does at 1 MB.
+_PAGE_UNITS_MAX: Final = 128.0
+
+_DUPLICATE: Final = {"Code": "DuplicateItem", "Message": duplicate_item().message}
+# By error: its code in a batch. Source: API Reference, BatchStatementError.
+_BATCH_CODES: Final[Mapping[str, str]] = {
+    "ConditionalCheckFailedException": "ConditionalCheckFailed",
+    "DuplicateItemException": "DuplicateItem",
+    "ProvisionedThroughputExceededException": "ProvisionedThroughputExceeded",
+    "ResourceNotFoundException": "ResourceNotFound",
+    "ThrottlingException": "ThrottlingError",
+    "TransactionConflictException": "TransactionConflict",
+    "ValidationException": "ValidationError",
+}
+
+
+class _Prepared:
+    """A statement with its parameters."""
+
+    def __init__(self, request: Json) -> None:
+        text = string(required(request, "Statement"), "Statement")
+        self.statement, wanted = parse_statement(text)
+        self.parameters = _parameters(request.get("Parameters"))
+        if len(self.parameters) != wanted:
+            raise ValidationError(
+                f"Number of parameters in request and statement don't match: {len(self.parameters)}, {wanted}",
+                field="Parameters",
+            )
+        self.text = text
+        self.shows_failed = request.get("ReturnValuesOnConditionCheckFailure")
+
+    @property
+    def returning(self) -> str | None:
+        """What a write is to return, as ReturnValues has it."""
+        return self.statement.returning if isinstance(self.statement, Update | Delete) else None
+
+    @property
+    def target(self) -> tuple[str, str | None]:
+        """The table and, of a SELECT, the index."""
+        match self.statement:
+            case Select(table, index) | Exists(Select(table, index)):
+                return table, index
+            case other:
+                return other.table, None
+
+
+class PartiQL:
+    """ExecuteStatement, BatchExecuteStatement and ExecuteTransaction."""
+
+    def __init__(self, operations: Mapping[str, Operation]) -> None:
+        """`operations` are DynamoDB's other ones."""
+        self._operations = operations
+
+    async def execute_statement(self, request: Json) -> Json:
+        """One statement: a page of a SELECT, or one change."""
+        prepared = _Prepared(request)
+        if isinstance(prepared.statement, Select):
+            return await self._page(prepared.statement, prepared, request)
+        return await self._write(prepared, request.get("ReturnConsumedCapacity"))
+
+    async def execute_batch(self, request: Json) -> Json:
+        """Statements on their own, all reads of one item or all writes, each with its result or error."""
+        requests = _statements(request, "Statements", BATCH_STATEMENTS_MAX)
+        prepared = [_prepared_or_error(each) for each in requests]
+        if len({isinstance(each.statement, Select) for each in prepared if isinstance(each, _Prepared)}) > 1:
+            raise _mixed()
+        capacity = request.get("ReturnConsumedCapacity")
+        async with asyncio.TaskGroup() as group:
+            tasks = [
+                group.create_task(self._execute_in_batch(each, of, capacity))
+                for each, of in zip(prepared, requests, strict=True)
+            ]
+        results = [task.result() for task in tasks]
+        response: Json = {"Responses": [answer for answer, _ in results]}
+        if consumed := [each for _, each in results if each is not None]:
+            response["ConsumedCapacity"] = consumed
+        return response
+
+    async def execute_transaction(self, request: Json) -> Json:
+        """Statements of which all or none take effect, all reads of one item or all writes."""
+        requests = _statements(request, "TransactStatements", TRANSACTION_STATEMENTS_MAX)
+        prepared = [_Prepared(each) for each in requests]
+        asked: Json = {"ReturnConsumedCapacity": request.get("ReturnConsumedCapacity")}
+        if isinstance(prepared[0].statement, Select):
+            return await self._read_transaction(prepared, asked)
+        asked["ClientRequestToken"] = request.get("ClientRequestToken")
+        return await self._write_transaction(prepared, asked)
+
+    async def _call(self, name: str, asked: Json) -> Json:
+        """Carries out another operation; all that it raises is an AwsError."""
+        try:
+            return await self._operations[name](asked)
+        except HeadraceError as error:
+            raise translate(error) from error
+
+    async def _keys(self, prepared: _Prepared) -> Keys:
+        table_name, index_name = prepared.target
+        table = (await self._call("DescribeTable", {"TableName": table_name}))["Table"]
+        schemas = {None: table["KeySchema"]}
+        for kind in ("LocalSecondaryIndexes", "GlobalSecondaryIndexes"):
+            schemas |= {index["IndexName"]: index["KeySchema"] for index in table.get(kind, ())}
+        if index_name not in schemas:
+            raise ValidationError(f"The table does not have the specified index: {index_name}", field="Statement")
+        names = {element["KeyType"]: element["AttributeName"] for element in schemas[index_name]}
+        return Keys(names["HASH"], names.get("RANGE"))
+
+    async def _page(self, select: Select, prepared: _Prepared, request: Json) -> Json:
+        reading = select_reading(select, await self._keys(prepared), prepared.parameters)
+        digest = _digest(prepared)
+        number, start = _position(request.get("NextToken"), digest, len(reading.requests))
+        return await self._read(reading, request, digest, number, start)
+
+    async def _read(self, reading: Reading, request: Json, digest: str, number: int, start: Json | None) -> Json:
+        """A page, from a place in one of the requests of a reading."""
+        items: list[Json] = []
+        consumed: Json = {}
+        limit = request.get("Limit")
+        while True:
+            asked = {
+                **reading.requests[number],
+                "ConsistentRead": request.get("ConsistentRead"),
+                "ExclusiveStartKey": start,
+                "Limit": limit,
+                "ReturnConsumedCapacity": _told_capacity(request),
+            }
+            page = await self._call(reading.operation, asked)
+            items += map(reading.shown, page["Items"])
+            consumed = _sum(consumed, page["ConsumedCapacity"])
+            start = page.get("LastEvaluatedKey")
+            if start is None:
+                number += 1
+            if limit is not None:
+                limit -= page["ScannedCount"]
+            if start is not None or number == len(reading.requests) or limit == 0:
+                break
+            if consumed["CapacityUnits"] >= _PAGE_UNITS_MAX:
+                break
+        response: Json = {"Items": items}
+        if number < len(reading.requests):
+            response["NextToken"] = _next_token(digest, number, start)
+        if start is not None:
+            response["LastEvaluatedKey"] = start
+        if _wants_capacity(request.get("ReturnConsumedCapacity")):
+            response["ConsumedCapacity"] = consumed
+        return response
+
+    async def _write(self, prepared: _Prepared, capacity: Any) -> Json:
+        if isinstance(prepared.statement, Select | Exists):
+            raise ValidationError("EXISTS can only be used in a transaction", field="Statement")
+        kind, asked = write_request(prepared.statement, await self._keys(prepared), prepared.parameters)
+        asked["ReturnConsumedCapacity"] = capacity
+        asked["ReturnValuesOnConditionCheckFailure"] = prepared.shows_failed
+        asked["ReturnValues"] = prepared.returning
+        try:
+            response = await self._call(f"{kind}Item", asked)
+        except AwsError as error:
+            if isinstance(prepared.statement, Insert) and error.name == "ConditionalCheckFailedException":
+                raise duplicate_item() from error
+            raise
+        attributes = response.pop("Attributes", None)
+        return {"Items": [] if attributes is None else [attributes], **response}
+
+    async def _execute_in_batch(
+        self, prepared: _Prepared | AwsError, request: Json, capacity: Any
+    ) -> tuple[Json, Json | None]:
+        """The answer to one statement, and what it consumed."""
+        if isinstance(prepared, AwsError):
+            return {"Error": _batch_error(prepared)}, None
+        answer: Json = {"TableName": prepared.target[0]}
+        try:
+            response = await self._execute_one(prepared, request, capacity)
+        except HeadraceError as error:
+            return {"Error": _batch_error(translate(error)), **answer}, None
+        except AwsError as error:
+            return {"Error": _batch_error(error), **answer}, None
+        if response["Items"]:
+            (answer["Item"],) = response["Items"]
+        return answer, response.get("ConsumedCapacity")
+
+    async def _execute_one(self, prepared: _Prepared, request: Json, capacity: Any) -> Json:
+        if not isinstance(prepared.statement, Select):
+            return await self._write(prepared, capacity)
+        keys = await self._keys(prepared)
+        # Refuses what may find more than one item.
+        get_request(prepared.statement, keys, prepared.parameters)
+        reading = select_reading(prepared.statement, keys, prepared.parameters)
+        asked = {"ConsistentRead": request.get("ConsistentRead"), "ReturnConsumedCapacity": capacity}
+        return await self._read(reading, asked, "", 0, None)
+
+    async def _read_transaction(self, prepared: list[_Prepared], asked: Json) -> Json:
+        readings, gets = [], []
+        for each in prepared:
+            if not isinstance(each.statement, Select):
+                raise _mixed()
+            keys = await self._keys(each)
+            gets.append({"Get": get_request(each.statement, keys, each.parameters)})
+            readings.append(select_reading(each.statement, keys, each.parameters))
+        response = await self._call("TransactGetItems", {**asked, "TransactItems": gets})
+        response["Responses"] = [
+            {"Item": reading.shown(found["Item"])} if "Item" in found else {}
+            for reading, found in zip(readings, response["Responses"], strict=True)
+        ]
+        return response
+
+    async def _write_transaction(self, prepared: list[_Prepared], asked: Json) -> Json:
+        actions = [await self._action(each) for each in prepared]
+        try:
+            response = await self._call("TransactWriteItems", {**asked, "TransactItems": actions})
+        except AwsError as error:
+            reasons = error.members.get("CancellationReasons")
+            if reasons is None:
+                raise
+            raise transaction_canceled(
+                [
+                    _DUPLICATE
+                    if isinstance(each.statement, Insert) and reason["Code"] == "ConditionalCheckFailed"
+                    else reason
+                    for each, reason in zip(prepared, reasons, strict=True)
+                ]
+            ) from error
+        return {"Responses": [{} for _ in prepared], **response}
+
+    async def _action(self, prepared: _Prepared) -> Json:
+        statement = prepared.statement
+        if isinstance(statement, Select):
+            raise _mixed()
+        if prepared.returning is not None:
+            raise ValidationError("RETURNING can't be used in a transaction", field="Statement")
+        keys = await self._keys(prepared)
+        if isinstance(statement, Exists):
+            kind, action = "ConditionCheck", check_request(statement, keys, prepared.parameters)
+        else:
+            kind, action = write_request(statement, keys, prepared.parameters)
+        action["ReturnValuesOnConditionCheckFailure"] = prepared.shows_failed
+        return {kind: action}
+
+
+def _statements(request: Json, name: str, most: int) -> list[Json]:
+    statements = [structure(each, name) for each in elements(required(request, name), name)]
+    if not 1 <= len(statements) <= most:
+        raise ValidationError(f"{name} must have 1 to {most} statements, has {len(statements)}", field=name, limit=most)
+    return statements
+
+
+def _parameters(parameters: Any) -> list[Json]:
+    if parameters is None:
+        return []
+    values = [structure(each, "Parameters") for each in elements(parameters, "Parameters")]
+    if any(len(each) != 1 for each in values):
+        raise ValidationError(
+            "Supplied AttributeValue is empty, must contain exactly one of the supported datatypes",
+            field="Parameters",
+        )
+    return values
+
+
+def _prepared_or_error(request: Json) -> _Prepared | AwsError:
+    try:
+        return _Prepared(request)
+    except ValidationError as error:
+        return translate(error)
+
+
+def _mixed() -> ValidationError:
+    return ValidationError("The statements must be either all reads or all writes", field="Statement")
+
+
+def _batch_error(error: AwsError) -> Json:
+    result: Json = {"Code": _BATCH_CODES.get(error.name, "InternalServerError"), "Message": error.message}
+    if "Item" in error.members:
+        result["Item"] = error.members["Item"]
+    return result
+
+
+def _told_capacity(request: Json) -> Any:
+    """What to ask of pages, whose units are needed in any case."""
+    asked = request.get("ReturnConsumedCapacity")
+    return asked if _wants_capacity(asked) else "TOTAL"
+
+
+def _wants_capacity(asked: Any) -> bool:
+    return asked not in {None, "NONE"}
+
+
+def _sum(first: Any, second: Any) -> Any:
+    """What two pages consumed together."""
+    if isinstance(second, dict):
+        return {**first, **{name: _sum(first[name], part) if name in first else part for name, part in second.items()}}
+    return second if isinstance(second, str) else first + second
+
+
+# Where a page ended.
+
+
+def _digest(prepared: _Prepared) -> str:
+    text = orjson.dumps([prepared.text, prepared.parameters])
+    return blake2b(text, digest_size=8).hexdigest()
+
+
+def _next_token(digest: str, number: int, start: Json | None) -> str:
+    return base64.urlsafe_b64encode(orjson.dumps([digest, number, start])).decode()
+
+
+def _position(token: Any, digest: str, requests: int) -> tuple[int, Json | None]:
+    """Which request of a reading goes on, and where; it is checked where it is used."""
+    if token is None:
+        return 0, None
+    try:
+        of, number, start = orjson.loads(base64.urlsafe_b64decode(token))
+        if of == digest and isinstance(number, int) and 0 <= number < requests:
+            return number, start
+    except (TypeError, ValueError):
+        pass
+    raise ValidationError("NextToken is not one of this statement", field="NextToken")

@@ -1,0 +1,484 @@
+"""PartiQL statements as requests of DynamoDB's other operations.
+
+Which one a SELECT is depends on the keys of what it reads: with values for the partition key it is a Query for each of
+them, otherwise a Scan of everything. What changes or checks an item must say its whole primary key.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from operator import itemgetter
+from typing import Any, Final, NamedTuple, TypeAlias, TypeVar
+
+from broker.gateway.aws.partiql.statements import (
+    And,
+    Between,
+    Comparison,
+    Condition,
+    Delete,
+    Exists,
+    Function,
+    In,
+    Insert,
+    Is,
+    ListOf,
+    MapOf,
+    Not,
+    Operand,
+    Or,
+    Parameter,
+    Path,
+    Scalar,
+    Select,
+    SetOf,
+    Update,
+)
+from broker.model.errors import ValidationError
+
+Json: TypeAlias = dict[str, Any]
+Write: TypeAlias = Insert | Update | Delete
+_T = TypeVar("_T")
+
+# Source: Developer Guide, "PartiQL operators": IN, "at max 50 hash attribute values".
+PARTITIONS_MAX: Final = 50
+
+_SWAPPED: Final[Mapping[str, str]] = {"=": "=", "<>": "<>", "<": ">", "<=": ">=", ">": "<", ">=": "<="}
+_ARGUMENTS: Final[Mapping[str, int]] = {"attribute_type": 2, "begins_with": 2, "contains": 2}
+_SET_FUNCTIONS: Final[Mapping[str, str]] = {"set_add": "ADD", "set_delete": "DELETE"}
+_SET_TYPES: Final[Mapping[str, str]] = {"S": "SS", "N": "NS", "B": "BS"}
+
+
+class Keys(NamedTuple):
+    """The key attributes of a table or index."""
+
+    partition: str
+    sort: str | None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All of them."""
+        return (self.partition,) if self.sort is None else (self.partition, self.sort)
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What a SELECT reads: pages of one request after the other; an item is to be shown as `paths` say."""
+
+    operation: str
+    requests: tuple[Json, ...]
+    paths: tuple[Path, ...]
+
+    def shown(self, item: Json) -> Json:
+        """What was selected of an item: all of it, or each path's value under the name of its last step."""
+        if not self.paths:
+            return item
+        found = ((_label(path), _at(item, path)) for path in self.paths)
+        return {label: value for label, value in found if value is not None}
+
+
+def select_reading(select: Select, keys: Keys, parameters: list[Json]) -> Reading:
+    """The pages of a SELECT; `keys` are those of the table or index it reads."""
+    conditions = _conjuncts(select.where)
+    operands = _taken(conditions, keys.partition, _partition_values)
+    _check_labels(select.paths)
+    if operands is None:
+        if select.order:
+            raise ValidationError(
+                "Must have at least one non-optional hash key condition in WHERE clause when using ORDER BY clause.",
+                field="Statement",
+            )
+        return Reading("Scan", (_page_request(select, [], conditions, parameters),), select.paths)
+    partitions = _distinct(operands, parameters)
+    is_descending = _order(select, keys, len(partitions))
+    if keys.partition in is_descending:
+        partitions.sort(key=itemgetter(0), reverse=is_descending[keys.partition])
+    on_sort_key = None if keys.sort is None else _taken(conditions, keys.sort, _sort_condition)
+    rest_of_key: list[Condition] = [] if on_sort_key is None else [on_sort_key]
+    requests = []
+    for _, value in partitions:
+        key: list[Condition] = [Comparison("=", Path((keys.partition,)), value), *rest_of_key]
+        request = _page_request(select, key, conditions, parameters)
+        request["ScanIndexForward"] = not is_descending.get(keys.sort or "", False)
+        requests.append(request)
+    return Reading("Query", tuple(requests), select.paths)
+
+
+def get_request(select: Select, keys: Keys, parameters: list[Json]) -> Json:
+    """The Get of a SELECT of one item by its primary key, as in TransactGetItems."""
+    if select.index_name is not None or select.order:
+        raise ValidationError("A SELECT in a batch or transaction reads one item, and of a table", field="Statement")
+    key, rest = _key(select.where, keys, parameters)
+    if rest:
+        raise ValidationError(
+            "A SELECT in a batch or transaction must have equality on all key attributes, and no other condition",
+            field="Statement",
+        )
+    _check_labels(select.paths)
+    expressions = _Expressions(parameters)
+    request = {"TableName": select.table, "Key": key}
+    if select.paths:
+        request["ProjectionExpression"] = expressions.roots(select.paths)
+    return request | expressions.members()
+
+
+def check_request(exists: Exists, keys: Keys, parameters: list[Json]) -> Json:
+    """The ConditionCheck of an EXISTS."""
+    select = exists.select
+    key, rest = _key(select.where, keys, parameters)
+    expressions = _Expressions(parameters)
+    condition = _and(expressions, [Not(_no_item(keys)), *rest])
+    return {"TableName": select.table, "Key": key, "ConditionExpression": condition} | expressions.members()
+
+
+def write_request(statement: Write, keys: Keys, parameters: list[Json]) -> tuple[str, Json]:
+    """Put, Update or Delete, and its request as in TransactWriteItems."""
+    expressions = _Expressions(parameters)
+    request: Json = {"TableName": statement.table}
+    if isinstance(statement, Insert):
+        item = _value(statement.value, parameters)
+        if "M" not in item:
+            raise ValidationError("The VALUE of an INSERT must be a map", field="Statement")
+        request["Item"] = item["M"]
+        request["ConditionExpression"] = expressions.condition(_no_item(keys))
+        return "Put", request | expressions.members()
+    request["Key"], rest = _key(statement.where, keys, parameters)
+    if isinstance(statement, Update):
+        request["UpdateExpression"] = _update(statement, expressions)
+        request["ConditionExpression"] = _and(expressions, [Not(_no_item(keys)), *rest])
+        return "Update", request | expressions.members()
+    if statement.returning not in {None, "ALL_OLD"}:
+        raise ValidationError("DELETE can only be RETURNING ALL OLD *", field="Statement")
+    if rest:
+        # Where there is no item, nothing is to be deleted, and that is well.
+        request["ConditionExpression"] = expressions.condition(Or((_no_item(keys), And(tuple(rest)))))
+    return "Delete", request | expressions.members()
+
+
+class _Expressions:
+    """The expressions of one request, which share its placeholders."""
+
+    def __init__(self, parameters: list[Json]) -> None:
+        self._parameters = parameters
+        self._names: dict[str, str] = {}
+        self._values: Json = {}
+
+    def members(self) -> Json:
+        """The placeholders that were used."""
+        result: Json = {}
+        if self._names:
+            result["ExpressionAttributeNames"] = {place: name for name, place in self._names.items()}
+        if self._values:
+            result["ExpressionAttributeValues"] = self._values
+        return result
+
+    def roots(self, paths: Iterable[Path]) -> str:
+        """The attributes that hold what the paths mean."""
+        return ",".join(dict.fromkeys(self.path(Path(path.steps[:1])) for path in paths))
+
+    def path(self, path: Path) -> str:
+        """A document path."""
+        written = ""
+        for step in path.steps:
+            if isinstance(step, int):
+                written += f"[{step}]"
+            else:
+                written += ("." if written else "") + self._names.setdefault(step, f"#{len(self._names)}")
+        return written
+
+    def value(self, operand: Operand) -> str:
+        """A literal."""
+        place = f":{len(self._values)}"
+        self._values[place] = _value(operand, self._parameters)
+        return place
+
+    def operand(self, operand: Operand) -> str:
+        """What a condition compares."""
+        if isinstance(operand, Path):
+            return self.path(operand)
+        if isinstance(operand, Function):
+            if operand.name != "size":
+                raise _unsupported(operand)
+            _check_arguments(operand, 1)
+            return f"size({self.operand(operand.arguments[0])})"
+        return self.value(operand)
+
+    def condition(self, condition: Condition) -> str:
+        """A condition, as ConditionExpression and FilterExpression have it."""
+        match condition:
+            case And(conditions):
+                return " AND ".join(self._nested(each) for each in conditions)
+            case Or(conditions):
+                return " OR ".join(self._nested(each) for each in conditions)
+            case Not(inner):
+                return f"NOT {self._nested(inner)}"
+            case Comparison(comparator, left, right):
+                return f"{self.operand(left)} {comparator} {self.operand(right)}"
+            case Between(operand, low, high):
+                return f"{self.operand(operand)} BETWEEN {self.operand(low)} AND {self.operand(high)}"
+            case In(operand, elements):
+                return f"{self.operand(operand)} IN ({','.join(map(self.operand, elements))})"
+            case Is(operand, "MISSING"):
+                return f"attribute_not_exists({self.operand(operand)})"
+            case Is(operand, _):
+                return f"attribute_type({self.operand(operand)},{self.value(Scalar('S', 'NULL'))})"
+            case Function(name, arguments):
+                if name not in _ARGUMENTS:
+                    raise _unsupported(condition)
+                _check_arguments(condition, _ARGUMENTS[name])
+                return f"{name}({','.join(map(self.operand, arguments))})"
+
+    def _nested(self, condition: Condition) -> str:
+        written = self.condition(condition)
+        return f"({written})" if isinstance(condition, And | Or | Not) else written
+
+
+def _update(update: Update, expressions: _Expressions) -> str:
+    clauses: dict[str, list[str]] = {}
+    for path, value in update.sets:
+        target = expressions.path(path)
+        if isinstance(value, Function) and value.name in _SET_FUNCTIONS:
+            _check_arguments(value, 2)
+            before, elements = value.arguments
+            if before != path:
+                raise ValidationError(f"{value.name} must have the path that is set first", field="Statement")
+            clauses.setdefault(_SET_FUNCTIONS[value.name], []).append(f"{target} {expressions.value(elements)}")
+        else:
+            clauses.setdefault("SET", []).append(f"{target} = {_assigned(value, expressions)}")
+    if update.removes:
+        clauses["REMOVE"] = [expressions.path(path) for path in update.removes]
+    return " ".join(f"{clause} {','.join(actions)}" for clause, actions in clauses.items())
+
+
+def _assigned(value: Operand, expressions: _Expressions) -> str:
+    if not isinstance(value, Function):
+        return expressions.operand(value)
+    if value.name in {"+", "-"}:
+        if any(isinstance(each, Function) and each.name in {"+", "-"} for each in value.arguments):
+            raise ValidationError("SET can have one + or - for each path", field="Statement")
+        return f" {value.name} ".join(_assigned(each, expressions) for each in value.arguments)
+    if value.name != "list_append":
+        raise _unsupported(value)
+    _check_arguments(value, 2)
+    return f"list_append({','.join(map(expressions.operand, value.arguments))})"
+
+
+def _page_request(select: Select, key: list[Condition], rest: list[Condition], parameters: list[Json]) -> Json:
+    expressions = _Expressions(parameters)
+    request: Json = {"TableName": select.table, "IndexName": select.index_name}
+    if key:
+        request["KeyConditionExpression"] = _and(expressions, key)
+        request["AllowKeyAttributesInFilter"] = True
+    if rest:
+        request["FilterExpression"] = _and(expressions, rest)
+    if select.paths:
+        request["ProjectionExpression"] = expressions.roots(select.paths)
+    return request | expressions.members()
+
+
+def _and(expressions: _Expressions, conditions: list[Condition]) -> str:
+    return expressions.condition(conditions[0] if len(conditions) == 1 else And(tuple(conditions)))
+
+
+def _no_item(keys: Keys) -> Condition:
+    return Is(Path((keys.partition,)), "MISSING")
+
+
+# What a WHERE says of keys.
+
+
+def _conjuncts(where: Condition | None) -> list[Condition]:
+    if where is None:
+        return []
+    if isinstance(where, And):
+        return [part for condition in where.conditions for part in _conjuncts(condition)]
+    return [where]
+
+
+def _taken(conditions: list[Condition], name: str, meaning: Callable[[str, Condition], _T]) -> _T | None:
+    """What the first condition that means something for an attribute means; it is taken out. None if none does."""
+    for number, condition in enumerate(conditions):
+        found = meaning(name, condition)
+        if found is not None:
+            del conditions[number]
+            return found
+    return None
+
+
+def _key(where: Condition | None, keys: Keys, parameters: list[Json]) -> tuple[Json, list[Condition]]:
+    """The primary key, and what else is to hold."""
+    conditions = _conjuncts(where)
+    key: Json = {}
+    for name in keys.names:
+        operand: Operand | None = _taken(conditions, name, _equal_to)
+        if operand is None:
+            raise ValidationError(
+                "Where clause does not contain a mandatory equality on all key attributes", field="Statement"
+            )
+        key[name] = _value(operand, parameters)
+    return key, conditions
+
+
+def _equal_to(name: str, condition: Condition) -> Operand | None:
+    compared = _compared(name, condition)
+    return compared.right if compared is not None and compared.comparator == "=" else None
+
+
+def _compared(name: str, condition: Condition) -> Comparison | None:
+    """A comparison of an attribute with a literal, written so; None if it is none."""
+    if not isinstance(condition, Comparison):
+        return None
+    if condition.left == Path((name,)) and _are_literals((condition.right,)):
+        return condition
+    if condition.right == Path((name,)) and _are_literals((condition.left,)):
+        return Comparison(_SWAPPED[condition.comparator], condition.right, condition.left)
+    return None
+
+
+def _partition_values(name: str, condition: Condition) -> list[Operand] | None:
+    """The partition keys that a condition allows; None if it does not say."""
+    if isinstance(condition, Or):
+        operands: list[Operand] = []
+        for part in condition.conditions:
+            values = _partition_values(name, part)
+            if values is None:
+                return None
+            operands += values
+        return operands
+    if isinstance(condition, In) and condition.operand == Path((name,)) and _are_literals(condition.elements):
+        return list(condition.elements)
+    operand = _equal_to(name, condition)
+    return None if operand is None else [operand]
+
+
+def _distinct(operands: list[Operand], parameters: list[Json]) -> list[tuple[Any, Operand]]:
+    """Values of a partition key without those that are there twice, each with what it is sorted by."""
+    if len(operands) > PARTITIONS_MAX:
+        raise ValidationError(
+            f"There can be at most {PARTITIONS_MAX} values of the partition key, found {len(operands)}",
+            field="Statement",
+            limit=PARTITIONS_MAX,
+        )
+    found: dict[Any, Operand] = {}
+    for operand in operands:
+        found.setdefault(_sortable(_value(operand, parameters)), operand)
+    return list(found.items())
+
+
+def _sortable(value: Json) -> tuple[str, bytes | Decimal]:
+    ((type_, content),) = value.items()
+    try:
+        match type_:
+            case "S":
+                return type_, content.encode()
+            case "N":
+                return type_, Decimal(content)
+            case "B":
+                return type_, base64.b64decode(content, validate=True)
+    except (AttributeError, TypeError, ArithmeticError, ValueError):
+        pass
+    raise ValidationError("The value of a key must be a string, a number or binary", field="Statement")
+
+
+def _sort_condition(name: str, condition: Condition) -> Condition | None:
+    """The condition, if a Query can find items by it, as it is one on the sort key."""
+    path = Path((name,))
+    compared = _compared(name, condition)
+    if compared is not None and compared.comparator != "<>":
+        return compared
+    match condition:
+        case Between(operand, low, high) if operand == path and _are_literals((low, high)):
+            return condition
+        case Function("begins_with", (operand, start)) if operand == path and _are_literals((start,)):
+            return condition
+    return None
+
+
+def _are_literals(operands: Iterable[Operand]) -> bool:
+    return not any(isinstance(operand, Path | Function) for operand in operands)
+
+
+def _order(select: Select, keys: Keys, partitions: int) -> dict[str, bool]:
+    """Whether each key attribute in ORDER BY is to be descending."""
+    is_descending: dict[str, bool] = {}
+    for path, descends in select.order:
+        (name, *deeper) = path.steps
+        if deeper or name not in keys.names:
+            raise ValidationError(
+                f"Variable reference {name} in ORDER BY clause must be part of the primary key", field="Statement"
+            )
+        is_descending[str(name)] = descends
+    if is_descending and partitions > 1 and next(iter(is_descending)) != keys.partition:
+        raise ValidationError(
+            "ORDER BY must begin with the partition key where WHERE allows several of it", field="Statement"
+        )
+    return is_descending
+
+
+# Values, and what is shown.
+
+
+def _value(operand: Operand, parameters: list[Json]) -> Json:
+    """A literal as an attribute value."""
+    match operand:
+        case Scalar(type_, content):
+            return {type_: content}
+        case Parameter(number):
+            return parameters[number]
+        case ListOf(elements):
+            return {"L": [_value(element, parameters) for element in elements]}
+        case MapOf(entries):
+            return {"M": {name: _value(element, parameters) for name, element in entries}}
+        case SetOf(elements):
+            return _set([_value(element, parameters) for element in elements])
+    raise ValidationError("Only a literal or a parameter can be here", field="Statement")
+
+
+def _set(elements: Sequence[Json]) -> Json:
+    types = {type_ for element in elements for type_ in element}
+    if len(types) != 1 or not types <= _SET_TYPES.keys():
+        raise ValidationError(
+            "A set must have one element or more, all of them strings, numbers or binary", field="Statement"
+        )
+    (type_,) = types
+    return {_SET_TYPES[type_]: [element[type_] for element in elements]}
+
+
+def _label(path: Path) -> str:
+    names = [number for number, step in enumerate(path.steps) if isinstance(step, str)]
+    name, *indexes = path.steps[names[-1] :]
+    return str(name) + "".join(f"[{index}]" for index in indexes)
+
+
+def _check_labels(paths: tuple[Path, ...]) -> None:
+    labels = [_label(path) for path in paths]
+    for label in labels:
+        if labels.count(label) > 1:
+            raise ValidationError(f"Two of what is selected would be named {label}", field="Statement")
+
+
+def _at(item: Json, path: Path) -> Any:
+    """The value at a path; None if there is none."""
+    value: Any = {"M": item}
+    for step in path.steps:
+        if isinstance(step, str):
+            value = value.get("M", {}).get(step)
+        else:
+            elements = value.get("L", ())
+            value = elements[step] if step < len(elements) else None
+        if value is None:
+            return None
+    return value
+
+
+def _check_arguments(function: Function, count: int) -> None:
+    if len(function.arguments) != count:
+        raise ValidationError(
+            f"{function.name} takes {count} arguments, found {len(function.arguments)}", field="Statement"
+        )
+
+
+def _unsupported(function: Function) -> ValidationError:
+    return ValidationError(f"There is no function {function.name} here", field="Statement")
