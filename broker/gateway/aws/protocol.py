@@ -65,7 +65,7 @@ class AwsProtocol:
         self._body_seconds = body_seconds
         self.bodies_bytes = 0
 
-    async def handle(self, request: web.Request) -> web.Response:
+    async def handle(self, request: web.BaseRequest) -> web.Response:
         """Carries out the request of a client; whatever is raised on the way leaves as DynamoDB's error."""
         try:
             return self._response(request, await self._admit(request), HTTPStatus.OK)
@@ -78,7 +78,7 @@ class AwsProtocol:
             refusal = internal_error("Internal error; the broker's log says more")
         return self._response(request, refusal.body, refusal.status)
 
-    async def _admit(self, request: web.Request) -> dict[str, Any]:
+    async def _admit(self, request: web.BaseRequest) -> dict[str, Any]:
         """Serves a request if its body may be held."""
         body_bytes = BODY_BYTES_MAX if request.content_length is None else request.content_length
         if body_bytes > BODY_BYTES_MAX:
@@ -91,7 +91,7 @@ class AwsProtocol:
         finally:
             self.bodies_bytes -= body_bytes
 
-    async def _serve(self, request: web.Request) -> dict[str, Any]:
+    async def _serve(self, request: web.BaseRequest) -> dict[str, Any]:
         service, _, name = request.headers.get("X-Amz-Target", "").partition(".")
         body = await self._body(request)
         if self._signatures is not None:
@@ -104,25 +104,29 @@ class AwsProtocol:
             raise UnknownOperationError(f"There is no operation {service[:64]!a}, {name[:64]!a} here")
         return await operation(_parsed(body))
 
-    async def _body(self, request: web.Request) -> bytes:
+    async def _body(self, request: web.BaseRequest) -> bytes:
+        content = request.content
         try:
-            if request.content.is_eof():
+            if content.is_eof():
                 # It came with its headers, as small ones do.
-                return await request.read()
+                return content.read_nowait()
             async with asyncio.timeout(self._body_seconds):
-                return await request.read()
+                body = bytearray()
+                while part := await content.readany():
+                    body += part
+                    if len(body) > BODY_BYTES_MAX:
+                        raise _too_large()
+                return bytes(body)
         except TimeoutError:
             raise AwsError(
                 "com.amazon.coral.service#RequestTimeoutException",
                 f"The request did not arrive within {self._body_seconds:.0f} seconds",
                 HTTPStatus.REQUEST_TIMEOUT,
             ) from None
-        except web.HTTPRequestEntityTooLarge:
-            raise _too_large() from None
         except (web.RequestPayloadError, ConnectionError) as error:
             raise SerializationError(f"The request's body is cut off or malformed: {error}") from error
 
-    def _response(self, request: web.Request, content: Any, status: int) -> web.Response:
+    def _response(self, request: web.BaseRequest, content: Any, status: int) -> web.Response:
         body = orjson.dumps(content)
         headers = {
             "Content-Type": CONTENT_TYPE,
