@@ -103,10 +103,14 @@ class KeyCodec:
     def of_key(self, key: pb.Item) -> ItemKey:
         """The key that is exactly these attributes. Raises ValidationError if they do not match the key schema."""
         attributes = key.attributes
-        matches = len(attributes) == len(self.names) and all(
-            attribute.name in attributes and attributes[attribute.name].WhichOneof("kind") == attribute.kind
-            for attribute in self.attributes
-        )
+        matches = len(attributes) == len(self.attributes)
+        for attribute in self.attributes:
+            # Looking a missing name up would add it.
+            matches = (
+                matches
+                and attribute.name in attributes
+                and attributes[attribute.name].WhichOneof("kind") == attribute.kind
+            )
         if not matches:
             raise ValidationError(
                 "The provided key element does not match the schema", field="key", expected=",".join(sorted(self.names))

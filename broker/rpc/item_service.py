@@ -468,9 +468,7 @@ class ItemService:
 
 
 def _key(encoded: bytes, table: OpenTable) -> ItemKey:
-    key = parse_item(encoded)
-    canonicalize(key)
-    return table.keys.of_key(key)
+    return table.keys.of_key(parse_item(encoded))
 
 
 def _condition(request: Any) -> Condition | None:
