@@ -33,6 +33,11 @@ _SHORT_ENTRY_HEADS: Final = 4
 _ONE_BYTE_LENGTH_MAX: Final = 0x80
 # Exponents are shifted so that they are positive in two bytes.
 _EXPONENT_BIAS: Final = 0x4000
+_EXPONENT_BYTES: Final = 2
+# How an ordered number begins, and how its digits and ordered bytes end.
+_NEGATIVE, _ZERO, _POSITIVE = b"\x00", b"\x01", b"\x02"
+_DIGITS_END: Final = b"\x00"
+_BYTES_END: Final = b"\x00\x01"
 _INVERT: Final = bytes(255 - byte for byte in range(256))
 
 
@@ -122,6 +127,10 @@ class KeyCodec:
         """What the stored keys of one partition key begin with. Raises ValidationError if it cannot be one."""
         content = self._partition.content_of(value)
         return self.prefix + blake2b(content, digest_size=HASH_BYTES).digest() + self._partition.ordered(content)
+
+    def partition_of(self, stored: bytes) -> bytes:
+        """What the stored keys of the partition key begin with that is in a stored key."""
+        return stored[: self._partition.end(stored, HASH_END)]
 
     def sort_range(self, operator: str, operands: Sequence[Value]) -> tuple[bytes, bytes | None]:
         """Where in a partition the sort keys lie that satisfy a condition: begin and end after `partition`.
@@ -277,6 +286,21 @@ class _Attribute:
         """What the ordered forms of all contents begin with that begin with this one."""
         return escaped(content) if self._is_ended else content
 
+    def end(self, stored: bytes, begin: int) -> int:
+        """Where an ordered content ends that has an end."""
+        if not self.is_number:
+            return stored.index(_BYTES_END, begin) + len(_BYTES_END)
+        sign = stored[begin : begin + 1]
+        if sign == _ZERO:
+            return begin + 1
+        # The exponent may hold any bytes.
+        return (
+            stored.index(
+                _DIGITS_END if sign == _POSITIVE else _DIGITS_END.translate(_INVERT), begin + 1 + _EXPONENT_BYTES
+            )
+            + 1
+        )
+
     def entry(self, content: bytes) -> bytes:
         """The attribute as an entry of an encoded Item."""
         length, entry_length = len(content), len(self._entry_name) + len(content) + _SHORT_ENTRY_HEADS
@@ -316,13 +340,13 @@ def escaped(content: bytes) -> bytes:
 
 def ordered_bytes(content: bytes) -> bytes:
     """Bytes with an end that sorts before any continuation: escaped, then 00 01."""
-    return escaped(content) + b"\x00\x01"
+    return escaped(content) + _BYTES_END
 
 
 def ordered_number(normal: str) -> bytes:
     """A number in normal form so that byte order is numeric order: sign, exponent, digits, end."""
     negative, digits, exponent = numbers.scientific(normal)
     if not digits:
-        return b"\x01"
-    body = (exponent + _EXPONENT_BIAS).to_bytes(2, "big") + digits.encode() + b"\x00"
-    return b"\x00" + body.translate(_INVERT) if negative else b"\x02" + body
+        return _ZERO
+    body = (exponent + _EXPONENT_BIAS).to_bytes(_EXPONENT_BYTES, "big") + digits.encode() + _DIGITS_END
+    return _NEGATIVE + body.translate(_INVERT) if negative else _POSITIVE + body

@@ -80,6 +80,7 @@ _RETURN_VALUES_OF_OTHERS: Final = frozenset(
 )
 _NO_VALUES: Final = (pb.RETURN_VALUES_UNSPECIFIED, pb.RETURN_VALUES_NONE)
 _SHOWS_FAILED: Final = pb.RETURN_VALUES_ON_CONDITION_CHECK_FAILURE_ALL_OLD
+_TELLS_SIZE: Final = pb.RETURN_ITEM_COLLECTION_METRICS_SIZE
 _SELECTS: Final[dict[int, Select | None]] = {
     pb.SELECT_UNSPECIFIED: None,
     **{pb.Select.Value(f"SELECT_{select}"): select for select in Select},
@@ -115,14 +116,31 @@ class ItemService:
         """Removes an item."""
         return await self._write(request, self._delete(request, request.table_name))
 
-    async def _write(self, request: Any, operation: Operation) -> bytes:
+    async def _write(self, request: Any, operation: Put | Delete | Change) -> bytes:
         try:
             outcome = await self._committer.commit(operation)
         except ConditionalCheckFailedError as error:
             if not error.is_shown:
                 raise
             return _condition_failure(request, error, (_FIELD_2, _FIELD_3))
-        return _EMPTY if outcome is None else _written(request, outcome, (_FIELD_1, _FIELD_3))
+        response = _EMPTY if outcome is None else _written(request, outcome, (_FIELD_1, _FIELD_3))
+        if request.return_item_collection_metrics == _TELLS_SIZE:
+            response += self._collections(_FIELD_4, (operation,))
+        return response
+
+    def _collections(self, tag: bytes, writes: Iterable[Write]) -> bytes:
+        """The sizes of the item collections that were written to, each once, as fields of a response."""
+        told: dict[bytes, bytes] = {}
+        for write in writes:
+            table, key = write.table, write.key
+            place = table.indexes.collection_key(key)
+            if place is None or place in told:
+                continue
+            size = self._reader.collection_bytes(place)
+            metrics = pb.ItemCollectionMetrics(table_name=table.definition.name, size_bytes=size)
+            partition = item_encoding.parts_of(parse_item(key.encoded), (table.definition.partition_key.name,))
+            told[place] = metrics.SerializeToString() + field_bytes(_FIELD_2, partition.SerializeToString())
+        return b"".join(field_bytes(tag, metrics) for metrics in told.values())
 
     async def GetItem(self, request: Any) -> bytes:
         """Reads an item."""
@@ -211,13 +229,16 @@ class ItemService:
             results = [error for _ in operations]
         unprocessed: list[bytes] = []
         consumed: list[Consumption] = []
-        for write, result in zip(request.operations, results, strict=True):
+        written: list[Write] = []
+        for write, operation, result in zip(request.operations, operations, results, strict=True):
             if isinstance(result, ThrottlingError | ProvisionedThroughputExceededError):
                 unprocessed.append(field_bytes(_FIELD_1, write.SerializeToString()))
             elif isinstance(result, HeadraceError):
                 raise result
-            elif result is not None:
-                consumed.append(result.consumption)
+            else:
+                written.append(operation)
+                if result is not None:
+                    consumed.append(result.consumption)
         refusals = [
             result for result in results if isinstance(result, ThrottlingError | ProvisionedThroughputExceededError)
         ]
@@ -227,7 +248,10 @@ class ItemService:
         # What was written may be written again; but a response that no client takes helps nobody.
         if is_all_exceeded or sum(map(len, unprocessed)) > SHOWN_BYTES_MAX:
             raise refusals[0]
-        return b"".join((*unprocessed, *_capacity_fields(_FIELD_2, by_table(consumed), request)))
+        response = b"".join((*unprocessed, *_capacity_fields(_FIELD_2, by_table(consumed), request)))
+        if request.return_item_collection_metrics == _TELLS_SIZE:
+            response += self._collections(_FIELD_3, written)
+        return response
 
     async def WriteItems(self, iterator: AsyncIterator[Any], context: Context) -> None:
         """Carries out batch after batch."""
@@ -307,7 +331,10 @@ class ItemService:
                 raise
             reasons = (field_bytes(_FIELD_1, _reason(cause)) for cause in error.causes)
             return b"".join((*reasons, *_capacity_fields(_FIELD_2, error.consumed, request)))
-        return b"".join(_capacity_fields(_FIELD_2, consumed, request))
+        response = b"".join(_capacity_fields(_FIELD_2, consumed, request))
+        if request.return_item_collection_metrics == _TELLS_SIZE:
+            response += self._collections(_FIELD_3, (write for write in writes if not isinstance(write, Check)))
+        return response
 
     async def TransactGetItems(self, request: Any) -> bytes:
         """Reads up to 100 items as they are at one moment."""

@@ -36,7 +36,8 @@ class Family(StrEnum):
     CATALOG = "catalog"
     # Items by stored key.
     ITEMS = "items"
-    # Entries of secondary indexes, by index, its key and the item's; and of the indexes by time of expiry.
+    # Entries of secondary indexes, by index, its key and the item's; and of the indexes by time of expiry. Sizes of
+    # item collections, by table and partition key.
     INDEXES = "indexes"
     # Versions of items that a replicated delete removed, by stored key.
     TOMBSTONES = "tombstones"

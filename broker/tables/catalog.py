@@ -32,7 +32,7 @@ from broker.storage.documents import Documents
 from broker.storage.rocks import Family
 from broker.streams.shards import closed_stream, merge_shards, new_stream, split_shard, trimmed_stream
 from broker.tables.definition import NewTable, TableChange, with_ids
-from broker.tables.indexes import Indexes, drop_index
+from broker.tables.indexes import Indexes, drop_collections, drop_index
 from broker.tables.validate import TAGS_MAX, check_table_name
 
 if TYPE_CHECKING:
@@ -437,6 +437,7 @@ class Catalog:
         """Removes the items of a table, and the entries of its indexes."""
         for family in (Family.ITEMS, Family.TOMBSTONES):
             group.delete_range(family, table_prefix(table.id), table_prefix(table.id + 1))
+        drop_collections(group, table.id)
         group.forget_size(table.id)
         self._forget(table.id)
         for index in table.indexes:

@@ -2,6 +2,7 @@
 
 An entry is the projected item under the index's key, written in the group that writes the item, so an index never
 differs from its table. The index by time of expiry is one more of them: its key is the time, its entries are empty.
+Among the entries, under the table's id, are the sizes of item collections.
 """
 
 from __future__ import annotations
@@ -131,6 +132,7 @@ class Indexes:
         self._codecs = {index.name: IndexCodec(index, table) for index in table.indexes}
         self.expiry = None if table.time_to_live is None else ExpiryCodec(table.time_to_live)
         self._local = [codec for codec in self._codecs.values() if not codec.definition.is_global]
+        self._table_keys = KeyCodec(table)
 
     def __bool__(self) -> bool:
         return bool(self._codecs) or self.expiry is not None
@@ -165,6 +167,7 @@ class Indexes:
         old_item = None if old is None else items.parse_item(old.encoded)
         new_item = None if new is None else items.parse_item(new.encoded)
         changes: list[IndexChange] = []
+        growth = (0 if new is None else new.size_bytes) - (0 if old is None else old.size_bytes)
         for codec in self._codecs.values():
             before = None if old is None or old_item is None else codec.entry(place, old_item, old)
             after = None if new is None or new_item is None else codec.entry(place, new_item, new)
@@ -182,7 +185,13 @@ class Indexes:
             old_bytes = None if before is None else before[1].size_bytes
             new_bytes = None if after is None else after[1].size_bytes
             group.resize(index.id, old_bytes, new_bytes)
+            if not index.is_global:
+                growth += (new_bytes or 0) - (old_bytes or 0)
             changes.append(IndexChange(index, old_bytes, new_bytes, has_moved))
+        collection = self.collection_key(key)
+        if collection is not None:
+            items_more = (new is not None) - (old is not None)
+            _resize_collection(group, collection, items_more, growth)
         if self.expiry is not None:
             expired = None if old_item is None else self.expiry.key(place, old_item)
             expires = None if new_item is None else self.expiry.key(place, new_item)
@@ -192,6 +201,14 @@ class Indexes:
                 if expires is not None:
                     group.put(Family.INDEXES, expires, b"")
         return changes
+
+    def collection_key(self, key: ItemKey) -> bytes | None:
+        """Where among the entries the size of an item's collection is held; None if the table has no local indexes.
+
+        An item collection is all items of one partition key, with their entries in the local indexes.
+        Source: Developer Guide, "Item collections in Local Secondary Indexes".
+        """
+        return self._table_keys.partition_of(key.stored) if self._local else None
 
     def fill(self, group: Group, key: ItemKey, item: StoredItem) -> None:
         """Adds the entries of an item to the indexes that are being filled, unless they are there."""
@@ -205,6 +222,19 @@ class Indexes:
             expires = self.expiry.key(place, whole)
             if expires is not None:
                 group.put(Family.INDEXES, expires, b"")
+
+
+def _resize_collection(group: Group, key: bytes, items_more: int, bytes_more: int) -> None:
+    held = group.get(Family.INDEXES, key)
+    before = layout.NO_ITEMS if held is None else layout.decode_size(held)
+    # A store of before there were such sizes has not counted what it held then.
+    after = layout.Size(max(0, before.items + items_more), max(0, before.bytes + bytes_more))
+    group.put(Family.INDEXES, key, layout.encode_size(after) if after.items else None)
+
+
+def drop_collections(group: Group, table_id: int) -> None:
+    """Removes the sizes of all item collections of a table."""
+    group.delete_range(Family.INDEXES, table_prefix(table_id), table_prefix(table_id + 1))
 
 
 def drop_index(group: Group, index_id: int) -> None:

@@ -46,6 +46,11 @@ class ItemReader:
         for key in keys:
             await self._committer.settled(key.stored)
 
+    def collection_bytes(self, place: bytes) -> int:
+        """How much the item collection holds, about now, whose size is held there."""
+        value = self._store.get(Family.INDEXES, place)
+        return 0 if value is None else layout.decode_size(value).bytes
+
     def moment(self, table: OpenTable) -> ItemsAtOneMoment:
         """The items of a table as they are now, to be looked up later."""
         begin, end = table_prefix(table.definition.id), table_prefix(table.definition.id + 1)

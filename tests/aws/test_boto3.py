@@ -332,6 +332,20 @@ def test_a_cancelled_transaction_says_why_for_each_action(dynamodb: Any, orders:
     assert "Item" not in dynamodb.get_item(TableName=orders, Key=B1)
 
 
+def test_the_size_of_an_item_collection(dynamodb: Any, orders: str) -> None:
+    put = dynamodb.put_item(TableName=orders, Item=A1, ReturnItemCollectionMetrics="SIZE")
+    size = len("id") + len("a") + len("line") + 2
+    metrics = {"ItemCollectionKey": {"id": {"S": "a"}}, "SizeEstimateRangeGB": [size / 2**30] * 2}
+    assert put["ItemCollectionMetrics"] == metrics
+    requests = {orders: [{"PutRequest": {"Item": B1}}, {"PutRequest": {"Item": A1}}]}
+    batch = dynamodb.batch_write_item(RequestItems=requests, ReturnItemCollectionMetrics="SIZE")
+    assert batch["ItemCollectionMetrics"] == {orders: [{**metrics, "ItemCollectionKey": {"id": {"S": "b"}}}, metrics]}
+    delete = {"Delete": {"TableName": orders, "Key": A1}}
+    transaction = dynamodb.transact_write_items(TransactItems=[delete], ReturnItemCollectionMetrics="SIZE")
+    assert transaction["ItemCollectionMetrics"] == {orders: [{**metrics, "SizeEstimateRangeGB": [0.0, 0.0]}]}
+    assert "ItemCollectionMetrics" not in dynamodb.put_item(TableName=orders, Item=A1)
+
+
 def test_consumed_capacity_by_index(dynamodb: Any, orders: str) -> None:
     consumed = dynamodb.put_item(TableName=orders, Item=WHOLE, ReturnConsumedCapacity="INDEXES")["ConsumedCapacity"]
     one = {"CapacityUnits": 1.0}

@@ -244,8 +244,6 @@ def test_what_only_matters_at_aws_is_passed_over(dynamodb: Any, orders: str) -> 
         "WarmThroughput": {"ReadUnitsPerSecond": 12_000},
     }
     assert dynamodb.create_table(**table)["TableDescription"]["TableStatus"] == "ACTIVE"
-    put = dynamodb.put_item(TableName=orders, Item=A1, ReturnItemCollectionMetrics="SIZE")
-    assert "ItemCollectionMetrics" not in put
 
 
 def test_what_is_not_supported_is_refused_by_name(dynamodb: Any, orders: str) -> None:

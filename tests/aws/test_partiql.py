@@ -432,11 +432,11 @@ def test_a_transaction_with_the_same_token_is_carried_out_once(table: Table) -> 
     update = "UPDATE T SET n = n + 1 WHERE id = 'a' AND line = 1"
     (before,) = table.run("SELECT n FROM T WHERE id = 'a' AND line = 1")
     for _ in range(2):
-        table.transact(update, ClientRequestToken="once")
+        table.transact(update, ClientRequestToken=table.name)
     (after,) = table.run("SELECT n FROM T WHERE id = 'a' AND line = 1")
     assert int(after["n"]["N"]) == int(before["n"]["N"]) + 1
     with pytest.raises(table.dynamodb.exceptions.IdempotentParameterMismatchException):
-        table.transact(update.replace("+ 1", "+ 2"), ClientRequestToken="once")
+        table.transact(update.replace("+ 1", "+ 2"), ClientRequestToken=table.name)
 
 
 @pytest.mark.parametrize(

@@ -29,11 +29,13 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from broker.encoding.keys import table_prefix
 from broker.model.errors import HeadraceError, TransactionCanceledError, cancellation_code
 from broker.model.tables import Index, KeyAttribute, KeyAttributeType, ProjectionType, StreamViewType
 from broker.rpc.item_service import ItemService
 from broker.rpc.mirror import ITEM_SERVICE
-from broker.storage.rocks import Store
+from broker.storage.layout import decode_size
+from broker.storage.rocks import Family, Store
 from broker.tables.capacity import CapacityMetering
 from broker.tables.definition import NewTable, TableChange
 from broker.tables.housekeeping import Backfill, Expiry
@@ -594,6 +596,23 @@ class TableLayer(RuleBasedStateMachine):
         for index in self.definition.indexes:
             entries = self.model.in_index(index)
             assert catalog.size_of(index.id) == (len(entries), sum(map(size_bytes, entries)))
+
+    @invariant()
+    def check_item_collections(self) -> None:
+        if not self.engine.catalog.streams.all():
+            return
+        collections: dict[Any, list[int]] = {}
+        entries = [
+            entry for index in self.definition.indexes if not index.is_global for entry in self.model.in_index(index)
+        ]
+        for is_item, contents in ((1, self.model.items.values()), (0, entries)):
+            for content in contents:
+                collection = collections.setdefault(content["customer"], [0, 0])
+                collection[0] += is_item
+                collection[1] += size_bytes(content)
+        begin, end = table_prefix(self.definition.id), table_prefix(self.definition.id + 1)
+        held = [decode_size(size) for _, size in self.store.scan(Family.INDEXES, begin, end)]
+        assert sorted(map(list, held)) == sorted(collections.values())
 
     def check_indexes(self) -> None:
         if self.engine.catalog.streams.all():

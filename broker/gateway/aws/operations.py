@@ -22,6 +22,7 @@ Operation: TypeAlias = Callable[[Json], Awaitable[Json]]
 # What AWS allows a new account; nothing is limited by account here. Source: Developer Guide, "Quotas in DynamoDB".
 _ACCOUNT_CAPACITY_UNITS: Final = 80_000
 _TABLE_CAPACITY_UNITS: Final = 40_000
+_GIGABYTE: Final = 1024**3
 _ENDPOINT_CACHE_MINUTES: Final = 1440
 # In the ARN of a backup at which a page of them ends; no table has this name.
 _ANY_TABLE: Final = "-"
@@ -99,6 +100,9 @@ class DynamoDB:
             failure = response.get("ConditionCheckFailure")
             if failure is not None:
                 raise conditional_check_failed(failure.get("Item"))
+            metrics = response.get("ItemCollectionMetrics")
+            if metrics is not None:
+                response["ItemCollectionMetrics"] = _collection(metrics)
             return _with_capacity(response)
 
         return write
@@ -123,14 +127,16 @@ class DynamoDB:
             for name, writes in structure(required(request, "RequestItems"), "RequestItems").items()
             for write in elements(writes, "RequestItems")
         ]
-        asked = {"Operations": operations, "ReturnConsumedCapacity": request.get("ReturnConsumedCapacity")}
+        asked = {"Operations": operations} | {
+            name: request.get(name) for name in ("ReturnConsumedCapacity", "ReturnItemCollectionMetrics")
+        }
         response = await self._call("BatchWriteItem", asked)
         unprocessed: dict[str, list[Json]] = {}
         for operation in response.get("UnprocessedOperations", ()):
             ((kind, write),) = operation.items()
             part = "Item" if kind == "Put" else "Key"
             unprocessed.setdefault(write["TableName"], []).append({f"{kind}Request": {part: write[part]}})
-        return _with_capacities({"UnprocessedItems": unprocessed}, response)
+        return _with_capacities({"UnprocessedItems": unprocessed, **_collections(response)}, response)
 
     def _paging(self, name: str) -> Operation:
         async def page(request: Json) -> Json:
@@ -148,7 +154,7 @@ class DynamoDB:
         reasons = response.pop("CancellationReasons", None)
         if reasons is not None:
             raise transaction_canceled(reasons)
-        return _with_capacities({}, response, transactional=True)
+        return _with_capacities(_collections(response), response, transactional=True)
 
     async def _transact_get_items(self, request: Json) -> Json:
         actions = elements(required(request, "TransactItems"), "TransactItems")
@@ -357,6 +363,20 @@ def _with_capacities(result: Json, response: Json, *, transactional: bool = Fals
     if consumed is not None:
         result["ConsumedCapacity"] = [_consumed(each, transactional=transactional) for each in consumed]
     return result
+
+
+def _collections(response: Json) -> Json:
+    """The sizes of item collections by table, if there are any."""
+    tables: dict[str, list[Json]] = {}
+    for metrics in response.get("ItemCollectionMetrics", ()):
+        tables.setdefault(metrics["TableName"], []).append(_collection(metrics))
+    return {"ItemCollectionMetrics": tables} if tables else {}
+
+
+def _collection(metrics: Json) -> Json:
+    # AWS estimates; here it is known.
+    size = int(metrics.get("SizeBytes", 0)) / _GIGABYTE
+    return {"ItemCollectionKey": metrics["ItemCollectionKey"], "SizeEstimateRangeGB": [size, size]}
 
 
 def _consumed(consumed: Json, *, transactional: bool) -> Json:

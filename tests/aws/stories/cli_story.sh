@@ -20,6 +20,8 @@ db query --table-name cli-music --key-condition-expression 'artist = :a' \
 if db put-item --table-name cli-music --item '{"artist": {"S": "Nina"}, "song": {"S": "Sinnerman"}}' \
   --condition-expression 'attribute_not_exists(artist)' 2>refusal; then exit 1; fi
 grep -q ConditionalCheckFailedException refusal
+[ "$(db execute-statement --statement "SELECT minutes FROM \"cli-music\" WHERE artist = 'Nina' AND song = ?" \
+  --parameters '[{"S": "Sinnerman"}]' --query 'Items[0].minutes.N')" = '"10.5"' ]
 stream=$(aws dynamodb describe-table --table-name cli-music --query Table.LatestStreamArn --output text)
 shard=$(aws dynamodbstreams describe-stream --stream-arn "$stream" --query 'StreamDescription.Shards[0].ShardId' --output text)
 iterator=$(aws dynamodbstreams get-shard-iterator --stream-arn "$stream" --shard-id "$shard" \

@@ -5,7 +5,7 @@ import {
   DescribeStreamCommand, DynamoDBStreamsClient, GetRecordsCommand, GetShardIteratorCommand, ListStreamsCommand,
 } from "@aws-sdk/client-dynamodb-streams";
 import {
-  BatchGetCommand, BatchWriteCommand, DynamoDBDocumentClient, GetCommand, paginateQuery, PutCommand, ScanCommand,
+  BatchGetCommand, BatchWriteCommand, DynamoDBDocumentClient, ExecuteStatementCommand, GetCommand, paginateQuery, PutCommand, ScanCommand,
   TransactWriteCommand, UpdateCommand,
 } from "@aws-sdk/lib-dynamodb";
 
@@ -58,6 +58,10 @@ assert.deepEqual(levels, Array.from({ length: 25 }, (_, level) => level));
 const read = await documents.send(new BatchGetCommand({ RequestItems: { [TableName]: { Keys: [key, { player: "no", level: 0 }] } } }));
 assert.equal(read.Responses[TableName].length, 1);
 assert.equal((await documents.send(new ScanCommand({ TableName, Select: "COUNT" }))).Count, 26);
+const selected = await documents.send(new ExecuteStatementCommand({
+  Statement: `SELECT level FROM "${TableName}" WHERE player = ? AND level > ? ORDER BY level DESC`, Parameters: ["bob", 21],
+}));
+assert.deepEqual(selected.Items, [{ level: 24 }, { level: 23 }, { level: 22 }]);
 await assert.rejects(
   documents.send(new TransactWriteCommand({
     TransactItems: [

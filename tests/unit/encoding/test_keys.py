@@ -137,6 +137,16 @@ def test_stored_keys_of_one_partition_are_in_the_order_of_their_sort_keys(data: 
 
 
 @given(st.data())
+def test_a_partition_is_found_in_a_stored_key(data: st.DataObject) -> None:
+    partition_type, sort_type = data.draw(TYPES), data.draw(TYPES)
+    codec = KeyCodec(table(partition_type, sort_type))
+    content = data.draw(CONTENTS[partition_type])
+    whole = key(codec, p=(partition_type, content), s=(sort_type, data.draw(CONTENTS[sort_type])))
+    plain = normalize(str(content)) if partition_type == "N" else content
+    assert codec.partition_of(whole.stored) == codec.partition((partition_type, plain))
+
+
+@given(st.data())
 def test_two_items_have_one_stored_key_exactly_if_their_keys_are_equal(data: st.DataObject) -> None:
     partition_type, sort_type = data.draw(TYPES), data.draw(TYPES)
     codec = KeyCodec(table(partition_type, sort_type))

@@ -345,7 +345,9 @@ async def test_expiry_that_ends_and_a_table_that_goes_take_their_entries_along(e
     second = (await engine.catalog.update_time_to_live("pets", "until", is_enabled=True)).time_to_live
     assert second is not None
     assert second.id != first.id
-    await put_under(engine, second.id, second.id + 1)
+    # Under the table's own id are the sizes of item collections.
+    table_id = engine.catalog.open_table("pets").definition.id
+    await put_under(engine, table_id, second.id, second.id + 1)
     await engine.catalog.delete_table("pets")
     assert ids_held(engine) == {second.id + 1}
 

@@ -113,6 +113,30 @@ RETURN_CONSUMED_CAPACITY_INDEXES: ReturnConsumedCapacity.ValueType  # 3
 """The sum, and the parts of the table and of each index."""
 global___ReturnConsumedCapacity = ReturnConsumedCapacity
 
+class _ReturnItemCollectionMetrics:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: typing_extensions.TypeAlias = ValueType
+
+class _ReturnItemCollectionMetricsEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_ReturnItemCollectionMetrics.ValueType], builtins.type):
+    DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+    RETURN_ITEM_COLLECTION_METRICS_UNSPECIFIED: _ReturnItemCollectionMetrics.ValueType  # 0
+    """As NONE."""
+    RETURN_ITEM_COLLECTION_METRICS_NONE: _ReturnItemCollectionMetrics.ValueType  # 1
+    """No."""
+    RETURN_ITEM_COLLECTION_METRICS_SIZE: _ReturnItemCollectionMetrics.ValueType  # 2
+    """Yes, of tables with local secondary indexes."""
+
+class ReturnItemCollectionMetrics(_ReturnItemCollectionMetrics, metaclass=_ReturnItemCollectionMetricsEnumTypeWrapper):
+    """Whether a response tells the sizes of the item collections that were written to."""
+
+RETURN_ITEM_COLLECTION_METRICS_UNSPECIFIED: ReturnItemCollectionMetrics.ValueType  # 0
+"""As NONE."""
+RETURN_ITEM_COLLECTION_METRICS_NONE: ReturnItemCollectionMetrics.ValueType  # 1
+"""No."""
+RETURN_ITEM_COLLECTION_METRICS_SIZE: ReturnItemCollectionMetrics.ValueType  # 2
+"""Yes, of tables with local secondary indexes."""
+global___ReturnItemCollectionMetrics = ReturnItemCollectionMetrics
+
 class _Select:
     ValueType = typing.NewType("ValueType", builtins.int)
     V: typing_extensions.TypeAlias = ValueType
@@ -253,6 +277,37 @@ class ConsumedCapacity(google.protobuf.message.Message):
 global___ConsumedCapacity = ConsumedCapacity
 
 @typing.final
+class ItemCollectionMetrics(google.protobuf.message.Message):
+    """The size of an item collection: all items of one partition key, with their entries in the local secondary indexes.
+    Source: Amazon DynamoDB Developer Guide, "Item collections in Local Secondary Indexes". There is no limit of 10 GB here.
+    """
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    TABLE_NAME_FIELD_NUMBER: builtins.int
+    ITEM_COLLECTION_KEY_FIELD_NUMBER: builtins.int
+    SIZE_BYTES_FIELD_NUMBER: builtins.int
+    table_name: builtins.str
+    """The table's name."""
+    size_bytes: builtins.int
+    """Bytes by DynamoDB's rules, at a moment soon after the write."""
+    @property
+    def item_collection_key(self) -> headrace.v1.attribute_value_pb2.Item:
+        """The partition key."""
+
+    def __init__(
+        self,
+        *,
+        table_name: builtins.str = ...,
+        item_collection_key: headrace.v1.attribute_value_pb2.Item | None = ...,
+        size_bytes: builtins.int = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["item_collection_key", b"item_collection_key"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["item_collection_key", b"item_collection_key", "size_bytes", b"size_bytes", "table_name", b"table_name"]) -> None: ...
+
+global___ItemCollectionMetrics = ItemCollectionMetrics
+
+@typing.final
 class ConditionCheckFailure(google.protobuf.message.Message):
     """Says that a condition did not hold, so that nothing was written."""
 
@@ -321,6 +376,7 @@ class PutItemRequest(google.protobuf.message.Message):
     RETURN_VALUES_FIELD_NUMBER: builtins.int
     RETURN_VALUES_ON_CONDITION_CHECK_FAILURE_FIELD_NUMBER: builtins.int
     RETURN_CONSUMED_CAPACITY_FIELD_NUMBER: builtins.int
+    RETURN_ITEM_COLLECTION_METRICS_FIELD_NUMBER: builtins.int
     table_name: builtins.str
     """The table's name."""
     condition_expression: builtins.str
@@ -333,6 +389,8 @@ class PutItemRequest(google.protobuf.message.Message):
     """What to return if the condition does not hold."""
     return_consumed_capacity: global___ReturnConsumedCapacity.ValueType
     """Whether to tell the capacity consumed."""
+    return_item_collection_metrics: global___ReturnItemCollectionMetrics.ValueType
+    """Whether to tell the size of the item collection. Not looked at in a batch or transaction, which has its own."""
     @property
     def item(self) -> headrace.v1.attribute_value_pb2.Item:
         """The whole item, with all its key attributes; at most 400 KB, and 1.75 MiB as a message: a number is stored with all
@@ -358,9 +416,10 @@ class PutItemRequest(google.protobuf.message.Message):
         return_values: global___ReturnValues.ValueType = ...,
         return_values_on_condition_check_failure: global___ReturnValuesOnConditionCheckFailure.ValueType = ...,
         return_consumed_capacity: global___ReturnConsumedCapacity.ValueType = ...,
+        return_item_collection_metrics: global___ReturnItemCollectionMetrics.ValueType = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["item", b"item"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["condition_expression", b"condition_expression", "expression_attribute_names", b"expression_attribute_names", "expression_attribute_values", b"expression_attribute_values", "item", b"item", "return_consumed_capacity", b"return_consumed_capacity", "return_values", b"return_values", "return_values_on_condition_check_failure", b"return_values_on_condition_check_failure", "table_name", b"table_name"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["condition_expression", b"condition_expression", "expression_attribute_names", b"expression_attribute_names", "expression_attribute_values", b"expression_attribute_values", "item", b"item", "return_consumed_capacity", b"return_consumed_capacity", "return_item_collection_metrics", b"return_item_collection_metrics", "return_values", b"return_values", "return_values_on_condition_check_failure", b"return_values_on_condition_check_failure", "table_name", b"table_name"]) -> None: ...
 
 global___PutItemRequest = PutItemRequest
 
@@ -373,6 +432,7 @@ class PutItemResponse(google.protobuf.message.Message):
     ATTRIBUTES_FIELD_NUMBER: builtins.int
     CONDITION_CHECK_FAILURE_FIELD_NUMBER: builtins.int
     CONSUMED_CAPACITY_FIELD_NUMBER: builtins.int
+    ITEM_COLLECTION_METRICS_FIELD_NUMBER: builtins.int
     @property
     def attributes(self) -> headrace.v1.attribute_value_pb2.Item:
         """What return_values asked for; absent if that is nothing, or there was none."""
@@ -385,15 +445,20 @@ class PutItemResponse(google.protobuf.message.Message):
     def consumed_capacity(self) -> global___ConsumedCapacity:
         """Present if it was asked for."""
 
+    @property
+    def item_collection_metrics(self) -> global___ItemCollectionMetrics:
+        """Present if it was asked for, the table has local secondary indexes, and the write was carried out."""
+
     def __init__(
         self,
         *,
         attributes: headrace.v1.attribute_value_pb2.Item | None = ...,
         condition_check_failure: global___ConditionCheckFailure | None = ...,
         consumed_capacity: global___ConsumedCapacity | None = ...,
+        item_collection_metrics: global___ItemCollectionMetrics | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["attributes", b"attributes", "condition_check_failure", b"condition_check_failure", "consumed_capacity", b"consumed_capacity"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["attributes", b"attributes", "condition_check_failure", b"condition_check_failure", "consumed_capacity", b"consumed_capacity"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["attributes", b"attributes", "condition_check_failure", b"condition_check_failure", "consumed_capacity", b"consumed_capacity", "item_collection_metrics", b"item_collection_metrics"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["attributes", b"attributes", "condition_check_failure", b"condition_check_failure", "consumed_capacity", b"consumed_capacity", "item_collection_metrics", b"item_collection_metrics"]) -> None: ...
 
 global___PutItemResponse = PutItemResponse
 
@@ -532,6 +597,7 @@ class UpdateItemRequest(google.protobuf.message.Message):
     RETURN_VALUES_FIELD_NUMBER: builtins.int
     RETURN_VALUES_ON_CONDITION_CHECK_FAILURE_FIELD_NUMBER: builtins.int
     RETURN_CONSUMED_CAPACITY_FIELD_NUMBER: builtins.int
+    RETURN_ITEM_COLLECTION_METRICS_FIELD_NUMBER: builtins.int
     table_name: builtins.str
     """The table's name."""
     update_expression: builtins.str
@@ -546,6 +612,8 @@ class UpdateItemRequest(google.protobuf.message.Message):
     """What to return if the condition does not hold."""
     return_consumed_capacity: global___ReturnConsumedCapacity.ValueType
     """Whether to tell the capacity consumed."""
+    return_item_collection_metrics: global___ReturnItemCollectionMetrics.ValueType
+    """Whether to tell the size of the item collection. Not looked at in a batch or transaction, which has its own."""
     @property
     def key(self) -> headrace.v1.attribute_value_pb2.Item:
         """Exactly the key attributes."""
@@ -570,9 +638,10 @@ class UpdateItemRequest(google.protobuf.message.Message):
         return_values: global___ReturnValues.ValueType = ...,
         return_values_on_condition_check_failure: global___ReturnValuesOnConditionCheckFailure.ValueType = ...,
         return_consumed_capacity: global___ReturnConsumedCapacity.ValueType = ...,
+        return_item_collection_metrics: global___ReturnItemCollectionMetrics.ValueType = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["key", b"key"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["condition_expression", b"condition_expression", "expression_attribute_names", b"expression_attribute_names", "expression_attribute_values", b"expression_attribute_values", "key", b"key", "return_consumed_capacity", b"return_consumed_capacity", "return_values", b"return_values", "return_values_on_condition_check_failure", b"return_values_on_condition_check_failure", "table_name", b"table_name", "update_expression", b"update_expression"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["condition_expression", b"condition_expression", "expression_attribute_names", b"expression_attribute_names", "expression_attribute_values", b"expression_attribute_values", "key", b"key", "return_consumed_capacity", b"return_consumed_capacity", "return_item_collection_metrics", b"return_item_collection_metrics", "return_values", b"return_values", "return_values_on_condition_check_failure", b"return_values_on_condition_check_failure", "table_name", b"table_name", "update_expression", b"update_expression"]) -> None: ...
 
 global___UpdateItemRequest = UpdateItemRequest
 
@@ -585,6 +654,7 @@ class UpdateItemResponse(google.protobuf.message.Message):
     ATTRIBUTES_FIELD_NUMBER: builtins.int
     CONDITION_CHECK_FAILURE_FIELD_NUMBER: builtins.int
     CONSUMED_CAPACITY_FIELD_NUMBER: builtins.int
+    ITEM_COLLECTION_METRICS_FIELD_NUMBER: builtins.int
     @property
     def attributes(self) -> headrace.v1.attribute_value_pb2.Item:
         """What return_values asked for; absent if that is nothing, or there was none."""
@@ -597,15 +667,20 @@ class UpdateItemResponse(google.protobuf.message.Message):
     def consumed_capacity(self) -> global___ConsumedCapacity:
         """Present if it was asked for."""
 
+    @property
+    def item_collection_metrics(self) -> global___ItemCollectionMetrics:
+        """Present if it was asked for, the table has local secondary indexes, and the write was carried out."""
+
     def __init__(
         self,
         *,
         attributes: headrace.v1.attribute_value_pb2.Item | None = ...,
         condition_check_failure: global___ConditionCheckFailure | None = ...,
         consumed_capacity: global___ConsumedCapacity | None = ...,
+        item_collection_metrics: global___ItemCollectionMetrics | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["attributes", b"attributes", "condition_check_failure", b"condition_check_failure", "consumed_capacity", b"consumed_capacity"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["attributes", b"attributes", "condition_check_failure", b"condition_check_failure", "consumed_capacity", b"consumed_capacity"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["attributes", b"attributes", "condition_check_failure", b"condition_check_failure", "consumed_capacity", b"consumed_capacity", "item_collection_metrics", b"item_collection_metrics"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["attributes", b"attributes", "condition_check_failure", b"condition_check_failure", "consumed_capacity", b"consumed_capacity", "item_collection_metrics", b"item_collection_metrics"]) -> None: ...
 
 global___UpdateItemResponse = UpdateItemResponse
 
@@ -657,6 +732,7 @@ class DeleteItemRequest(google.protobuf.message.Message):
     RETURN_VALUES_FIELD_NUMBER: builtins.int
     RETURN_VALUES_ON_CONDITION_CHECK_FAILURE_FIELD_NUMBER: builtins.int
     RETURN_CONSUMED_CAPACITY_FIELD_NUMBER: builtins.int
+    RETURN_ITEM_COLLECTION_METRICS_FIELD_NUMBER: builtins.int
     table_name: builtins.str
     """The table's name."""
     condition_expression: builtins.str
@@ -667,6 +743,8 @@ class DeleteItemRequest(google.protobuf.message.Message):
     """What to return if the condition does not hold."""
     return_consumed_capacity: global___ReturnConsumedCapacity.ValueType
     """Whether to tell the capacity consumed."""
+    return_item_collection_metrics: global___ReturnItemCollectionMetrics.ValueType
+    """Whether to tell the size of the item collection. Not looked at in a batch or transaction, which has its own."""
     @property
     def key(self) -> headrace.v1.attribute_value_pb2.Item:
         """Exactly the key attributes."""
@@ -690,9 +768,10 @@ class DeleteItemRequest(google.protobuf.message.Message):
         return_values: global___ReturnValues.ValueType = ...,
         return_values_on_condition_check_failure: global___ReturnValuesOnConditionCheckFailure.ValueType = ...,
         return_consumed_capacity: global___ReturnConsumedCapacity.ValueType = ...,
+        return_item_collection_metrics: global___ReturnItemCollectionMetrics.ValueType = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["key", b"key"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["condition_expression", b"condition_expression", "expression_attribute_names", b"expression_attribute_names", "expression_attribute_values", b"expression_attribute_values", "key", b"key", "return_consumed_capacity", b"return_consumed_capacity", "return_values", b"return_values", "return_values_on_condition_check_failure", b"return_values_on_condition_check_failure", "table_name", b"table_name"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["condition_expression", b"condition_expression", "expression_attribute_names", b"expression_attribute_names", "expression_attribute_values", b"expression_attribute_values", "key", b"key", "return_consumed_capacity", b"return_consumed_capacity", "return_item_collection_metrics", b"return_item_collection_metrics", "return_values", b"return_values", "return_values_on_condition_check_failure", b"return_values_on_condition_check_failure", "table_name", b"table_name"]) -> None: ...
 
 global___DeleteItemRequest = DeleteItemRequest
 
@@ -705,6 +784,7 @@ class DeleteItemResponse(google.protobuf.message.Message):
     ATTRIBUTES_FIELD_NUMBER: builtins.int
     CONDITION_CHECK_FAILURE_FIELD_NUMBER: builtins.int
     CONSUMED_CAPACITY_FIELD_NUMBER: builtins.int
+    ITEM_COLLECTION_METRICS_FIELD_NUMBER: builtins.int
     @property
     def attributes(self) -> headrace.v1.attribute_value_pb2.Item:
         """What return_values asked for; absent if that is nothing, or there was none."""
@@ -717,15 +797,20 @@ class DeleteItemResponse(google.protobuf.message.Message):
     def consumed_capacity(self) -> global___ConsumedCapacity:
         """Present if it was asked for."""
 
+    @property
+    def item_collection_metrics(self) -> global___ItemCollectionMetrics:
+        """Present if it was asked for, the table has local secondary indexes, and the write was carried out."""
+
     def __init__(
         self,
         *,
         attributes: headrace.v1.attribute_value_pb2.Item | None = ...,
         condition_check_failure: global___ConditionCheckFailure | None = ...,
         consumed_capacity: global___ConsumedCapacity | None = ...,
+        item_collection_metrics: global___ItemCollectionMetrics | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["attributes", b"attributes", "condition_check_failure", b"condition_check_failure", "consumed_capacity", b"consumed_capacity"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["attributes", b"attributes", "condition_check_failure", b"condition_check_failure", "consumed_capacity", b"consumed_capacity"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["attributes", b"attributes", "condition_check_failure", b"condition_check_failure", "consumed_capacity", b"consumed_capacity", "item_collection_metrics", b"item_collection_metrics"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["attributes", b"attributes", "condition_check_failure", b"condition_check_failure", "consumed_capacity", b"consumed_capacity", "item_collection_metrics", b"item_collection_metrics"]) -> None: ...
 
 global___DeleteItemResponse = DeleteItemResponse
 
@@ -737,8 +822,11 @@ class BatchWriteItemRequest(google.protobuf.message.Message):
 
     OPERATIONS_FIELD_NUMBER: builtins.int
     RETURN_CONSUMED_CAPACITY_FIELD_NUMBER: builtins.int
+    RETURN_ITEM_COLLECTION_METRICS_FIELD_NUMBER: builtins.int
     return_consumed_capacity: global___ReturnConsumedCapacity.ValueType
     """Whether to tell the capacity consumed."""
+    return_item_collection_metrics: global___ReturnItemCollectionMetrics.ValueType
+    """Whether to tell the sizes of the item collections."""
     @property
     def operations(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___WriteOperation]:
         """1 to 25 puts and deletes, over any tables; no two of one table with the same key; no conditions."""
@@ -748,8 +836,9 @@ class BatchWriteItemRequest(google.protobuf.message.Message):
         *,
         operations: collections.abc.Iterable[global___WriteOperation] | None = ...,
         return_consumed_capacity: global___ReturnConsumedCapacity.ValueType = ...,
+        return_item_collection_metrics: global___ReturnItemCollectionMetrics.ValueType = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["operations", b"operations", "return_consumed_capacity", b"return_consumed_capacity"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["operations", b"operations", "return_consumed_capacity", b"return_consumed_capacity", "return_item_collection_metrics", b"return_item_collection_metrics"]) -> None: ...
 
 global___BatchWriteItemRequest = BatchWriteItemRequest
 
@@ -761,6 +850,7 @@ class BatchWriteItemResponse(google.protobuf.message.Message):
 
     UNPROCESSED_OPERATIONS_FIELD_NUMBER: builtins.int
     CONSUMED_CAPACITY_FIELD_NUMBER: builtins.int
+    ITEM_COLLECTION_METRICS_FIELD_NUMBER: builtins.int
     @property
     def unprocessed_operations(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___WriteOperation]:
         """What was not written because the server was too busy or a table's throughput was exceeded; send it again after a pause."""
@@ -769,13 +859,18 @@ class BatchWriteItemResponse(google.protobuf.message.Message):
     def consumed_capacity(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___ConsumedCapacity]:
         """One per table, if it was asked for."""
 
+    @property
+    def item_collection_metrics(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___ItemCollectionMetrics]:
+        """One per item collection written to, if it was asked for, of tables with local secondary indexes."""
+
     def __init__(
         self,
         *,
         unprocessed_operations: collections.abc.Iterable[global___WriteOperation] | None = ...,
         consumed_capacity: collections.abc.Iterable[global___ConsumedCapacity] | None = ...,
+        item_collection_metrics: collections.abc.Iterable[global___ItemCollectionMetrics] | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["consumed_capacity", b"consumed_capacity", "unprocessed_operations", b"unprocessed_operations"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["consumed_capacity", b"consumed_capacity", "item_collection_metrics", b"item_collection_metrics", "unprocessed_operations", b"unprocessed_operations"]) -> None: ...
 
 global___BatchWriteItemResponse = BatchWriteItemResponse
 
@@ -1476,12 +1571,15 @@ class TransactWriteItemsRequest(google.protobuf.message.Message):
     TRANSACT_ITEMS_FIELD_NUMBER: builtins.int
     CLIENT_REQUEST_TOKEN_FIELD_NUMBER: builtins.int
     RETURN_CONSUMED_CAPACITY_FIELD_NUMBER: builtins.int
+    RETURN_ITEM_COLLECTION_METRICS_FIELD_NUMBER: builtins.int
     client_request_token: builtins.str
     """1 to 36 characters: for 10 minutes the same request with the same token succeeds without a new effect, and another
     request with it is refused with IDEMPOTENT_PARAMETER_MISMATCH. Empty: the request stands for itself.
     """
     return_consumed_capacity: global___ReturnConsumedCapacity.ValueType
     """Whether to tell the capacity consumed."""
+    return_item_collection_metrics: global___ReturnItemCollectionMetrics.ValueType
+    """Whether to tell the sizes of the item collections."""
     @property
     def transact_items(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___TransactWriteItem]:
         """1 to 100 actions, each on another item; at most 4 MB in all."""
@@ -1492,8 +1590,9 @@ class TransactWriteItemsRequest(google.protobuf.message.Message):
         transact_items: collections.abc.Iterable[global___TransactWriteItem] | None = ...,
         client_request_token: builtins.str = ...,
         return_consumed_capacity: global___ReturnConsumedCapacity.ValueType = ...,
+        return_item_collection_metrics: global___ReturnItemCollectionMetrics.ValueType = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["client_request_token", b"client_request_token", "return_consumed_capacity", b"return_consumed_capacity", "transact_items", b"transact_items"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["client_request_token", b"client_request_token", "return_consumed_capacity", b"return_consumed_capacity", "return_item_collection_metrics", b"return_item_collection_metrics", "transact_items", b"transact_items"]) -> None: ...
 
 global___TransactWriteItemsRequest = TransactWriteItemsRequest
 
@@ -1534,6 +1633,7 @@ class TransactWriteItemsResponse(google.protobuf.message.Message):
 
     CANCELLATION_REASONS_FIELD_NUMBER: builtins.int
     CONSUMED_CAPACITY_FIELD_NUMBER: builtins.int
+    ITEM_COLLECTION_METRICS_FIELD_NUMBER: builtins.int
     @property
     def cancellation_reasons(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___CancellationReason]:
         """Not empty only if an action asks for ALL_OLD on a condition check failure and the transaction was cancelled: then nothing
@@ -1544,13 +1644,18 @@ class TransactWriteItemsResponse(google.protobuf.message.Message):
     def consumed_capacity(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___ConsumedCapacity]:
         """One per table, if it was asked for."""
 
+    @property
+    def item_collection_metrics(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___ItemCollectionMetrics]:
+        """One per item collection written to, if it was asked for, of tables with local secondary indexes."""
+
     def __init__(
         self,
         *,
         cancellation_reasons: collections.abc.Iterable[global___CancellationReason] | None = ...,
         consumed_capacity: collections.abc.Iterable[global___ConsumedCapacity] | None = ...,
+        item_collection_metrics: collections.abc.Iterable[global___ItemCollectionMetrics] | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["cancellation_reasons", b"cancellation_reasons", "consumed_capacity", b"consumed_capacity"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["cancellation_reasons", b"cancellation_reasons", "consumed_capacity", b"consumed_capacity", "item_collection_metrics", b"item_collection_metrics"]) -> None: ...
 
 global___TransactWriteItemsResponse = TransactWriteItemsResponse
 
