@@ -62,6 +62,7 @@ def _scalar(field: Any) -> object:
         FieldDescriptor.CPPTYPE_STRING: "text",
         FieldDescriptor.CPPTYPE_BOOL: True,
         FieldDescriptor.CPPTYPE_INT32: 7,
+        FieldDescriptor.CPPTYPE_INT64: 2**40,
         FieldDescriptor.CPPTYPE_ENUM: 1,
         FieldDescriptor.CPPTYPE_DOUBLE: 1.5,
     }[field.cpp_type]
