@@ -42,6 +42,11 @@ _GZIP_LEVEL: Final = 1
 _REQUEST_ID_BITS: Final = 208
 _BUSY_RETRY_MS: Final = 100
 
+# Looking a member of an enumeration up takes longer than one would think.
+_OK: Final = int(HTTPStatus.OK)
+# What is answered before the whole request is there.
+_WITH_A_REST: Final = frozenset((HTTPStatus.REQUEST_ENTITY_TOO_LARGE, HTTPStatus.REQUEST_TIMEOUT))
+
 _log: Final = logging.getLogger(__name__)
 
 
@@ -68,7 +73,7 @@ class AwsProtocol:
     async def handle(self, request: web.BaseRequest) -> web.Response:
         """Carries out the request of a client; whatever is raised on the way leaves as DynamoDB's error."""
         try:
-            return self._response(request, await self._admit(request), HTTPStatus.OK)
+            return self._response(request, await self._admit(request), _OK)
         except AwsError as error:
             refusal = error
         except HeadraceError as error:
@@ -138,7 +143,7 @@ class AwsProtocol:
         # Of the bytes as they are sent.
         headers["x-amz-crc32"] = str(crc32(body))
         response = web.Response(body=body, status=status, headers=headers)
-        if status in {HTTPStatus.REQUEST_ENTITY_TOO_LARGE, HTTPStatus.REQUEST_TIMEOUT}:
+        if status in _WITH_A_REST:
             # What is left of the request is not wanted.
             response.force_close()
         return response
