@@ -7,10 +7,11 @@ index's id and key attributes, followed by the item's place, for index keys need
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from hashlib import blake2b
-from typing import Final, NamedTuple
+from typing import Final
 
+from broker.encoding.items import EncodedItem
 from broker.encoding.varint import field_bytes
 from broker.model import numbers
 from broker.model.errors import ValidationError
@@ -41,13 +42,25 @@ _BYTES_END: Final = b"\x00\x01"
 _INVERT: Final = bytes(255 - byte for byte in range(256))
 
 
-class ItemKey(NamedTuple):
-    """The key of one item."""
+class ItemKey:
+    """The key of one item; equal to all keys that are stored as it is."""
 
-    stored: bytes
-    # The key attributes as a canonical Item, and their size by DynamoDB's rules.
-    encoded: bytes
-    size_bytes: int
+    __slots__ = ("_make_item", "stored")
+
+    def __init__(self, stored: bytes, make_item: Callable[[], EncodedItem]) -> None:
+        self.stored = stored
+        # Reads do not need it.
+        self._make_item = make_item
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, ItemKey) and self.stored == other.stored
+
+    def __hash__(self) -> int:
+        return hash(self.stored)
+
+    def item(self) -> EncodedItem:
+        """The key attributes as a canonical item."""
+        return self._make_item()
 
     @property
     def place(self) -> bytes:
@@ -187,15 +200,21 @@ class KeyCodec:
         content = partition.content(partition_value)
         hash_bytes = blake2b(content, digest_size=HASH_BYTES).digest()
         stored = b"%b%b%b" % (self.prefix, hash_bytes, partition.ordered(content))
-        encoded = partition.entry(content)
-        size = partition.size_bytes(content)
+        sort_content = b""
         if sort is not None and sort_value is not None:
-            content = sort.content(sort_value)
-            stored += sort.ordered(content)
-            entry = sort.entry(content)
-            encoded = encoded + entry if self._is_partition_first else entry + encoded
-            size += sort.size_bytes(content)
-        return ItemKey(stored, encoded, size)
+            sort_content = sort.content(sort_value)
+            stored += sort.ordered(sort_content)
+        return ItemKey(stored, lambda: self._item(content, sort_content))
+
+    def _item(self, content: bytes, sort_content: bytes) -> EncodedItem:
+        partition, sort = self._partition, self._sort
+        encoded, size = partition.entry(content), partition.size_bytes(content)
+        if sort is None:
+            return EncodedItem(encoded, size)
+        entry = sort.entry(sort_content)
+        return EncodedItem(
+            encoded + entry if self._is_partition_first else entry + encoded, size + sort.size_bytes(sort_content)
+        )
 
 
 class _Attribute:

@@ -76,7 +76,7 @@ def encode_record(
     is_expiry: bool = False,
 ) -> bytes:
     """A change from `old` to `new` as an element of `repeated Record records = 1`."""
-    size = key.size_bytes
+    encoded_key, size = key.item()
     view_type_field, has_new_image, has_old_image = _VIEWS[view_type]
     parts = [
         _event_name(old, new),
@@ -84,8 +84,8 @@ def encode_record(
         b"%021d" % sequence_number,
         time_field,
         _KEYS,
-        varint(len(key.encoded)),
-        key.encoded,
+        varint(len(encoded_key)),
+        encoded_key,
     ]
     if new is not None and has_new_image:
         parts += (_NEW_IMAGE, varint(len(new.encoded)), new.encoded)

@@ -138,7 +138,7 @@ class ItemService:
                 continue
             size = self._reader.collection_bytes(place)
             metrics = pb.ItemCollectionMetrics(table_name=table.definition.name, size_bytes=size)
-            partition = item_encoding.parts_of(parse_item(key.encoded), (table.definition.partition_key.name,))
+            partition = item_encoding.parts_of(parse_item(key.item().encoded), (table.definition.partition_key.name,))
             told[place] = metrics.SerializeToString() + field_bytes(_FIELD_2, partition.SerializeToString())
         return b"".join(field_bytes(tag, metrics) for metrics in told.values())
 
@@ -626,7 +626,7 @@ def _token(request: Any, writes: Sequence[Write]) -> RequestToken | None:
         if isinstance(write, Put):
             action.put.item = write.item.encoded
         else:
-            getattr(action, action.WhichOneof("action")).key = write.key.encoded
+            getattr(action, action.WhichOneof("action")).key = write.key.item().encoded
         digest.update(field_bytes(_FIELD_1, action.SerializeToString(deterministic=True)))
     return RequestToken(name=name, digest=digest.digest())
 

@@ -290,8 +290,10 @@ class CapacityMetering:
             raise
 
     def _charge(self, table: Table, kind: Kind, units: float, index: Index | None = None) -> None:
+        if not units:
+            return
         limited = _limited(table, index)
-        if units and limited.throughput is not None:
+        if limited.throughput is not None:
             self._limiter.charge(limited.id, limited.throughput, kind, units)
 
 

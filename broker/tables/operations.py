@@ -254,7 +254,7 @@ class Change(_SingleWrite):
             self._check(condition, None, {})
         if old is None and not update.creates:
             return Decision(None, None)
-        encoded, size_bytes = (self.key.encoded, self.key.size_bytes) if old is None else old.item
+        encoded, size_bytes = self.key.item() if old is None else old.item
         item = items.parse_item(encoded)
         # Only what the expressions mention is looked at.
         names = update.names if condition is None else update.names | condition.names

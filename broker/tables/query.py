@@ -355,5 +355,5 @@ def _key_of(reading: Reading, item: EncodedItem) -> bytes:
     """The key of an item or entry, as an exclusive start key names it."""
     whole = items.parse_item(item.encoded)
     if reading.index is None:
-        return reading.table.keys.of_item(whole).encoded
+        return reading.table.keys.of_item(whole).item().encoded
     return items.canonicalize(items.parts_of(whole, reading.index.key_names)).encoded

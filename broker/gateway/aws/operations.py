@@ -319,8 +319,8 @@ class DynamoDB:
 
 
 def _modernized(name: str, operation: Operation) -> Operation:
-    async def carry_out(request: Json) -> Json:
-        return await operation(legacy.modernize(name, request))
+    def carry_out(request: Json) -> Awaitable[Json]:
+        return operation(legacy.modernize(name, request))
 
     return carry_out
 

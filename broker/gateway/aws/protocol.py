@@ -62,9 +62,13 @@ class AwsProtocol:
     ) -> None:
         """Without `signatures` anybody may call. Request ids are drawn from `random`."""
         self._signatures = signatures
-        self._operations: Mapping[str, Mapping[str, Operation]] = {
-            _DYNAMODB_TARGET: operations.tables_and_items,
-            _STREAMS_TARGET: operations.streams,
+        self._operations: Mapping[str, Operation] = {
+            f"{service}.{name}": operation
+            for service, named in (
+                (_DYNAMODB_TARGET, operations.tables_and_items),
+                (_STREAMS_TARGET, operations.streams),
+            )
+            for name, operation in named.items()
         }
         self._random = random
         self._body_seconds = body_seconds
@@ -97,27 +101,26 @@ class AwsProtocol:
             self.bodies_bytes -= body_bytes
 
     async def _serve(self, request: web.BaseRequest) -> dict[str, Any]:
-        service, _, name = request.headers.get("X-Amz-Target", "").partition(".")
-        body = await self._body(request)
+        target = request.headers.get("X-Amz-Target", "")
+        content = request.content
+        # A small body has come with its headers.
+        is_whole = content.is_eof() and content.exception() is None
+        body = content.read_nowait() if is_whole else await self._body(request)
         if self._signatures is not None:
             self._signatures.check(request.headers, body)
-        if service == _DYNAMODB_TARGET and name == "DescribeEndpoints":
-            return describe_endpoints(request.host)
-        operation = self._operations.get(service, {}).get(name)
+        operation = self._operations.get(target)
         if operation is None:
+            if target == f"{_DYNAMODB_TARGET}.DescribeEndpoints":
+                return describe_endpoints(request.host)
             # A header may hold any bytes.
-            raise UnknownOperationError(f"There is no operation {service[:64]!a}, {name[:64]!a} here")
+            raise UnknownOperationError(f"There is no operation {target[:128]!a} here")
         return await operation(_parsed(body))
 
     async def _body(self, request: web.BaseRequest) -> bytes:
-        content = request.content
         try:
-            if content.is_eof():
-                # It came with its headers, as small ones do.
-                return content.read_nowait()
             async with asyncio.timeout(self._body_seconds):
                 body = bytearray()
-                while part := await content.readany():
+                while part := await request.content.readany():
                     body += part
                     if len(body) > BODY_BYTES_MAX:
                         raise _too_large()

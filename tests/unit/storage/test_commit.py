@@ -41,7 +41,7 @@ def put_item(key: bytes = b"item") -> Do:
 
 
 def append(shard: Shard = SHARD, new: EncodedItem = ITEM) -> Do:
-    key = ItemKey(b"stored", canonicalize(item(id="a")).encoded, 3)
+    key = ItemKey(b"stored", lambda: canonicalize(item(id="a")))
     view_type = StreamViewType.NEW_IMAGE
     return Do(does=lambda group: group.append_record(shard, view_type, key, None, new, group.next_version()))
 
