@@ -55,7 +55,7 @@ def invocation(request_id: str = "id-1", event: bytes = b'{"Records":[]}') -> In
 async def running(server: Served, request_id: str = "id-1") -> AsyncIterator[asyncio.Future[FunctionError | None]]:
     """An invocation that the client has taken and not answered yet."""
     asking = asyncio.create_task(server.next())
-    assert await server.api.wait_idle() is None
+    await server.api.wait_settled()
     answer = server.api.invoke(invocation(request_id))
     await asking
     yield answer
@@ -64,7 +64,7 @@ async def running(server: Served, request_id: str = "id-1") -> AsyncIterator[asy
 async def test_an_invocation_reaches_the_client_with_its_headers_and_its_answer_comes_back() -> None:
     async with served() as server:
         asking = asyncio.create_task(server.next())
-        assert await server.api.wait_idle() is None
+        await server.api.wait_settled()
         assert server.api.is_idle
         event = b'{"Records":[' + b" " * 6_000_000 + b"]}"
         answer = server.api.invoke(invocation(event=event))
@@ -107,8 +107,8 @@ async def test_a_client_that_cannot_start_says_why() -> None:
     async with served() as server:
         body = json.dumps({"errorType": "Runtime.ImportModuleError", "errorMessage": "no module"}).encode()
         assert await server.post("init/error", body) == 202
-        error = await server.api.wait_idle()
-        assert error == FunctionError(error_type="Runtime.ImportModuleError", message="no module")
+        await server.api.wait_settled()
+        assert server.api.init_error == FunctionError(error_type="Runtime.ImportModuleError", message="no module")
         assert await server.post("init/error", body) == 403
 
 
@@ -129,7 +129,7 @@ async def test_an_answer_counts_once_and_only_for_what_is_running() -> None:
 async def test_one_invocation_at_a_time() -> None:
     async with served() as server:
         asking = asyncio.create_task(server.next())
-        await server.api.wait_idle()
+        await server.api.wait_settled()
         assert (await server.next()).status == 403
         server.api.invoke(invocation())
         await asking
@@ -146,7 +146,7 @@ async def test_closing_does_not_wait_for_a_client_that_waits_for_work() -> None:
     async with asyncio.timeout(5):
         async with served() as server:
             asking = asyncio.create_task(server.next())
-            await server.api.wait_idle()
+            await server.api.wait_settled()
             await server.api.close()
             await asyncio.wait({asking})
             assert isinstance(asking.exception(), aiohttp.ClientError)

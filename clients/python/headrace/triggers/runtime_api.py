@@ -55,7 +55,8 @@ class RuntimeApi:
     def __init__(self) -> None:
         # Set while the worker waits for work, and for good when it could not start.
         self._has_settled = asyncio.Event()
-        self._init_error: FunctionError | None = None
+        self.init_error: FunctionError | None = None
+        """Why the worker could not start, as it reported."""
         self._has_started = False
         self._asking: asyncio.Future[Invocation] | None = None
         self._running: Invocation | None = None
@@ -84,10 +85,9 @@ class RuntimeApi:
         """Whether the worker waits for work now."""
         return self._asking is not None and not self._asking.done()
 
-    async def wait_idle(self) -> FunctionError | None:
-        """Returns when the worker waits for work; with the error it reported if it could not start."""
+    async def wait_settled(self) -> None:
+        """Returns when the worker has begun to wait for work, or has reported that it could not start."""
         await self._has_settled.wait()
-        return self._init_error
 
     def invoke(self, invocation: Invocation) -> asyncio.Future[FunctionError | None]:
         """Hands an invocation to the worker, which must be idle; the future is its answer: None if it went well."""
@@ -142,9 +142,9 @@ class RuntimeApi:
         return self._settle(request_id, None)
 
     def _init_failed(self, error: FunctionError) -> web.StreamResponse:
-        if self._has_started or self._init_error is not None:
+        if self._has_started or self.init_error is not None:
             return _refusal(403, "InvalidStateTransition", "the worker has started")
-        self._init_error = error
+        self.init_error = error
         self._has_settled.set()
         return _accepted()
 

@@ -82,29 +82,33 @@ class Worker:
 
     async def ready(self) -> FunctionError | None:
         """Waits until the worker asks for work; the reason if it will not. A worker that takes too long is killed."""
-        if self._api.is_idle:
-            if not self._has_exited():
-                return None
-            error: FunctionError | None = _exit_error("", await self._exit)
+        error = await self._settled()
+        if error is not None:
+            self._sample_memory()
             self._drain()
-            return error
-        idle = asyncio.create_task(self._api.wait_idle(), name="worker idle")
-        try:
-            await self._wait_unless_exit(idle, INIT_TIMEOUT_S)
-            if idle.done():
-                error = idle.result()
-            elif self._exit.done():
-                error = _exit_error("", self._exit.result())
-            else:
+        return error
+
+    async def _settled(self) -> FunctionError | None:
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + INIT_TIMEOUT_S
+        while self._api.init_error is None and not self._has_exited():
+            if self._api.is_idle:
+                return None
+            if loop.time() >= deadline:
                 await self._kill()
-                error = FunctionError(
+                return FunctionError(
                     error_type="Sandbox.Timedout", message=f"Init timed out after {INIT_TIMEOUT_S:.2f} seconds"
                 )
-        finally:
-            idle.cancel()
-        self._sample_memory()
-        self._drain()
-        return error
+            settled = asyncio.create_task(self._api.wait_settled(), name="worker settled")
+            try:
+                await self._wait_unless_exit(settled, deadline - loop.time())
+            finally:
+                settled.cancel()
+        if self._has_exited():
+            returncode = await self._exit
+            # What it said last may have come only now.
+            return self._api.init_error or _exit_error("", returncode)
+        return self._api.init_error
 
     async def run(self, invocation: Invocation) -> FunctionError | None:
         """Runs one invocation; the worker must be ready. Its log lines are complete when this returns."""
@@ -155,7 +159,7 @@ class Worker:
             os.killpg(self._process.pid, signal.SIGKILL)
         await self._exit
 
-    async def _wait_unless_exit(self, outcome: asyncio.Future[FunctionError | None], timeout_s: float) -> None:
+    async def _wait_unless_exit(self, outcome: asyncio.Future[Any], timeout_s: float) -> None:
         either: set[asyncio.Future[Any]] = {outcome, self._exit}
         await asyncio.wait(either, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
 
