@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 import pytest
 from botocore.exceptions import ClientError
 
-from tests.aws.conftest import create_orders
+from tests.aws.conftest import create_orders, post
+from tests.broker_process import BrokerProcess
 
 SONG = "\"Artist\" = 'Acme Band' AND \"SongTitle\" = 'PartiQL Rocks'"
 
@@ -225,6 +226,34 @@ def test_a_statement_has_at_most_8192_characters(table: Table) -> None:
     assert table.run(f"{start}{padding}'") == []
     with pytest.raises(ClientError, match="8192"):
         table.run(f"{start}{padding}x'")
+
+
+@pytest.mark.parametrize(
+    ("operation", "content", "error"),
+    [
+        ("ExecuteStatement", {}, "ValidationException"),
+        ("BatchExecuteStatement", {"Statements": [{"Statement": 1}]}, "SerializationException"),
+        ("ExecuteStatement", {"Statement": "SELECT * FROM T ", "Parameters": {}}, "SerializationException"),
+        ("ExecuteStatement", {"Statement": "SELECT * FROM T ", "Parameters": [1]}, "SerializationException"),
+        ("ExecuteStatement", {"Statement": "SELECT * FROM T WHERE n = ?", "Parameters": [{}]}, "ValidationException"),
+        ("ExecuteStatement", {"Statement": "SELECT * FROM T ", "Limit": 0}, "ValidationException"),
+        ("ExecuteStatement", {"Statement": "SELECT * FROM T ", "Limit": "1"}, "SerializationException"),
+        ("ExecuteStatement", {"Statement": "SELECT * FROM T ", "NextToken": 5}, "ValidationException"),
+        ("ExecuteStatement", {"Statement": "SELECT * FROM T ", "ReturnConsumedCapacity": []}, "SerializationException"),
+        ("ExecuteStatement", {"Statement": "SELECT * FROM T ", "ReturnConsumedCapacity": "ALL"}, "ValidationException"),
+        ("BatchExecuteStatement", {}, "ValidationException"),
+        ("BatchExecuteStatement", {"Statements": []}, "ValidationException"),
+        ("BatchExecuteStatement", {"Statements": "SELECT"}, "SerializationException"),
+        ("ExecuteTransaction", {"TransactStatements": [None]}, "SerializationException"),
+    ],
+)
+def test_a_faulty_request_is_refused(
+    table: Table, open_broker: BrokerProcess, operation: str, content: dict[str, Any], error: str
+) -> None:
+    if "Statement" in content:
+        content = {**content, "Statement": table.text(str(content["Statement"]))}
+    status, answer = post(open_broker, f"DynamoDB_20120810.{operation}", content)
+    assert (status, answer["__type"].rpartition("#")[2]) == (400, error), answer
 
 
 def test_a_table_that_is_not_there_is_told(table: Table) -> None:

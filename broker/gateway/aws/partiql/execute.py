@@ -312,7 +312,7 @@ def _told_capacity(request: Json) -> Any:
 
 
 def _wants_capacity(asked: Any) -> bool:
-    return asked not in {None, "NONE"}
+    return asked is not None and asked != "NONE"
 
 
 def _sum(first: Any, second: Any) -> Any:
