@@ -16,6 +16,7 @@ from typing import Any, Self
 
 import aiohttp
 import pytest
+from yarl import URL
 
 from broker.gateway.aws.errors import conditional_check_failed
 from broker.gateway.aws.operations import DynamoDB
@@ -258,3 +259,22 @@ async def until(is_reached: Callable[[], bool]) -> None:
         # What is waited for is a plain number of the server's.
         while not is_reached():  # noqa: ASYNC110
             await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "allowed"),
+    [
+        ("GET", "/", 405, "POST"),
+        ("POST", "/healthz", 405, "GET"),
+        ("DELETE", "/metrics", 405, "GET"),
+        ("GET", "/nothing", 404, None),
+        ("POST", "//", 404, None),
+        ("HEAD", "/healthz", 200, None),
+    ],
+)
+async def test_other_paths_and_methods_are_refused(method: str, path: str, status: int, allowed: str | None) -> None:
+    async with serving() as server, aiohttp.ClientSession() as session:
+        url = URL(f"http://127.0.0.1:{server.port}{path}", encoded=True)
+        async with session.request(method, url, data=b"x" * 100_000 if method == "POST" else None) as response:
+            assert (response.status, response.headers.get("Allow")) == (status, allowed)
+        assert (await server.post())[0] == 200
