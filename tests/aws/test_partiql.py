@@ -18,6 +18,16 @@ from tests.broker_process import BrokerProcess
 SONG = "\"Artist\" = 'Acme Band' AND \"SongTitle\" = 'PartiQL Rocks'"
 
 
+ONE = {"Statements": [{"Statement": "SELECT * FROM nowhere WHERE id = 'a'"}]}
+
+
+def nested(levels: int) -> dict[str, Any]:
+    value: dict[str, Any] = {"N": "1"}
+    for _ in range(levels):
+        value = {"L": [value]}
+    return value
+
+
 class Table:
     """A table, and the statements on it: "T" stands for its name."""
 
@@ -206,6 +216,8 @@ def test_a_delete_is_well_without_an_item_but_not_against_its_condition(table: T
         ("UPDATE T SET n = 1 + 2 - 3 WHERE id = 'a' AND line = 1", "one + or -"),
         ("UPDATE T SET n = upper(n) WHERE id = 'a' AND line = 1", "no function upper"),
         ("UPDATE T SET n = set_add(m, <<1>>) WHERE id = 'a' AND line = 1", "path that is set first"),
+        ("UPDATE T SET n = set_add(n, 1) WHERE id = 'a' AND line = 1", "must be a set"),
+        ("UPDATE T SET n = set_delete(n, 'a') WHERE id = 'a' AND line = 1", "must be a set"),
         ("UPDATE T SET line = 2 WHERE id = 'a' AND line = 1", "line"),
         ("DELETE FROM T WHERE id = 'a'", "mandatory equality on all key attributes"),
         ("DELETE FROM T WHERE id = 'a' AND line = 1 RETURNING ALL NEW *", "RETURNING ALL OLD"),
@@ -241,6 +253,13 @@ def test_a_statement_has_at_most_8192_characters(table: Table) -> None:
         ("ExecuteStatement", {"Statement": "SELECT * FROM T ", "NextToken": 5}, "ValidationException"),
         ("ExecuteStatement", {"Statement": "SELECT * FROM T ", "ReturnConsumedCapacity": []}, "SerializationException"),
         ("ExecuteStatement", {"Statement": "SELECT * FROM T ", "ReturnConsumedCapacity": "ALL"}, "ValidationException"),
+        (
+            "ExecuteStatement",
+            {"Statement": "SELECT * FROM T WHERE n = ?", "Parameters": [nested(400)]},
+            "ValidationException",
+        ),
+        ("BatchExecuteStatement", ONE | {"ReturnConsumedCapacity": 5}, "SerializationException"),
+        ("BatchExecuteStatement", ONE | {"ReturnConsumedCapacity": "ALL"}, "ValidationException"),
         ("BatchExecuteStatement", {}, "ValidationException"),
         ("BatchExecuteStatement", {"Statements": []}, "ValidationException"),
         ("BatchExecuteStatement", {"Statements": "SELECT"}, "SerializationException"),
@@ -367,11 +386,22 @@ def test_a_page_over_several_partitions_ends_at_a_megabyte(table: Table) -> None
                 "INSERT INTO T VALUE {'id': ?, 'line': ?, 'x': ?}", {"S": id_}, {"N": str(line)}, {"S": "x" * 390_000}
             )
     statement = table.text("SELECT id, line FROM T WHERE id IN ['e', 'f', 'g', 'h']")
+    whole = table.dynamodb.execute_statement(Statement=statement, ConsistentRead=True)
+    assert lines(whole["Items"]) == ["e1", "e2", "f1", "f2"]
     first = table.dynamodb.execute_statement(Statement=statement)
     assert lines(first["Items"]) == ["e1", "e2", "f1", "f2"]
     rest = table.dynamodb.execute_statement(Statement=statement, NextToken=first["NextToken"])
     assert lines(rest["Items"]) == ["g1", "g2", "h1", "h2"]
     assert "NextToken" not in rest
+
+
+def test_a_page_over_several_partitions_ends_when_its_parameters_came_to_a_megabyte(table: Table) -> None:
+    statement = table.text("SELECT id FROM T WHERE id IN ['a', 'b', 'c', 'd'] AND n <> ? AND line = 1")
+    long = [{"S": "x" * 600_000}]
+    first = table.dynamodb.execute_statement(Statement=statement, Parameters=long)
+    assert [item["id"]["S"] for item in first["Items"]] == ["a", "b"]
+    rest = table.dynamodb.execute_statement(Statement=statement, Parameters=long, NextToken=first["NextToken"])
+    assert [item["id"]["S"] for item in rest["Items"]] == ["c", "d"]
 
 
 # 4. Several statements.
@@ -476,6 +506,9 @@ def test_a_transaction_with_the_same_token_is_carried_out_once(table: Table) -> 
         "SELECT * FROM T.\"by_state\" WHERE id = 'a' AND line = 1",
         "DELETE FROM T WHERE id = 'a' AND line = 1 RETURNING ALL OLD *",
         "EXISTS(SELECT * FROM T WHERE id = 'a')",
+        "EXISTS(SELECT n FROM T WHERE id = 'a' AND line = 1)",
+        "EXISTS(SELECT * FROM T WHERE id = 'a' AND line = 1 ORDER BY line)",
+        "EXISTS(SELECT * FROM T.\"line_state\" WHERE id = 'a' AND state = 'open')",
     ],
 )
 def test_what_has_no_place_in_a_transaction_is_refused(table: Table, statement: str) -> None:

@@ -86,12 +86,19 @@ async def test_an_error_is_reported_by_its_type_and_message() -> None:
         assert await answer == FunctionError(error_type="ValueError", message="bad")
 
 
-@pytest.mark.parametrize("body", [b"", b"not json", b"[]", b'{"errorType": null}'])
+@pytest.mark.parametrize("body", [b"", b"not json", b"[]", b'{"errorType": null}', b"[" * 100_000])
 async def test_an_error_without_a_document_is_known_by_its_header(body: bytes) -> None:
     async with served() as server, running(server) as answer:
         headers = {"Lambda-Runtime-Function-Error-Type": "Category.Reason"}
         assert await server.post("invocation/id-1/error", body, **headers) == 202
         assert await answer == FunctionError(error_type="Category.Reason", message="")
+
+
+async def test_an_error_with_half_a_character_can_be_shown() -> None:
+    async with served() as server, running(server) as answer:
+        body = b'{"errorType": "E\\ud800", "errorMessage": "\\udfff!"}'
+        assert await server.post("invocation/id-1/error", body) == 202
+        assert await answer == FunctionError(error_type="E?", message="?!")
 
 
 @pytest.mark.parametrize(("extra_bytes", "status"), [(0, 202), (1, 413)])

@@ -14,11 +14,17 @@ from typing import TYPE_CHECKING, Any, Final
 from zlib import crc32
 
 import orjson
-from aiohttp import web
+from aiohttp import HttpVersion11, web
 
 from broker.gateway.aws.errors import AwsError, internal_error, translate
 from broker.gateway.aws.operations import describe_endpoints
-from broker.model.errors import HeadraceError, SerializationError, ThrottlingError, UnknownOperationError
+from broker.model.errors import (
+    HeadraceError,
+    SerializationError,
+    ThrottlingError,
+    UnknownOperationError,
+    ValidationError,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -29,7 +35,7 @@ if TYPE_CHECKING:
 
 # DynamoDB's limit of a request.
 BODY_BYTES_MAX: Final = 16 * 1024 * 1024
-# Of all requests whose bodies are being received or worked on.
+# Of all bodies that are being received or worked on. One that came with its headers is taken in any case.
 BODIES_BYTES_MAX: Final = 256 * 1024 * 1024
 BODY_SECONDS: Final = 30.0
 
@@ -45,7 +51,10 @@ _BUSY_RETRY_MS: Final = 100
 # Looking a member of an enumeration up takes longer than one would think.
 _OK: Final = int(HTTPStatus.OK)
 # What is answered before the whole request is there.
-_WITH_A_REST: Final = frozenset((HTTPStatus.REQUEST_ENTITY_TOO_LARGE, HTTPStatus.REQUEST_TIMEOUT))
+_WITH_A_REST: Final = frozenset(
+    (HTTPStatus.REQUEST_ENTITY_TOO_LARGE, HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.EXPECTATION_FAILED)
+)
+_FRAMEWORK: Final = "com.amazon.coral.service#"
 
 _log: Final = logging.getLogger(__name__)
 
@@ -59,6 +68,7 @@ class AwsProtocol:
         signatures: Signatures | None,
         random: Random,
         body_seconds: float = BODY_SECONDS,
+        bodies_bytes_max: int = BODIES_BYTES_MAX,
     ) -> None:
         """Without `signatures` anybody may call. Request ids are drawn from `random`."""
         self._signatures = signatures
@@ -72,6 +82,7 @@ class AwsProtocol:
         }
         self._random = random
         self._body_seconds = body_seconds
+        self._bodies_bytes_max = bodies_bytes_max
         self.bodies_bytes = 0
 
     async def handle(self, request: web.BaseRequest) -> web.Response:
@@ -88,46 +99,50 @@ class AwsProtocol:
         return self._response(request, refusal.body, refusal.status)
 
     async def _admit(self, request: web.BaseRequest) -> dict[str, Any]:
-        """Serves a request if its body may be held."""
-        body_bytes = BODY_BYTES_MAX if request.content_length is None else request.content_length
-        if body_bytes > BODY_BYTES_MAX:
+        """Receives a body, which is counted while it is held, and serves the request."""
+        if (request.content_length or 0) > BODY_BYTES_MAX:
             raise _too_large()
-        if self.bodies_bytes + body_bytes > BODIES_BYTES_MAX:
-            raise ThrottlingError("Too many bytes of requests are under way", retry_after_ms=_BUSY_RETRY_MS)
-        self.bodies_bytes += body_bytes
+        content, body = request.content, bytearray()
         try:
-            return await self._serve(request)
+            if content.is_eof() and content.exception() is None:
+                # It came with its headers, as small ones do.
+                body += content.read_nowait()
+                self.bodies_bytes += len(body)
+            else:
+                await self._receive(request, body)
+            return await self._serve(request, body)
         finally:
-            self.bodies_bytes -= body_bytes
+            self.bodies_bytes -= len(body)
 
-    async def _serve(self, request: web.BaseRequest) -> dict[str, Any]:
-        target = request.headers.get("X-Amz-Target", "")
-        content = request.content
-        # A small body has come with its headers.
-        is_whole = content.is_eof() and content.exception() is None
-        body = content.read_nowait() if is_whole else await self._body(request)
+    async def _serve(self, request: web.BaseRequest, body: bytearray) -> dict[str, Any]:
         if self._signatures is not None:
             self._signatures.check(request.headers, body)
+        target = request.headers.get("X-Amz-Target", "")
         operation = self._operations.get(target)
-        if operation is None:
-            if target == f"{_DYNAMODB_TARGET}.DescribeEndpoints":
-                return describe_endpoints(request.host)
-            # A header may hold any bytes.
-            raise UnknownOperationError(f"There is no operation {target[:128]!a} here")
-        return await operation(_parsed(body))
+        if operation is not None:
+            return await operation(_parsed(body))
+        if target == f"{_DYNAMODB_TARGET}.DescribeEndpoints":
+            if not request.host.isascii():
+                raise ValidationError("Host must be ASCII", field="Host")
+            return describe_endpoints(request.host)
+        # A header may hold any bytes.
+        raise UnknownOperationError(f"There is no operation {target[:128]!a} here")
 
-    async def _body(self, request: web.BaseRequest) -> bytes:
+    async def _receive(self, request: web.BaseRequest, body: bytearray) -> None:
+        """Receives a body that comes after its headers."""
         try:
             async with asyncio.timeout(self._body_seconds):
-                body = bytearray()
+                await _invite(request)
                 while part := await request.content.readany():
-                    body += part
-                    if len(body) > BODY_BYTES_MAX:
+                    if len(body) + len(part) > BODY_BYTES_MAX:
                         raise _too_large()
-                return bytes(body)
+                    if self.bodies_bytes + len(part) > self._bodies_bytes_max:
+                        raise ThrottlingError("Too many bytes of requests are under way", retry_after_ms=_BUSY_RETRY_MS)
+                    body += part
+                    self.bodies_bytes += len(part)
         except TimeoutError:
             raise AwsError(
-                "com.amazon.coral.service#RequestTimeoutException",
+                _FRAMEWORK + "RequestTimeoutException",
                 f"The request did not arrive within {self._body_seconds:.0f} seconds",
                 HTTPStatus.REQUEST_TIMEOUT,
             ) from None
@@ -152,7 +167,22 @@ class AwsProtocol:
         return response
 
 
-def _parsed(body: bytes) -> dict[str, Any]:
+async def _invite(request: web.BaseRequest) -> None:
+    """Tells a client that waits to be told that its body is welcome."""
+    expected = request.headers.get("Expect")
+    if expected is None or request.version < HttpVersion11:
+        return
+    if expected.lower() != "100-continue":
+        raise AwsError(
+            _FRAMEWORK + "ExpectationFailedException",
+            f"Expect: {expected[:64]!a} is not met here",
+            HTTPStatus.EXPECTATION_FAILED,
+        )
+    assert request.transport is not None
+    request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+
+def _parsed(body: bytearray) -> dict[str, Any]:
     try:
         content = orjson.loads(body)
     except orjson.JSONDecodeError as error:
@@ -164,7 +194,7 @@ def _parsed(body: bytes) -> dict[str, Any]:
 
 def _too_large() -> AwsError:
     return AwsError(
-        "com.amazon.coral.service#RequestEntityTooLargeException",
+        _FRAMEWORK + "RequestEntityTooLargeException",
         f"The request has more than {BODY_BYTES_MAX} bytes, the limit",
         HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     )

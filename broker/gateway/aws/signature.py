@@ -66,7 +66,7 @@ class Signatures:
         self._access_keys = dict(access_keys)
         self._signing_key: Callable[[str, str], bytes] = lru_cache(_SIGNING_KEYS_MAX)(self._make_signing_key)
 
-    def check(self, headers: CIMultiDictProxy[str], body: bytes) -> str:
+    def check(self, headers: CIMultiDictProxy[str], body: bytes | bytearray) -> str:
         """The access key id that has signed a request, which is a POST to "/" without a query.
 
         Raises MissingAuthenticationTokenError, IncompleteSignatureError, UnrecognizedClientError and
@@ -144,7 +144,7 @@ def _parse(header: str | None) -> _Authorization:
     return _Authorization(id_, date, region, service, end, signed, parts["Signature"])
 
 
-def _canonical_request(headers: CIMultiDictProxy[str], signed: tuple[str, ...], body: bytes) -> bytes:
+def _canonical_request(headers: CIMultiDictProxy[str], signed: tuple[str, ...], body: bytes | bytearray) -> bytes:
     lines = ["POST", "/", ""]
     for name in signed:
         values = (" ".join(value.split()) for value in headers.getall(name, ()))

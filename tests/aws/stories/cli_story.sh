@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # The AWS CLI: a table from its definition to its end, as an operator types it.
 set -euo pipefail
+# No grep -q behind a pipe: it leaves before the writer is done, which then fails.
 db() { aws dynamodb "$@" --output json; }
 
 db create-table --table-name cli-music \
@@ -13,9 +14,9 @@ db put-item --table-name cli-music --item '{"artist": {"S": "Nina"}, "song": {"S
 db put-item --table-name cli-music --item '{"artist": {"S": "Nina"}, "song": {"S": "Feeling Good"}, "year": {"N": "1965"}}'
 db update-item --table-name cli-music --key '{"artist": {"S": "Nina"}, "song": {"S": "Sinnerman"}}' \
   --update-expression 'SET minutes = :m' --expression-attribute-values '{":m": {"N": "10.5"}}' \
-  --return-values UPDATED_NEW | grep -q '"10.5"'
+  --return-values UPDATED_NEW | grep '"10.5"' >/dev/null
 db query --table-name cli-music --key-condition-expression 'artist = :a' \
-  --expression-attribute-values '{":a": {"S": "Nina"}}' --query 'Items[].song.S' | tr -d ' \n' | grep -qx '\["FeelingGood","Sinnerman"\]'
+  --expression-attribute-values '{":a": {"S": "Nina"}}' --query 'Items[].song.S' | tr -d ' \n' | grep -x '\["FeelingGood","Sinnerman"\]' >/dev/null
 [ "$(db scan --table-name cli-music --page-size 1 --query 'length(Items)')" = 2 ]
 if db put-item --table-name cli-music --item '{"artist": {"S": "Nina"}, "song": {"S": "Sinnerman"}}' \
   --condition-expression 'attribute_not_exists(artist)' 2>refusal; then exit 1; fi

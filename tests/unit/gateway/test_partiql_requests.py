@@ -4,6 +4,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import pytest
 
 from broker.gateway.aws.partiql.requests import PARTITIONS_MAX, Keys, Reading, select_reading
@@ -14,10 +17,10 @@ ORDERS = Keys("OrderID", None)
 LINES = Keys("OrderID", "Line")
 
 
-def reading(where: str, keys: Keys = ORDERS) -> Reading:
+def reading(where: str, keys: Keys = ORDERS, parameters: Sequence[dict[str, Any]] = ()) -> Reading:
     select, _ = parse_statement(f'SELECT * FROM "Orders" WHERE {where}')
     assert isinstance(select, Select)
-    return select_reading(select, keys, [])
+    return select_reading(select, keys, list(parameters))
 
 
 # The examples of the Developer Guide, "PartiQL select statements".
@@ -66,3 +69,14 @@ def test_a_select_has_at_most_50_values_of_the_partition_key() -> None:
     assert len(reading(f"OrderID IN [{values}]").requests) == PARTITIONS_MAX
     with pytest.raises(ValidationError):
         reading(f"OrderID IN [{values}, 50]")
+
+
+@pytest.mark.parametrize("number", ["NaN", "sNaN", "Infinity", "1_0", "one", "", "1e200"])
+@pytest.mark.parametrize("where", ["OrderID = ?", "OrderID IN [1, ?] ORDER BY OrderID"])
+def test_what_is_no_number_is_no_key(where: str, number: str) -> None:
+    with pytest.raises(ValidationError):
+        reading(where, parameters=[{"N": number}])
+
+
+def test_values_of_the_partition_key_that_are_one_number_are_read_once() -> None:
+    assert len(reading("OrderID IN [1, 1.0, 1e0, 10e-1, 2]").requests) == 2

@@ -31,10 +31,12 @@ DEADLINE_S = 10.0
 class Server:
     """A server whose one service answers what it is told to."""
 
-    def __init__(self, *, body_seconds: float, idle_seconds: float) -> None:
+    def __init__(self, *, body_seconds: float, idle_seconds: float, bodies_bytes_max: int) -> None:
         self.answer: Any = {}
         self.calls: list[tuple[str, Any]] = []
-        self.protocol = AwsProtocol(DynamoDB(self._call, "here"), None, random.Random(1), body_seconds)
+        self.protocol = AwsProtocol(
+            DynamoDB(self._call, "here"), None, random.Random(1), body_seconds, bodies_bytes_max
+        )
         self._http = HttpServer("here", lambda: True, self.protocol, idle_seconds)
         self.port = 0
 
@@ -70,9 +72,16 @@ class Server:
 
 
 @asynccontextmanager
-async def serving(*, body_seconds: float = DEADLINE_S, idle_seconds: float = DEADLINE_S) -> AsyncIterator[Server]:
+async def serving(
+    *,
+    body_seconds: float = DEADLINE_S,
+    idle_seconds: float = DEADLINE_S,
+    bodies_bytes_max: int = BODIES_BYTES_MAX,
+) -> AsyncIterator[Server]:
     async with asyncio.timeout(2 * DEADLINE_S):
-        async with Server(body_seconds=body_seconds, idle_seconds=idle_seconds) as server:
+        async with Server(
+            body_seconds=body_seconds, idle_seconds=idle_seconds, bodies_bytes_max=bodies_bytes_max
+        ) as server:
             yield server
 
 
@@ -183,21 +192,72 @@ async def test_a_larger_body_is_refused_also_if_its_length_is_not_told() -> None
 
 
 async def test_bodies_under_way_are_bounded_together() -> None:
-    async with serving() as server:
+    async with serving(bodies_bytes_max=50_000) as server:
         started = []
-        for _ in range(BODIES_BYTES_MAX // BODY_BYTES_MAX):
+        for _ in range(5):
             reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
-            writer.write(head(BODY_BYTES_MAX))
+            writer.write(head(20_000) + b" " * 10_000)
             await writer.drain()
             started.append((reader, writer))
-        await until(lambda: server.protocol.bodies_bytes == BODIES_BYTES_MAX)
-        status, answer, _ = await server.post()
-        assert (status, answer["__type"].rpartition("#")[2]) == (400, "ThrottlingException")
-        for _, writer in started:
-            writer.close()
-            await writer.wait_closed()
+        await until(lambda: server.protocol.bodies_bytes == 50_000)
+        # One that has come is taken in any case, one that is to come is not.
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        writer.write(head(2) + b"{}")
+        assert b" 200 OK" in await reader.readuntil(b"\r\n\r\n{}")
+        writer.write(head(20) + b" ")
+        assert b" 400 Bad Request" in await reader.readuntil(b"ThrottlingException")
+        for _, each in (*started, (reader, writer)):
+            each.close()
+            await each.wait_closed()
         await until(lambda: server.protocol.bodies_bytes == 0)
         assert (await server.post())[0] == 200
+
+
+async def test_a_claim_of_bytes_that_do_not_come_keeps_nobody_out() -> None:
+    async with serving(bodies_bytes_max=50_000) as server:
+        claims = []
+        for sent in (head(BODY_BYTES_MAX), CHUNKED):
+            for _ in range(20):
+                _, writer = await asyncio.open_connection("127.0.0.1", server.port)
+                writer.write(sent)
+                await writer.drain()
+                claims.append(writer)
+        assert (await server.post())[0] == 200
+        assert server.protocol.bodies_bytes == 0
+        for writer in claims:
+            writer.close()
+
+
+@pytest.mark.parametrize(("length", "status"), [(2, b"100"), (BODY_BYTES_MAX + 1, b"413")])
+async def test_a_client_that_asks_first_is_told_to_go_on_or_not(length: int, status: bytes) -> None:
+    async with serving() as server:
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        writer.write(head(length, "Expect: 100-continue"))
+        assert (await reader.readline()).startswith(b"HTTP/1.1 %b " % status)
+        if status == b"100":
+            assert await reader.readline() == b"\r\n"
+            writer.write(b"{}")
+            assert (await reader.readline()).startswith(b"HTTP/1.1 200 ")
+        writer.close()
+
+
+async def test_another_expectation_is_not_met() -> None:
+    async with serving() as server:
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        writer.write(head(2, "Expect: the unexpected"))
+        assert (await reader.readline()).startswith(b"HTTP/1.1 417 ")
+        writer.close()
+
+
+async def test_a_host_of_any_bytes_is_refused() -> None:
+    async with serving() as server:
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        writer.write(
+            b"POST / HTTP/1.1\r\nHost: \xff\xfe\r\nX-Amz-Target: DynamoDB_20120810.DescribeEndpoints\r\n"
+            b"Content-Length: 2\r\n\r\n{}"
+        )
+        assert (await reader.readline()).startswith(b"HTTP/1.1 400 ")
+        writer.close()
 
 
 async def test_a_body_that_does_not_come_is_given_up() -> None:
@@ -240,10 +300,14 @@ async def test_a_client_that_leaves_in_the_middle_is_no_fault_of_ours(caplog: py
     assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
 
 
-def head(length: int) -> bytes:
+TARGET = "X-Amz-Target: DynamoDB_20120810.GetItem"
+CHUNKED = f"POST / HTTP/1.1\r\nHost: a\r\n{TARGET}\r\nTransfer-Encoding: chunked\r\n\r\n".encode()
+
+
+def head(length: int, *more: str) -> bytes:
     """The head of a request whose body is to follow."""
-    target = "X-Amz-Target: DynamoDB_20120810.GetItem"
-    return f"POST / HTTP/1.1\r\nHost: a\r\n{target}\r\nContent-Length: {length}\r\n\r\n".encode()
+    lines = ("POST / HTTP/1.1", "Host: a", TARGET, f"Content-Length: {length}", *more, "", "")
+    return "\r\n".join(lines).encode()
 
 
 async def trickle(writer: asyncio.StreamWriter) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import logging
 from collections.abc import Awaitable, Callable, Mapping
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import orjson
 
-from broker.gateway.aws.errors import AwsError, duplicate_item, transaction_canceled, translate
+from broker.gateway.aws.errors import AwsError, duplicate_item, internal_error, transaction_canceled, translate
 from broker.gateway.aws.partiql.requests import (
     Keys,
     check_request,
@@ -21,6 +22,7 @@ from broker.gateway.aws.partiql.requests import (
 from broker.gateway.aws.partiql.statements import Delete, Exists, Insert, Select, Update, parse_statement
 from broker.gateway.aws.shapes import elements, required, string, structure
 from broker.model.errors import HeadraceError, ValidationError
+from broker.model.values import NESTING_LEVELS_MAX
 
 if TYPE_CHECKING:
     from broker.gateway.aws.partiql.requests import Reading
@@ -31,16 +33,22 @@ Operation: TypeAlias = Callable[[Json], Awaitable[Json]]
 # Source: API Reference, BatchExecuteStatement and ExecuteTransaction.
 BATCH_STATEMENTS_MAX: Final = 25
 TRANSACTION_STATEMENTS_MAX: Final = 100
-# A page of several queries ends when so much was read, as one of a single query does at 1 MB.
+# A page of several queries ends when so much was read, as one of a single query does at 1 MB; twice as much if it is
+# consistent, for that costs twice as much.
 _PAGE_UNITS_MAX: Final = 128.0
+# And when the parameters, which each query has, come to so many bytes.
+_PAGE_PARAMETERS_BYTES_MAX: Final = 1024 * 1024
 
+_CAPACITIES: Final = ("INDEXES", "TOTAL", "NONE")
 _DUPLICATE: Final = {"Code": "DuplicateItem", "Message": duplicate_item().message}
+_log: Final = logging.getLogger(__name__)
 # By error: its code in a batch. Source: API Reference, BatchStatementError.
 _BATCH_CODES: Final[Mapping[str, str]] = {
     "ConditionalCheckFailedException": "ConditionalCheckFailed",
     "DuplicateItemException": "DuplicateItem",
     "ProvisionedThroughputExceededException": "ProvisionedThroughputExceeded",
     "ResourceNotFoundException": "ResourceNotFound",
+    "SerializationException": "ValidationError",
     "ThrottlingException": "ThrottlingError",
     "TransactionConflictException": "TransactionConflict",
     "ValidationException": "ValidationError",
@@ -59,7 +67,7 @@ class _Prepared:
                 f"Number of parameters in request and statement don't match: {len(self.parameters)}, {wanted}",
                 field="Parameters",
             )
-        self.text = text
+        self.content = _content(text, self.parameters)
         self.shows_failed = request.get("ReturnValuesOnConditionCheckFailure")
 
     @property
@@ -94,10 +102,10 @@ class PartiQL:
     async def execute_batch(self, request: Json) -> Json:
         """Statements on their own, all reads of one item or all writes, each with its result or error."""
         requests = _statements(request, "Statements", BATCH_STATEMENTS_MAX)
-        prepared = [_prepared_or_error(each) for each in requests]
+        capacity = _capacity(request)
+        prepared = [await _prepared_or_error(each) for each in requests]
         if len({isinstance(each.statement, Select) for each in prepared if isinstance(each, _Prepared)}) > 1:
             raise _mixed()
-        capacity = request.get("ReturnConsumedCapacity")
         async with asyncio.TaskGroup() as group:
             tasks = [
                 group.create_task(self._execute_in_batch(each, of, capacity))
@@ -112,7 +120,7 @@ class PartiQL:
     async def execute_transaction(self, request: Json) -> Json:
         """Statements of which all or none take effect, all reads of one item or all writes."""
         requests = _statements(request, "TransactStatements", TRANSACTION_STATEMENTS_MAX)
-        prepared = [_Prepared(each) for each in requests]
+        prepared = [await _prepared(each) for each in requests]
         asked: Json = {"ReturnConsumedCapacity": request.get("ReturnConsumedCapacity")}
         if isinstance(prepared[0].statement, Select):
             return await self._read_transaction(prepared, asked)
@@ -139,15 +147,24 @@ class PartiQL:
 
     async def _page(self, select: Select, prepared: _Prepared, request: Json) -> Json:
         reading = select_reading(select, await self._keys(prepared), prepared.parameters)
-        digest = _digest(prepared)
+        digest = blake2b(prepared.content, digest_size=8).hexdigest()
         number, start = _position(request.get("NextToken"), digest, len(reading.requests))
-        return await self._read(reading, request, digest, number, start)
+        response, number, start = await self._read(reading, prepared, request, number, start)
+        if number < len(reading.requests):
+            response["NextToken"] = _next_token(digest, number, start)
+        if start is not None:
+            response["LastEvaluatedKey"] = start
+        return response
 
-    async def _read(self, reading: Reading, request: Json, digest: str, number: int, start: Json | None) -> Json:
-        """A page, from a place in one of the requests of a reading."""
+    async def _read(
+        self, reading: Reading, prepared: _Prepared, request: Json, number: int = 0, start: Json | None = None
+    ) -> tuple[Json, int, Json | None]:
+        """A page, from a place in one of the requests of a reading, and where it ends."""
         items: list[Json] = []
         consumed: Json = {}
         limit = request.get("Limit")
+        units_max = _PAGE_UNITS_MAX * (2 if request.get("ConsistentRead") else 1)
+        parameters_bytes = 0
         while True:
             asked = {
                 **reading.requests[number],
@@ -164,18 +181,16 @@ class PartiQL:
                 number += 1
             if limit is not None:
                 limit -= page["ScannedCount"]
+            parameters_bytes += len(prepared.content)
             if start is not None or number == len(reading.requests) or limit == 0:
                 break
-            if consumed["CapacityUnits"] >= _PAGE_UNITS_MAX:
+            if consumed["CapacityUnits"] >= units_max or parameters_bytes >= _PAGE_PARAMETERS_BYTES_MAX:
                 break
+            await asyncio.sleep(0)
         response: Json = {"Items": items}
-        if number < len(reading.requests):
-            response["NextToken"] = _next_token(digest, number, start)
-        if start is not None:
-            response["LastEvaluatedKey"] = start
         if _wants_capacity(request.get("ReturnConsumedCapacity")):
             response["ConsumedCapacity"] = consumed
-        return response
+        return response, number, start
 
     async def _write(self, prepared: _Prepared, capacity: Any) -> Json:
         if isinstance(prepared.statement, Select | Exists):
@@ -206,6 +221,9 @@ class PartiQL:
             return {"Error": _batch_error(translate(error)), **answer}, None
         except AwsError as error:
             return {"Error": _batch_error(error), **answer}, None
+        except Exception as error:  # noqa: BLE001 - of the other statements the caller gets to know what has become
+            _log.error("statement failed unexpectedly", exc_info=error)
+            return {"Error": _batch_error(internal_error("Internal error; the broker's log says more")), **answer}, None
         if response["Items"]:
             (answer["Item"],) = response["Items"]
         return answer, response.get("ConsumedCapacity")
@@ -218,7 +236,8 @@ class PartiQL:
         get_request(prepared.statement, keys, prepared.parameters)
         reading = select_reading(prepared.statement, keys, prepared.parameters)
         asked = {"ConsistentRead": request.get("ConsistentRead"), "ReturnConsumedCapacity": capacity}
-        return await self._read(reading, asked, "", 0, None)
+        response, _, _ = await self._read(reading, prepared, asked)
+        return response
 
     async def _read_transaction(self, prepared: list[_Prepared], asked: Json) -> Json:
         readings, gets = [], []
@@ -287,9 +306,15 @@ def _parameters(parameters: Any) -> list[Json]:
     return values
 
 
-def _prepared_or_error(request: Json) -> _Prepared | AwsError:
+async def _prepared(request: Json) -> _Prepared:
+    """One of many statements; others get their turn between two."""
+    await asyncio.sleep(0)
+    return _Prepared(request)
+
+
+async def _prepared_or_error(request: Json) -> _Prepared | AwsError:
     try:
-        return _Prepared(request)
+        return await _prepared(request)
     except ValidationError as error:
         return translate(error)
 
@@ -311,6 +336,17 @@ def _told_capacity(request: Json) -> Any:
     return asked if _wants_capacity(asked) else "TOTAL"
 
 
+def _capacity(request: Json) -> str | None:
+    """What a batch is to tell of capacity, checked before any of it is carried out."""
+    asked = request.get("ReturnConsumedCapacity")
+    if asked is not None and string(asked, "ReturnConsumedCapacity") not in _CAPACITIES:
+        raise ValidationError(
+            f"ReturnConsumedCapacity must satisfy enum value set: [{', '.join(_CAPACITIES)}]",
+            field="ReturnConsumedCapacity",
+        )
+    return asked
+
+
 def _wants_capacity(asked: Any) -> bool:
     return asked is not None and asked != "NONE"
 
@@ -325,9 +361,17 @@ def _sum(first: Any, second: Any) -> Any:
 # Where a page ended.
 
 
-def _digest(prepared: _Prepared) -> str:
-    text = orjson.dumps([prepared.text, prepared.parameters])
-    return blake2b(text, digest_size=8).hexdigest()
+def _content(text: str, parameters: list[Json]) -> bytes:
+    """A statement and its parameters."""
+    try:
+        return orjson.dumps([text, parameters])
+    except orjson.JSONEncodeError as error:
+        # What was read nests deeper than what is written may.
+        raise ValidationError(
+            f"Nesting Levels have exceeded supported limits: limit {NESTING_LEVELS_MAX}",
+            field="Parameters",
+            limit=NESTING_LEVELS_MAX,
+        ) from error
 
 
 def _next_token(digest: str, number: int, start: Json | None) -> str:

@@ -37,6 +37,7 @@ from broker.gateway.aws.partiql.statements import (
     Update,
 )
 from broker.model.errors import ValidationError
+from broker.model.numbers import normalize
 
 Json: TypeAlias = dict[str, Any]
 Write: TypeAlias = Insert | Update | Delete
@@ -127,6 +128,8 @@ def get_request(select: Select, keys: Keys, parameters: list[Json]) -> Json:
 def check_request(exists: Exists, keys: Keys, parameters: list[Json]) -> Json:
     """The ConditionCheck of an EXISTS."""
     select = exists.select
+    if select.index_name is not None or select.order or select.paths:
+        raise ValidationError("The SELECT of an EXISTS is SELECT * of one item of a table", field="Statement")
     key, rest = _key(select.where, keys, parameters)
     expressions = _Expressions(parameters)
     condition = _and(expressions, [Not(_no_item(keys)), *rest])
@@ -194,6 +197,10 @@ class _Expressions:
         self._values[place] = _value(operand, self._parameters)
         return place
 
+    def is_set(self, operand: Operand) -> bool:
+        """Whether a literal is a set."""
+        return not _value(operand, self._parameters).keys().isdisjoint(_SET_TYPES.values())
+
     def operand(self, operand: Operand) -> str:
         """What a condition compares."""
         if isinstance(operand, Path):
@@ -244,6 +251,8 @@ def _update(update: Update, expressions: _Expressions) -> str:
             before, elements = value.arguments
             if before != path:
                 raise ValidationError(f"{value.name} must have the path that is set first", field="Statement")
+            if not expressions.is_set(elements):
+                raise ValidationError(f"The second argument of {value.name} must be a set", field="Statement")
             clauses.setdefault(_SET_FUNCTIONS[value.name], []).append(f"{target} {expressions.value(elements)}")
         else:
             clauses.setdefault("SET", []).append(f"{target} = {_assigned(value, expressions)}")
@@ -374,7 +383,7 @@ def _sortable(value: Json) -> tuple[str, bytes | Decimal]:
             case "S":
                 return type_, content.encode()
             case "N":
-                return type_, Decimal(content)
+                return type_, Decimal(normalize(content))
             case "B":
                 return type_, base64.b64decode(content, validate=True)
     except (AttributeError, TypeError, ArithmeticError, ValueError):
@@ -453,10 +462,12 @@ def _label(path: Path) -> str:
 
 
 def _check_labels(paths: tuple[Path, ...]) -> None:
-    labels = [_label(path) for path in paths]
-    for label in labels:
-        if labels.count(label) > 1:
+    labels: set[str] = set()
+    for path in paths:
+        label = _label(path)
+        if label in labels:
             raise ValidationError(f"Two of what is selected would be named {label}", field="Statement")
+        labels.add(label)
 
 
 def _at(item: Json, path: Path) -> Any:

@@ -164,12 +164,17 @@ async def _function_error(request: web.BaseRequest) -> FunctionError:
         body += chunk[: _ERROR_SIZE_BYTES_MAX - len(body)]
     try:
         document = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         document = None
     if not isinstance(document, dict):
         document = {}
     error_type = document.get("errorType") or request.headers.get(_ERROR_TYPE_HEADER) or "Runtime.Unknown"
-    return FunctionError(error_type=str(error_type), message=str(document.get("errorMessage") or ""))
+    return FunctionError(error_type=_text(error_type), message=_text(document.get("errorMessage") or ""))
+
+
+def _text(content: object) -> str:
+    """What is to be shown of a document, which may hold half of a character."""
+    return str(content).encode(errors="replace").decode()
 
 
 def _accepted() -> web.Response:
