@@ -246,7 +246,9 @@ def _headrace(folder: Path) -> Iterator[Server]:
 
 def _dynalite(folder: Path, port: int) -> list[str]:
     at_once = ["--createTableMs", "0", "--deleteTableMs", "0", "--updateTableMs", "0"]
-    return ["node", str(DYNALITE), "--port", str(port), "--path", str(folder / "dynalite" / "data"), *at_once]
+    # The node of a Python environment is a launcher, whose CPU is not that of the server.
+    node = subprocess.run(["node", "-p", "process.execPath"], stdout=subprocess.PIPE, text=True, check=True).stdout
+    return [node.strip(), str(DYNALITE), "--port", str(port), "--path", str(folder / "dynalite" / "data"), *at_once]
 
 
 def _moto(port: int) -> list[str]:

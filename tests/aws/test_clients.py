@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import urllib.request
@@ -83,6 +84,8 @@ def test_dynamodb_admin_opens_a_table(open_broker: BrokerProcess, dynamodb: Any,
         env={**environment(open_broker), "DYNAMO_ENDPOINT": f"http://{open_broker.http}", "HOME": str(tmp_path)},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
+        # The node of a Python environment is a launcher: what it has started must end too.
+        start_new_session=True,
     )
 
     def page(path: str) -> str:
@@ -97,5 +100,5 @@ def test_dynamodb_admin_opens_a_table(open_broker: BrokerProcess, dynamodb: Any,
         assert orders in eventually(lambda: page("/"))
         assert "seen-in-admin" in page(f"/tables/{orders}") + page(f"/tables/{orders}/items")
     finally:
-        admin.terminate()
+        os.killpg(admin.pid, signal.SIGKILL)
         admin.wait(10)
