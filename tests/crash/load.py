@@ -75,6 +75,8 @@ class Load:
         self._unary = [Writer(f"unary-{n}", random.Random(choices.random())) for n in range(UNARY_WRITERS)]
         self._streams = [Writer(f"stream-{n}", random.Random(choices.random())) for n in range(STREAM_WRITERS)]
         self.acknowledged = 0
+        # Of this life.
+        self._errors: list[str] = []
 
     @property
     def writes(self) -> list[Write]:
@@ -83,7 +85,11 @@ class Load:
     async def run(self, endpoint: str, crash: Callable[[], None], *, after_s: float) -> None:
         """Writes with everything at once and lets the broker crash so long after the first acknowledgement."""
         first = asyncio.Event()
-        async with grpc.aio.insecure_channel(endpoint) as channel:
+        self._errors.clear()
+        # On a connection of its own, and not on one that still knows the broker of the last life as gone.
+        options = [("grpc.use_local_subchannel_pool", 1)]
+        async with grpc.aio.insecure_channel(endpoint, options=options) as channel:
+            await asyncio.wait_for(channel.channel_ready(), 15)
             stub: item_service_pb2_grpc.ItemServiceAsyncStub = item_service_pb2_grpc.ItemServiceStub(channel)  # type: ignore[assignment]
             async with asyncio.TaskGroup() as tasks:
                 for writer in (*self._unary, *self._streams):
@@ -92,7 +98,10 @@ class Load:
                     tasks.create_task(self._write_one_by_one(stub, writer, first))
                 for writer in self._streams:
                     tasks.create_task(self._write_batches(stub, writer, first))
-                await asyncio.wait_for(first.wait(), 15)
+                try:
+                    await asyncio.wait_for(first.wait(), 15)
+                except TimeoutError:
+                    raise AssertionError(f"no write was acknowledged within 15 s; errors: {self._errors}") from None
                 # The moment of the crash is what the test varies; nothing waits for the time to pass.
                 await asyncio.sleep(after_s)
                 await asyncio.to_thread(crash)
@@ -107,7 +116,7 @@ class Load:
             try:
                 await self._say(stub, to_write(operation, self._table_name))
             except grpc.aio.AioRpcError as error:
-                _expect_crash(error)
+                self._expect_crash(error)
                 return
             writer.writes[place] = replace(write, acknowledged=True)
             self.acknowledged += 1
@@ -140,7 +149,17 @@ class Load:
                 first.set()
                 room.release()
         except grpc.aio.AioRpcError as error:
-            _expect_crash(error)
+            self._expect_crash(error)
+
+    def _expect_crash(self, error: grpc.aio.AioRpcError) -> None:
+        """A broker that is killed is UNAVAILABLE; anything else is a fault of its own."""
+        self._errors.append(f"{error.code()}: {error.details()}")
+        # grpc.aio says this by itself when it is about to send on a connection that just broke.
+        is_broken_send = error.code() is grpc.StatusCode.INTERNAL and error.details() == "Internal error from Core"
+        # gRPC says this by itself to a call that arrives in the moment in which the server shuts down.
+        is_late_call = error.code() is grpc.StatusCode.CANCELLED
+        if error.code() is not grpc.StatusCode.UNAVAILABLE and not is_broken_send and not is_late_call:
+            raise error
 
     @staticmethod
     async def _say(stub: item_service_pb2_grpc.ItemServiceAsyncStub, write: WriteOperation) -> None:
@@ -151,13 +170,3 @@ class Load:
                 await stub.DeleteItem(write.delete)
             case "update":
                 await stub.UpdateItem(write.update)
-
-
-def _expect_crash(error: grpc.aio.AioRpcError) -> None:
-    """A broker that is killed is UNAVAILABLE; anything else is a fault of its own."""
-    # grpc.aio says this by itself when it is about to send on a connection that just broke.
-    is_broken_send = error.code() is grpc.StatusCode.INTERNAL and error.details() == "Internal error from Core"
-    # gRPC says this by itself to a call that arrives in the moment in which the server shuts down.
-    is_late_call = error.code() is grpc.StatusCode.CANCELLED
-    if error.code() is not grpc.StatusCode.UNAVAILABLE and not is_broken_send and not is_late_call:
-        raise error
