@@ -61,6 +61,11 @@ def translate(error: HeadraceError) -> AwsError:
     return AwsError(origin + name, error.message, members=members)
 
 
+def framework_error(name: str, message: str, status: int) -> AwsError:
+    """What AWS's framework refuses before DynamoDB sees it, besides what the engine has an error for."""
+    return AwsError(_FRAMEWORK + name, message, status)
+
+
 def conditional_check_failed(item: dict[str, Any] | None) -> AwsError:
     """A condition that does not hold, with the item for which it does not."""
     return AwsError(

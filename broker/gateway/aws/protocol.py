@@ -16,7 +16,7 @@ from zlib import crc32
 import orjson
 from aiohttp import HttpVersion11, web
 
-from broker.gateway.aws.errors import AwsError, internal_error, translate
+from broker.gateway.aws.errors import AwsError, framework_error, internal_error, translate
 from broker.gateway.aws.operations import describe_endpoints
 from broker.model.errors import (
     HeadraceError,
@@ -48,13 +48,12 @@ _GZIP_LEVEL: Final = 1
 _REQUEST_ID_BITS: Final = 208
 _BUSY_RETRY_MS: Final = 100
 
-# Looking a member of an enumeration up takes longer than one would think.
+# Python 3.11 takes 0.2 us to look a member of an enumeration up.
 _OK: Final = int(HTTPStatus.OK)
 # What is answered before the whole request is there.
 _WITH_A_REST: Final = frozenset(
     (HTTPStatus.REQUEST_ENTITY_TOO_LARGE, HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.EXPECTATION_FAILED)
 )
-_FRAMEWORK: Final = "com.amazon.coral.service#"
 
 _log: Final = logging.getLogger(__name__)
 
@@ -141,8 +140,8 @@ class AwsProtocol:
                     body += part
                     self.bodies_bytes += len(part)
         except TimeoutError:
-            raise AwsError(
-                _FRAMEWORK + "RequestTimeoutException",
+            raise framework_error(
+                "RequestTimeoutException",
                 f"The request did not arrive within {self._body_seconds:.0f} seconds",
                 HTTPStatus.REQUEST_TIMEOUT,
             ) from None
@@ -173,12 +172,13 @@ async def _invite(request: web.BaseRequest) -> None:
     if expected is None or request.version < HttpVersion11:
         return
     if expected.lower() != "100-continue":
-        raise AwsError(
-            _FRAMEWORK + "ExpectationFailedException",
+        raise framework_error(
+            "ExpectationFailedException",
             f"Expect: {expected[:64]!a} is not met here",
             HTTPStatus.EXPECTATION_FAILED,
         )
-    assert request.transport is not None
+    if request.transport is None:
+        raise ConnectionResetError("the client has left")
     request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
 
@@ -193,8 +193,8 @@ def _parsed(body: bytearray) -> dict[str, Any]:
 
 
 def _too_large() -> AwsError:
-    return AwsError(
-        _FRAMEWORK + "RequestEntityTooLargeException",
+    return framework_error(
+        "RequestEntityTooLargeException",
         f"The request has more than {BODY_BYTES_MAX} bytes, the limit",
         HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     )
