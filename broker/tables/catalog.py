@@ -32,7 +32,7 @@ from broker.storage.documents import Documents
 from broker.storage.rocks import Family
 from broker.streams.shards import closed_stream, merge_shards, new_stream, split_shard, trimmed_stream
 from broker.tables.definition import NewTable, TableChange, with_ids
-from broker.tables.indexes import Indexes, drop_collections, drop_index
+from broker.tables.indexes import Indexes, drop_entries
 from broker.tables.validate import TAGS_MAX, check_table_name
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ class OpenTable:
     def update(self, definition: Table, stream: Stream | None) -> None:
         """Takes over a change of the definition, or of the enabled stream; None if there is none."""
         self.definition = definition
-        self.indexes = Indexes(definition)
+        self.indexes = Indexes(definition, self.keys)
         self.stream = stream
         self._open_shards: list[Shard] = [] if stream is None else stream.open_shards
         self._first_hashes = [shard.first_hash for shard in self._open_shards]
@@ -201,7 +201,7 @@ class Catalog:
             kept = {index.id for index in table.indexes}
             for index in before.indexes:
                 if index.id not in kept:
-                    self._delete_index(group, index.id)
+                    self._delete_entries(group, index.id)
             for old in self.streams.all():
                 # Those of a deleted table of the same name keep the settings they had.
                 if old.table_id == table.id and old.settings != table.stream_settings:
@@ -254,7 +254,7 @@ class Catalog:
                     field="time_to_live_specification.enabled",
                 )
             if expiry is not None:
-                self._delete_index(group, expiry.id)
+                self._delete_entries(group, expiry.id)
             after = TimeToLive(attribute=attribute, id=group.next_id()) if is_enabled else None
             return self._put_table(group, opened, replace(opened.definition, time_to_live=after))
 
@@ -437,17 +437,15 @@ class Catalog:
         """Removes the items of a table, and the entries of its indexes."""
         for family in (Family.ITEMS, Family.TOMBSTONES):
             group.delete_range(family, table_prefix(table.id), table_prefix(table.id + 1))
-        drop_collections(group, table.id)
-        group.forget_size(table.id)
-        self._forget(table.id)
+        self._delete_entries(group, table.id)
         for index in table.indexes:
-            self._delete_index(group, index.id)
+            self._delete_entries(group, index.id)
         if table.time_to_live is not None:
-            self._delete_index(group, table.time_to_live.id)
+            self._delete_entries(group, table.time_to_live.id)
 
-    def _delete_index(self, group: Group, id_: int) -> None:
-        """Removes the entries of an index, or of the one by time of expiry."""
-        drop_index(group, id_)
+    def _delete_entries(self, group: Group, id_: int) -> None:
+        """Removes the entries of an index, or of the one by time of expiry, or the sizes of item collections."""
+        drop_entries(group, id_)
         self._forget(id_)
 
     def _enable_stream(self, group: Group, table: Table, view_type: StreamViewType) -> Table:

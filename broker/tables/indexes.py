@@ -128,11 +128,12 @@ class ExpiryCodec:
 class Indexes:
     """All indexes of one table."""
 
-    def __init__(self, table: Table) -> None:
+    def __init__(self, table: Table, keys: KeyCodec) -> None:
+        """`keys` are those of the table."""
         self._codecs = {index.name: IndexCodec(index, table) for index in table.indexes}
         self.expiry = None if table.time_to_live is None else ExpiryCodec(table.time_to_live)
         self._local = [codec for codec in self._codecs.values() if not codec.definition.is_global]
-        self._table_keys = KeyCodec(table)
+        self._table_keys = keys
 
     def __bool__(self) -> bool:
         return bool(self._codecs) or self.expiry is not None
@@ -232,12 +233,7 @@ def _resize_collection(group: Group, key: bytes, items_more: int, bytes_more: in
     group.put(Family.INDEXES, key, layout.encode_size(after) if after.items else None)
 
 
-def drop_collections(group: Group, table_id: int) -> None:
-    """Removes the sizes of all item collections of a table."""
-    group.delete_range(Family.INDEXES, table_prefix(table_id), table_prefix(table_id + 1))
-
-
-def drop_index(group: Group, index_id: int) -> None:
-    """Removes all entries of an index."""
-    group.delete_range(Family.INDEXES, table_prefix(index_id), table_prefix(index_id + 1))
-    group.forget_size(index_id)
+def drop_entries(group: Group, id_: int) -> None:
+    """Removes all entries of an index, or the sizes of a table's item collections, and what is counted under the id."""
+    group.delete_range(Family.INDEXES, table_prefix(id_), table_prefix(id_ + 1))
+    group.forget_size(id_)
