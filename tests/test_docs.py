@@ -156,7 +156,10 @@ def test_links_inside_the_repository_lead_somewhere(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=page_id)
 def test_every_test_that_a_page_names_exists(page: Path) -> None:
-    for path, name in _TEST.findall(page.read_text()):
+    text = page.read_text()
+    named = _TEST.findall(text)
+    assert len(named) == text.count("::test_")
+    for path, name in named:
         functions = {
             node.name
             for node in ast.walk(ast.parse((ROOT / path).read_text()))

@@ -82,10 +82,11 @@ class Worker:
 
     async def ready(self) -> FunctionError | None:
         """Waits until the worker asks for work; the reason if it will not. A worker that takes too long is killed."""
+        if self._api.is_idle and not self._has_exited():
+            return None
         error = await self._settled()
-        if error is not None:
-            self._sample_memory()
-            self._drain()
+        self._sample_memory()
+        self._drain()
         return error
 
     async def _settled(self) -> FunctionError | None:
