@@ -231,7 +231,7 @@ class _Attribute:
         self._is_sort_key = is_sort_key
         # Whether it needs an end, so that none is a prefix of another.
         self._is_ended = is_followed or not is_sort_key
-        self._bytes_max = bytes_max
+        self.bytes_max = bytes_max
         self._entry_name = field_bytes(_FIELD_1, self.name_bytes)
         self._value_tag = _VALUE_TAGS[self.kind]
 
@@ -282,16 +282,16 @@ class _Attribute:
                 field=self.name,
                 limit=1,
             )
-        if len(content) > self._bytes_max:
+        if len(content) > self.bytes_max:
             what = (
                 "Aggregated size of all range keys has exceeded the size limit of "
                 if self._is_sort_key
                 else "Size of hashkey has exceeded the maximum size limit of "
             )
             raise ValidationError(
-                f"One or more parameter values were invalid: {what}{self._bytes_max} bytes",
+                f"One or more parameter values were invalid: {what}{self.bytes_max} bytes",
                 field=self.name,
-                limit=self._bytes_max,
+                limit=self.bytes_max,
             )
         return content
 

@@ -7,6 +7,7 @@ Among the entries, under the table's id, are the sizes of item collections.
 
 from __future__ import annotations
 
+import sys
 from decimal import Decimal
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -46,7 +47,7 @@ class IndexChange(NamedTuple):
 class IndexCodec:
     """Makes the entries of one index."""
 
-    def __init__(self, index: Index, table: Table) -> None:
+    def __init__(self, index: Index, table: Table, table_keys: KeyCodec) -> None:
         self.definition = index
         self.keys = KeyCodec(index)
         # What every entry holds.
@@ -54,7 +55,9 @@ class IndexCodec:
         self.names = (
             None if index.projection_type is ProjectionType.ALL else self.key_names | {*index.non_key_attributes}
         )
-        self._own_attributes = [a for a in self.keys.attributes if a.name not in {k.name for k in table.key_attributes}]
+        # The check of an item's own key covers its attributes here too, unless the index takes fewer bytes of one.
+        limits = {attribute.name: attribute.bytes_max for attribute in table_keys.attributes}
+        self._checked = [a for a in self.keys.attributes if a.bytes_max < limits.get(a.name, sys.maxsize)]
 
     def entry(self, place: bytes, item: Item, encoded: EncodedItem) -> tuple[bytes, EncodedItem] | None:
         """The key and the content of an item's entry; None if the item does not belong into the index."""
@@ -68,7 +71,7 @@ class IndexCodec:
     def check(self, item: Item, written: Container[str]) -> None:
         """Raises ValidationError if an attribute of the index's key is written and cannot be one."""
         index = self.definition
-        for attribute in self._own_attributes:
+        for attribute in self._checked:
             # Looking a missing name up would add it.
             if attribute.name not in written or attribute.name not in item.attributes:
                 continue
@@ -91,7 +94,10 @@ class IndexCodec:
                     index_name=index.name,
                     limit=1,
                 )
-            attribute.content(value)
+            try:
+                attribute.content(value)
+            except ValidationError as error:
+                raise ValidationError(error.message, **error.metadata, index_name=index.name) from error
 
 
 class ExpiryCodec:
@@ -130,7 +136,7 @@ class Indexes:
 
     def __init__(self, table: Table, keys: KeyCodec) -> None:
         """`keys` are those of the table."""
-        self._codecs = {index.name: IndexCodec(index, table) for index in table.indexes}
+        self._codecs = {index.name: IndexCodec(index, table, keys) for index in table.indexes}
         self.expiry = None if table.time_to_live is None else ExpiryCodec(table.time_to_live)
         self._local = [codec for codec in self._codecs.values() if not codec.definition.is_global]
         self._table_keys = keys

@@ -264,7 +264,8 @@ class Change(_SingleWrite):
         after = update.apply(attributes, is_new=old is None)
         new = items.with_changes(item, size_bytes, {name: after.get(name) for name in update.touched})
         if self.table.indexes:
-            self.table.indexes.check(self.key, item, new, update.touched)
+            # A new item is written with its key, which may be one of an index too.
+            self.table.indexes.check(self.key, item, new, item.attributes if old is None else update.touched)
         return Decision(old, new)
 
     def _largest_shown(self, old: EncodedItem | None, new: EncodedItem | None) -> EncodedItem | None:

@@ -11,13 +11,16 @@ from hypothesis import strategies as st
 from broker.encoding.items import canonicalize, parse_item
 from broker.model.clock import Version
 from broker.model.errors import ResourceNotFoundError, ValidationError
+from broker.model.tables import Index, KeyAttribute, KeyAttributeType, ProjectionType
 from broker.replication.apply import CLOCK_DRIFT_MS_MAX, ApplyChange
 from broker.storage.layout import decode_item, decode_tombstone
 from broker.storage.rocks import Family
 from broker.tables.catalog import OpenTable
+from broker.tables.definition import TableChange
+from broker.tables.housekeeping import Backfill
 from broker.tables.operations import Delete, Put
 from headrace.v1.stream_service_pb2 import GetRecordsResponse
-from tests.unit.engine import NOON_MS, Engine, run_on_new_store
+from tests.unit.engine import ID, NOON_MS, Engine, run_on_new_store
 from tests.values import Attributes, from_item, item, value
 
 BASE = NOON_MS << 16
@@ -136,6 +139,29 @@ async def test_a_version_may_lie_an_hour_ahead_and_no_more(engine: Engine) -> No
     assert await engine.committer.commit(apply(table, "a", 1, Version(limit, "south"))) is True
     # The refused ones have left no trace in the clock.
     assert (await engine.do(lambda group: group.next_version())).hybrid_time == limit + 1
+
+
+# Each region defines its own indexes. A change that another region has accepted must not stop the link to this one.
+async def test_a_change_that_an_index_of_this_region_cannot_hold_is_applied_and_left_out_of_the_index(
+    engine: Engine,
+) -> None:
+    n = KeyAttribute(name="n", type=KeyAttributeType.NUMBER)
+    by_n = Index(
+        name="by-n", id=0, is_global=True, partition_key=n, sort_key=ID, projection_type=ProjectionType.KEYS_ONLY
+    )
+    table = await engine.table()
+    await engine.catalog.update_table("pets", TableChange(new_indexes=(by_n,)))
+    await Backfill(engine.catalog, engine.committer, engine.store).round()
+    fits, too_long = "x" * 1024, "x" * 1025
+    for key in (fits, too_long):
+        assert await engine.committer.commit(apply(table, key, 1, version(1))) is True
+    assert items_of(engine).keys() == {fits, too_long}
+    (index,) = table.definition.indexes
+    assert engine.catalog.size_of(index.id)[0] == 1
+    # And it is gone without a trace.
+    for key in (fits, too_long):
+        assert await engine.committer.commit(apply(table, key, None, version(2))) is True
+    assert engine.catalog.size_of(index.id) == (0, 0)
 
 
 async def test_a_change_of_a_deleted_table_is_refused(engine: Engine) -> None:
