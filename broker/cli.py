@@ -62,8 +62,8 @@ def _options(command: Command) -> Command:
 def serve(file: Path | None, **flags: object) -> None:
     """Run a broker.
 
-    When it is ready it prints one line of JSON on stdout: its region and addresses. Logs go to stderr. SIGTERM drains
-    and stops.
+    When it is ready it prints one line of JSON on stdout: its version, region and addresses. Logs go to stderr. SIGTERM
+    drains and stops.
     """
     _run(file, flags)
 
@@ -108,6 +108,7 @@ def restore(source: Path, data: Path, region: str | None) -> None:
 
 
 @click.group()
+@click.version_option(package_name="headrace-broker", prog_name="headrace-broker", message="%(prog)s %(version)s")
 def main() -> None:
     """The Headrace broker."""
 

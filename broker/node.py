@@ -19,6 +19,7 @@ from broker.gateway.aws.protocol import AwsProtocol
 from broker.gateway.aws.signature import Signatures
 from broker.gateway.server import HttpServer
 from broker.model.clock import Clock, SystemClock
+from broker.model.version import VERSION
 from broker.replication.registry import Replicas
 from broker.rpc.server import AddressInUseError, Engine, RpcServer
 from broker.storage.commit import Committer
@@ -108,7 +109,7 @@ class Node:
         self._expose_metrics(committer, log, metering, capacity, members)
 
     async def start(self) -> dict[str, str]:
-        """Serves; returns the region and the addresses. Raises AddressInUseError if a port is taken."""
+        """Serves; returns the version, the region and the addresses. Raises AddressInUseError if a port is taken."""
         self._committing = asyncio.create_task(self._committer.run(), name="committer")
         interval = self._config.upkeep_interval_seconds
         self._background = [
@@ -126,9 +127,16 @@ class Node:
         grpc_port = await self._rpc.start(self._config.grpc)
         self._is_serving = True
         _log.info(
-            "serving region=%s grpc=%s:%d http=%s:%d", self._config.region, grpc_host, grpc_port, http_host, http_port
+            "serving version=%s region=%s grpc=%s:%d http=%s:%d",
+            VERSION,
+            self._config.region,
+            grpc_host,
+            grpc_port,
+            http_host,
+            http_port,
         )
         return {
+            "version": VERSION,
             "region": self._config.region,
             "grpc": f"{grpc_host}:{grpc_port}",
             "http": f"{http_host}:{http_port}",

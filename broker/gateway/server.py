@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Final
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, generate_latest
 
+from broker.model.version import VERSION
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -75,7 +77,9 @@ class HttpServer:
     def _health(self) -> web.Response:
         serving = self._is_serving()
         status = "SERVING" if serving else "NOT_SERVING"
-        return web.json_response({"status": status, "region": self._region}, status=200 if serving else 503)
+        return web.json_response(
+            {"status": status, "version": VERSION, "region": self._region}, status=200 if serving else 503
+        )
 
 
 def _metrics() -> web.Response:

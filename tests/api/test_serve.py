@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import socket
 import subprocess
+import sys
 import threading
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -110,7 +112,8 @@ def test_the_ready_line_is_json_and_the_logs_go_elsewhere(tmp_path: Path) -> Non
         ready = json.loads(process.stdout.readline())
         process.terminate()
         rest, logs = process.communicate(timeout=EXIT_TIMEOUT_S)
-    assert set(ready) == {"region", "grpc", "http"}
+    assert set(ready) == {"version", "region", "grpc", "http"}
+    assert ready["version"] == version("headrace-broker")
     assert ready["region"] == "eu-north-1"
     assert not ready["grpc"].endswith(":0")
     assert not ready["http"].endswith(":0")
@@ -126,6 +129,19 @@ def test_a_broker_says_that_it_is_healthy_over_grpc_and_http(broker: BrokerProce
     assert response.status == health_pb2.HealthCheckResponse.SERVING
     with urllib.request.urlopen(f"http://{broker.http}/healthz", timeout=5) as answer:
         assert answer.status == 200
+        health = json.load(answer)
+    assert health == {"status": "SERVING", "version": version("headrace-broker"), "region": broker.region}
+
+
+def test_the_broker_alone_tells_its_version() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "broker", "--version"],
+        capture_output=True,
+        text=True,
+        timeout=EXIT_TIMEOUT_S,
+        check=True,
+    )
+    assert done.stdout == f"headrace-broker {version('headrace-broker')}\n"
 
 
 def test_metrics_are_there_for_prometheus(broker: BrokerProcess) -> None:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.metadata
+import io
 import json
+import re
 import subprocess
 import sys
+from collections.abc import Sequence
+from contextlib import redirect_stdout
 from datetime import UTC, datetime
 from decimal import Decimal
 from importlib.metadata import EntryPoint
@@ -18,7 +23,7 @@ from headrace import errors
 from headrace.cli import main
 from headrace.cli.group import CommandGroup, LazyCommand
 from headrace.cli.options import endpoint_option, output_option
-from headrace.cli.render import duration_text, json_text, print_fields, print_table, size_text
+from headrace.cli.render import byte_count_text, duration_text, json_text, print_fields, print_table, size_text
 
 
 def invoke(command: click.Command, *arguments: str, **environment: str) -> Result:
@@ -81,6 +86,40 @@ def test_a_broken_command_of_another_package_harms_only_itself(monkeypatch: pyte
     result = invoke(group, "extra")
     assert result.exit_code == 1
     assert result.stderr.startswith("Error: the command extra")
+
+
+def test_commands_of_the_broker_are_listed_as_such() -> None:
+    listing = invoke(main, "--help").stdout
+    of_broker = listing.partition("Commands of the broker:")[2]
+
+    listed = [line.split()[0] for line in of_broker.splitlines() if re.match(r"  \w+  ", line)]
+    assert listed == ["dev", "restore", "serve"]
+    assert "Commands of other packages" not in listing
+
+
+@pytest.mark.parametrize("name", ["serve", "dev", "restore"])
+def test_without_the_broker_its_commands_say_where_they_are(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setattr("headrace.cli.group.entry_points", lambda **_: [])
+
+    result = invoke(main, name, "--data", "x")
+    assert result.exit_code == 2
+    assert result.stderr.splitlines()[-1] == (
+        f"Error: {name} is a command of the broker, which is not installed: pip install headrace-broker"
+    )
+    assert "No such command" in invoke(main, "sreve").stderr
+
+
+def test_the_version_is_that_of_the_client_and_of_the_broker(monkeypatch: pytest.MonkeyPatch) -> None:
+    client, broker = (importlib.metadata.version(package) for package in ("headrace", "headrace-broker"))
+    assert invoke(main, "--version").stdout == f"headrace {client}, headrace-broker {broker}\n"
+
+    def version_without_broker(name: str) -> str:
+        if name == "headrace-broker":
+            raise importlib.metadata.PackageNotFoundError(name)
+        return client
+
+    monkeypatch.setattr("headrace.cli.group.version", version_without_broker)
+    assert invoke(main, "--version").stdout == f"headrace {client}\n"
 
 
 def group_that_raises(monkeypatch: pytest.MonkeyPatch, error: Exception) -> CommandGroup:
@@ -161,6 +200,79 @@ def test_a_duration_is_written_as_options_take_it(seconds: int, text: str) -> No
 @pytest.mark.parametrize(("size", "text"), [(0, "0B"), (1_500, "1500B"), (4 * 2**20, "4MiB"), (2**40, "1TiB")])
 def test_a_size_is_written_as_options_take_it(size: int, text: str) -> None:
     assert size_text(size) == text
+
+
+@pytest.mark.parametrize(
+    ("size", "text"),
+    [
+        (0, "0 B"),
+        (999, "999 B"),
+        (1_000, "1.0 kB"),
+        (999_949, "999.9 kB"),
+        (999_950, "1.0 MB"),
+        (20_971_520, "21.0 MB"),
+        (3_210_000_000, "3.2 GB"),
+        (5_000_000_000_000_000, "5000.0 TB"),
+    ],
+)
+def test_how_much_something_takes_is_written_for_people(size: int, text: str) -> None:
+    assert byte_count_text(size) == text
+
+
+SHARD = "shardId-00000001764000000000-00000001"
+ARN = "arn:aws:dynamodb:eu-north-1:000000000000:table/orders/stream/2026-01-05T09:00:00.125"
+
+
+def on_terminal(monkeypatch: pytest.MonkeyPatch, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """A table as a terminal of 80 columns shows it."""
+    for name, value in (("COLUMNS", "80"), ("TERM", "dumb")):
+        monkeypatch.setenv(name, value)
+    screen = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
+    monkeypatch.setattr(screen, "isatty", lambda: True)
+    with redirect_stdout(screen):
+        print_table(columns, rows)
+    content: bytes = screen.buffer.getvalue()
+    return content.decode()
+
+
+def test_a_terminal_of_80_columns_shows_the_ends_of_ids_and_whole_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    time = datetime(2026, 1, 2, 3, 4, 5, 678_000, tzinfo=UTC)
+    explained = "it waits for its parent, which another member holds"
+    screen = on_terminal(
+        monkeypatch, ["shard", "member", "lag ms", "created", "why"], [[SHARD, ARN, 1_234_567, time, explained]]
+    )
+
+    lines = screen.splitlines()
+    assert max(map(len, lines)) <= 80
+    shown = screen.split()
+    assert {*explained.split(), "1234567", "2026-01-02T03:04:05.678Z"} <= set(shown)
+    (shard,) = [word for word in shown if word.startswith("shard") and word != "shard"]
+    assert shard.endswith("1")
+    assert "".join(shown).count("…") == 2
+
+
+def test_a_table_that_fits_a_terminal_is_shown_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = on_terminal(monkeypatch, ["shard", "count"], [["  " + SHARD, 3]])
+
+    assert screen.splitlines()[2] == f"  {SHARD}       3"
+
+
+def test_an_indented_id_stays_in_its_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [["    " + SHARD, SHARD, SHARD, SHARD], [SHARD, "a", "b", "c"]]
+    screen = on_terminal(monkeypatch, ["shard", "first", "second", "third"], rows)
+
+    lines = screen.splitlines()[2:]
+    assert [line.startswith("    shard") for line in lines] == [True, False]
+    assert [line.count("…") for line in lines] == [4, 1]
+    assert all(len(line) <= 80 for line in lines)
+
+
+# Nothing is gained by a number that is another one.
+def test_a_number_is_never_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    numbers = [10**20 + number for number in range(4)]
+    screen = on_terminal(monkeypatch, ["a", "b", "c", "d"], [numbers])
+
+    assert "…" not in screen
 
 
 def test_a_table_in_a_pipe_is_neither_folded_nor_marked_up(capsys: pytest.CaptureFixture[str]) -> None:

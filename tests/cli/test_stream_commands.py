@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 import signal
 import subprocess
 import sys
+import termios
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import IO
 from uuid import uuid4
 
 import pytest
@@ -14,6 +19,8 @@ import pytest
 import headrace as sdk
 from tests.cli.running import Headrace, done, parsed
 from tests.conftest import eventually
+
+PIPE_BYTES = 4096
 
 
 @pytest.fixture
@@ -128,6 +135,108 @@ def test_consume_is_a_member_until_it_is_interrupted(headrace: Headrace, orders:
     assert (process.returncode, out, err) == (130, "", ""), err
 
 
+# A pipe of one page: when it is full, the command is in the middle of a line, and of a batch.
+@pytest.mark.parametrize("unbuffered", ["", "1"], ids=["buffered", "unbuffered"])
+def test_consume_acks_what_a_closed_pipe_has_taken_and_no_more(
+    headrace: Headrace, orders: str, endpoint: str, unbuffered: str
+) -> None:
+    keys = [f"key-{number:04}" for number in range(400)]
+    with sdk.Client(endpoint) as client:
+        for key in keys:
+            client.put_item(orders, {"id": key})
+    command = [sys.executable, "-m", "headrace.cli", "stream", "consume", orders, "--group", orders]
+    environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+    read_end, write_end = os.pipe()
+    with os.fdopen(read_end, "rb", buffering=0) as pipe:
+        assert fcntl.fcntl(write_end, fcntl.F_SETPIPE_SZ, PIPE_BYTES) == PIPE_BYTES
+        process = subprocess.Popen(
+            [*command, "--endpoint", endpoint], stdout=write_end, stderr=subprocess.PIPE, text=True, env=environment
+        )
+        try:
+            os.close(write_end)
+            taken = b""
+            while len(taken) < 2 * PIPE_BYTES:
+                taken += pipe.read(PIPE_BYTES)
+            eventually(lambda: unread_bytes(pipe) == PIPE_BYTES)
+            pipe.close()
+            _, err = process.communicate(timeout=20)
+        finally:
+            process.kill()
+            process.wait()
+    assert (process.returncode, err) == (141, "")
+    # All lines have one length, so it is known how many went into the pipe in full.
+    line_bytes = taken.index(b"\n") + 1
+    delivered = (len(taken) + PIPE_BYTES) // line_bytes
+    rest = keys[delivered:]
+    assert rest, "the pipe took everything"
+    shown = done(headrace("stream", "consume", orders, "--group", orders, "-o", "json", "-n", str(len(rest))))
+    assert [json.loads(line)["dynamodb"]["Keys"]["id"]["S"] for line in shown.splitlines()] == rest
+
+
+def unread_bytes(pipe: IO[bytes]) -> int:
+    """How many bytes are in a pipe."""
+    return int.from_bytes(fcntl.ioctl(pipe, termios.FIONREAD, bytes(4)), sys.byteorder)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "--help",
+        "--version",
+        "table --help",
+        "stream tail {} --from TRIM_HORIZON",
+        "item scan {}",
+        "export {} --to -",
+        "table describe {}",
+        "table describe {} -o json",
+    ],
+)
+@pytest.mark.parametrize("unbuffered", ["", "1"], ids=["buffered", "unbuffered"])
+def test_a_pipe_without_a_reader_ends_a_command_quietly(
+    headrace: Headrace, orders: str, endpoint: str, arguments: str, unbuffered: str
+) -> None:
+    put(headrace, orders, "a")
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    try:
+        ended = subprocess.run(
+            [sys.executable, "-m", "headrace.cli", *arguments.format(orders).split()],
+            stdout=write_end,
+            stderr=subprocess.PIPE,
+            env={**os.environ, "PYTHONUNBUFFERED": unbuffered, "HEADRACE_ENDPOINT": endpoint},
+            timeout=20,
+            check=False,
+        )
+    finally:
+        os.close(write_end)
+    assert (ended.returncode, ended.stderr) == (141, b"")
+
+
+def test_consume_acks_nothing_when_stdout_is_closed(headrace: Headrace, orders: str, endpoint: str) -> None:
+    put(headrace, orders, "a")
+    command = [sys.executable, "-m", "headrace.cli", "stream", "consume", orders, "--group", orders, "-n", "1"]
+    closing = 'exec 1>&-; exec "$@"'
+    ended = subprocess.run(
+        ["/bin/sh", "-c", closing, "sh", *command, "--endpoint", endpoint], timeout=20, check=False, capture_output=True
+    )
+    assert (ended.returncode, ended.stderr) == (141, b"")
+    assert '"a"' in done(headrace("stream", "consume", orders, "--group", orders, "-n", "1"))
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no /dev/full")
+def test_consume_acks_nothing_when_the_disk_of_its_output_is_full(
+    headrace: Headrace, orders: str, endpoint: str
+) -> None:
+    put(headrace, orders, "a")
+    command = [sys.executable, "-m", "headrace.cli", "stream", "consume", orders, "--group", orders, "-n", "1"]
+    with Path("/dev/full").open("wb") as full:
+        ended = subprocess.run(
+            [*command, "--endpoint", endpoint], stdout=full, stderr=subprocess.PIPE, text=True, timeout=20, check=False
+        )
+    assert (ended.returncode, ended.stderr) == (1, "Error: cannot write the output: No space left on device\n")
+    assert '"a"' in done(headrace("stream", "consume", orders, "--group", orders, "-n", "1"))
+
+
 def test_consume_can_begin_with_what_the_table_holds(headrace: Headrace, orders: str) -> None:
     put(headrace, orders, "a")
     shown = done(headrace("stream", "consume", orders, "--group", orders, "--from", "snapshot", "-n", "1"))
@@ -193,7 +302,7 @@ def test_the_settings_of_streams_are_given_and_changed(headrace: Headrace) -> No
     assert "7d, 1GiB" in text
     assert "2 to 4" in text
     described = done(headrace("stream", "describe", name))
-    assert "0 records, 0 bytes" in described
+    assert "0 records, 0 B" in described
     assert len(parsed(headrace("stream", "shards", name, "-o", "json"))) == 2
     refused = headrace("table", "update", name, "--max-shards", "1")
     assert refused.exit_code == 1

@@ -53,7 +53,10 @@ def test_a_replica_is_created_listed_described_and_deleted(north: BrokerProcess,
     assert "CREATING" in shown.stdout
     assert south.grpc in shown.stdout
     assert name in headrace("replica", "list", broker=north).stdout
-    assert headrace("replica", "delete", name, broker=north).exit_code == 0
+    kept = CliRunner().invoke(main, ["replica", "delete", name, "--endpoint", north.grpc], input="n\n")
+    assert (kept.exit_code, kept.stdout) == (1, "")
+    assert headrace("replica", "describe", name, broker=north).exit_code == 0
+    assert headrace("replica", "delete", name, "--yes", broker=north).exit_code == 0
     gone = headrace("replica", "describe", name, broker=north)
     assert gone.exit_code == 1
     assert "RESOURCE_NOT_FOUND" in gone.stderr

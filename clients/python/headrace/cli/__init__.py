@@ -3,15 +3,26 @@
 Every subcommand is a module of this package, or an entry point of the group "headrace.commands", which is how the
 broker adds `serve` and `dev`. Each is imported only when it runs: `headrace --help` must stay quick.
 
-Exit codes: 0 done, 1 the operation failed, 2 wrong usage or bad configuration.
+Exit codes: 0 done, 1 the operation failed, 2 wrong usage or bad configuration, 141 nobody reads the output any more.
 Data goes to stdout, everything else to stderr.
 """
 
 from __future__ import annotations
 
-from headrace.cli.group import CommandGroup, LazyCommand
+import click
+
+from headrace.cli.group import CommandGroup, LazyCommand, version_text
+from headrace.cli.output import write_text
 
 __all__ = ["main"]
+
+
+def _show_version(ctx: click.Context, _param: click.Parameter, is_asked: bool) -> None:
+    """A click callback."""
+    if is_asked and not ctx.resilient_parsing:
+        write_text(version_text())
+        ctx.exit()
+
 
 main = CommandGroup(
     name="headrace",
@@ -19,6 +30,17 @@ main = CommandGroup(
     epilog="Commands that talk to a broker take --endpoint HOST:PORT or the variable HEADRACE_ENDPOINT.",
     context_settings={"help_option_names": ["-h", "--help"]},
     entry_point_group="headrace.commands",
+    broker_commands=("serve", "dev", "restore"),
+    params=[
+        click.Option(
+            ["--version"],
+            is_flag=True,
+            is_eager=True,
+            expose_value=False,
+            callback=_show_version,
+            help="Show the version and exit.",
+        )
+    ],
     commands=[
         LazyCommand("table", "headrace.cli.table:table", "Create, describe, list, change and delete tables."),
         LazyCommand("item", "headrace.cli.item:item", "Put, get, update and delete items."),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from headrace.cli.options import endpoint_option, output_option
-from headrace.cli.render import print_fields, print_json, print_table, size_text
+from headrace.cli.render import byte_count_text, print_fields, print_json, print_table
 
 if TYPE_CHECKING:
     from headrace import BackupDescription, BackupDetails, Client
@@ -56,7 +56,7 @@ def list_(*, endpoint: str | None, output: str) -> None:
                     _id(each),
                     each.backup_status,
                     each.backup_creation_date_time,
-                    size_text(each.backup_size_bytes),
+                    byte_count_text(each.backup_size_bytes),
                 ]
                 for each in backups
             ],
@@ -136,7 +136,7 @@ def _print_backup(described: BackupDescription, output: str) -> None:
             "id": _id(described),
             "status": described.backup_status,
             "created": described.backup_creation_date_time,
-            "size": size_text(described.backup_size_bytes),
+            "size": byte_count_text(described.backup_size_bytes),
             "sequence number": described.sequence_number,
             "tables": ", ".join(described.table_names) or None,
             "arn": described.backup_arn,

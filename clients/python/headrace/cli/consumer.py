@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from headrace.cli.options import endpoint_option, output_option
+from headrace.cli.output import write_text
 from headrace.cli.record import json_line, text_line
 from headrace.cli.render import print_fields, print_json, print_table
 
@@ -163,7 +164,7 @@ def _show_parked_records(client: Client, group_name: str, parked_id: str, output
     described = client.describe_stream(client.describe_consumer_group(group_name).stream_arn)
     line_of = json_line if output == "json" else text_line
     for record in client.get_parked_records(group_name, parked_id):
-        click.echo(line_of(described, record))
+        write_text(line_of(described, record))
 
 
 def _print_count(count: Mapping[str, int], output: str) -> None:

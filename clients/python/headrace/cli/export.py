@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from pathlib import Path
+from typing import IO, cast
 
 import click
 
 from headrace.cli.options import endpoint_option, output_option
+from headrace.cli.output import StdoutFile, write_text
 from headrace.cli.render import print_json
 
 __all__ = ["export"]
@@ -52,7 +53,9 @@ def export(*, table_name: str, target: str, endpoint: str | None, output: str) -
     try:
         with open_snapshot(endpoint, table_name) as snapshot:
             if target == "-":
-                count = write_lines(snapshot.items, sys.stdout.buffer)
+                stdout = StdoutFile()
+                count = write_lines(snapshot.items, cast("IO[bytes]", stdout))
+                stdout.flush()
             elif is_folder:
                 count = export_to_folder(snapshot, path, table)
             else:
@@ -61,7 +64,6 @@ def export(*, table_name: str, target: str, endpoint: str | None, output: str) -
         raise click.ClickException(f"{target}: {error}") from error
     seconds = round(time.monotonic() - started, 2)
     if target == "-":
-        sys.stdout.buffer.flush()
         click.echo(f"{table_name}: {count:,} items as of {snapshot.sequence_number}", err=True)
     elif output == "json":
         print_json(
@@ -73,4 +75,4 @@ def export(*, table_name: str, target: str, endpoint: str | None, output: str) -
             }
         )
     else:
-        click.echo(f"{table_name}: {count:,} items as of {snapshot.sequence_number} to {target} in {seconds} s")
+        write_text(f"{table_name}: {count:,} items as of {snapshot.sequence_number} to {target} in {seconds} s")

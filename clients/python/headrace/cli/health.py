@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from headrace.cli.options import endpoint_option, output_option
+from headrace.cli.output import write_text
 from headrace.cli.render import print_json
 
 __all__ = ["health"]
@@ -39,6 +40,6 @@ def health(*, timeout_s: float, endpoint: str | None, output: str) -> None:
     if output == "json":
         print_json({"endpoint": resolve_endpoint(endpoint), "status": status})
     else:
-        click.echo(f"{resolve_endpoint(endpoint)} {status}")
+        write_text(f"{resolve_endpoint(endpoint)} {status}")
     if not is_serving:
         raise click.exceptions.Exit(1)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import click
 
 from headrace.cli.options import KeyOption, endpoint_option, output_option, parse_key_attribute, view_type_option
+from headrace.cli.output import write_text
 from headrace.cli.render import print_json
 
 if TYPE_CHECKING:
@@ -132,7 +133,7 @@ def import_(
     if output == "json":
         print_json({"table_name": table_name, **summary})
     else:
-        click.echo(
+        write_text(
             f"{table_name}: {summary['items_written']:,} items written in {summary['seconds']} s"
             f" ({summary['items_per_second']:,} items/s), {summary['lines_rejected']:,} lines rejected"
         )

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from headrace.cli.options import endpoint_option, output_option
+from headrace.cli.output import write_text
 from headrace.cli.render import print_fields, print_json
 
 if TYPE_CHECKING:
@@ -208,11 +209,11 @@ def _show_all(endpoint: str | None, table_name: str, read: dict[str, Any], *, me
         )
         shown = islice(items, limit)
         if read["is_count"]:
-            click.echo(sum(1 for _ in shown))
+            write_text(str(sum(1 for _ in shown)))
             return
         for each in shown:
             document = from_item(each) if dynamodb_json else each
-            click.echo(json_text({name: document[name] for name in sorted(document)}))
+            write_text(json_text({name: document[name] for name in sorted(document)}))
 
 
 def _parse_item(argument: str, text: str, *, dynamodb_json: bool) -> dict[str, Any]:

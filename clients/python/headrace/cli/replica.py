@@ -81,9 +81,12 @@ def describe(*, name: str, endpoint: str | None, output: str) -> None:
 
 @replica.command()
 @click.argument("name")
+@click.option("--yes", is_flag=True, help="Do not ask.")
 @endpoint_option
-def delete(*, name: str, endpoint: str | None) -> None:
+def delete(*, name: str, yes: bool, endpoint: str | None) -> None:
     """End the replication of NAME. The copy stays as an ordinary table."""
+    if not yes:
+        click.confirm(f"End the replication {name}, and forget how far it is?", abort=True, err=True)
     from headrace._channel import UNARY_TIMEOUT_S
     from headrace.v1 import replication_service_pb2 as pb
 

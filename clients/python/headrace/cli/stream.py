@@ -6,15 +6,16 @@ import asyncio
 import os
 import socket
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 import click
 
 from headrace.cli.options import endpoint_option, output_option, start_option
+from headrace.cli.output import OutputError, write_lines, write_text
 from headrace.cli.record import json_line, text_line
-from headrace.cli.render import print_fields, print_json, print_table
+from headrace.cli.render import byte_count_text, print_fields, print_json, print_table
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -74,7 +75,7 @@ def describe(*, stream_arn: str, endpoint: str | None, output: str) -> None:
             "status": described.stream_status,
             "images": described.stream_view_type,
             "created": described.creation_request_date_time,
-            "holds": f"{described.retained_records} records, {described.retained_bytes} bytes",
+            "holds": f"{described.retained_records} records, {byte_count_text(described.retained_bytes)}",
             "read": f"{described.read_usage.read_request_units} read request units, "
             f"{described.read_usage.returned_records} records since the node started",
             "arn": described.stream_arn,
@@ -173,7 +174,7 @@ def explain(*, group_name: str, endpoint: str | None, output: str) -> None:
     if output == "json":
         print_json(explanation)
         return
-    click.echo(explanation.summary)
+    write_text(explanation.summary)
     print_table(
         ["shard", "member", "progress", "lag", "lag ms", "in flight", "why"],
         [
@@ -296,7 +297,7 @@ def _write_records(
     remaining = limit
     for records in batches:
         shown = records[:remaining]
-        click.echo("\n".join(map(line_of, shown)))
+        write_lines(map(line_of, shown))
         if remaining is not None:
             remaining -= len(shown)
             if not remaining:
@@ -311,11 +312,12 @@ async def _consume(
     line_of: Callable[[ChangeRecord], str],
     limit: int | None,
 ) -> None:
-    """Write a line for each record and ack it, until there are no more or `limit` are written.
+    """Write a line for each record and ack it, until there are no more or `limit` are written, or the output is closed.
 
     With asyncio, because there Ctrl-C cancels the wait for records, and the acks sent before are still taken.
     """
     from headrace import AsyncClient
+    from headrace.errors import HeadraceError
 
     remaining = limit
     async with (
@@ -332,7 +334,14 @@ async def _consume(
     ):
         async for batch in batches:
             shown = batch.records[:remaining]
-            click.echo("\n".join(map(line_of, shown)))
+            try:
+                write_lines(map(line_of, shown))
+            except OutputError as error:
+                # This acks what has reached the output, and nothing else.
+                # Whether it is taken or not, the command ends because of its output.
+                with suppress(HeadraceError):
+                    await batch.nack(batch.records[error.lines_written], reason="SHUTDOWN")
+                raise
             if remaining is None or len(shown) < remaining:
                 await batch.ack()
                 remaining = None if remaining is None else remaining - len(shown)

@@ -14,7 +14,7 @@ from headrace.cli.options import (
     stream_settings_options,
     view_type_option,
 )
-from headrace.cli.render import duration_text, print_fields, print_json, print_table, size_text
+from headrace.cli.render import byte_count_text, duration_text, print_fields, print_json, print_table, size_text
 
 if TYPE_CHECKING:
     from headrace import IndexDescription, ProvisionedThroughput, StreamSettings, TableDescription
@@ -231,7 +231,7 @@ def print_description(table: TableDescription, output: str) -> None:
                 "table": table.table_name,
                 "status": table.table_status,
                 "key": _key_text(table),
-                "items": f"{table.item_count} ({size_text(table.table_size_bytes)})",
+                "items": f"{table.item_count} ({byte_count_text(table.table_size_bytes)})",
                 "indexes": "\n".join(map(_index_text, (*table.local_indexes, *table.global_indexes))) or "none",
                 "capacity": _capacity_text(table.provisioned_throughput),
                 "stream": table.stream_view_type or "off",

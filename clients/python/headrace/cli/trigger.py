@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from headrace.cli.options import endpoint_option, output_option
+from headrace.cli.output import write_lines
 from headrace.cli.render import json_text, print_fields, print_json, print_table, time_text
 
 if TYPE_CHECKING:
@@ -238,8 +239,7 @@ def logs(*, trigger_name: str, lines: int, follow: bool, endpoint: str | None, o
         try:
             # Without follow the answer comes at once. With it there is no deadline: the channel notices a lost broker.
             for response in stub.TailTriggerLogs(request, timeout=None if follow else _timeout_s()):
-                for line in response.lines:
-                    click.echo(_line_text(line, output))
+                write_lines(_line_text(line, output) for line in response.lines)
         except KeyboardInterrupt:
             raise click.exceptions.Exit(EXIT_INTERRUPTED) from None
 
