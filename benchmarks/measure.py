@@ -40,6 +40,8 @@ class Server:
 
     endpoint: str
     pid: int
+    # HOST:PORT of a broker's HTTP port; empty for other servers.
+    http: str = ""
 
     def cpu_seconds(self) -> float:
         """The CPU time it has used so far, all threads."""
@@ -56,7 +58,7 @@ class Server:
 def broker(folder: Path, environment: Mapping[str, str] | None = None) -> Iterator[Server]:
     """A broker on an empty folder."""
     with BrokerProcess(folder, environment=environment) as process:
-        yield Server(endpoint=process.grpc, pid=process.pid)
+        yield Server(endpoint=process.grpc, pid=process.pid, http=process.http)
 
 
 @contextmanager

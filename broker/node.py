@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from functools import partial
 from pathlib import Path
 from random import Random, SystemRandom
 from typing import TYPE_CHECKING, Final
@@ -17,6 +16,7 @@ from broker.consumers.members import Members
 from broker.gateway.aws.operations import DynamoDB
 from broker.gateway.aws.protocol import AwsProtocol
 from broker.gateway.aws.signature import Signatures
+from broker.gateway.cross_origin import CrossOrigin
 from broker.gateway.server import HttpServer
 from broker.model.clock import Clock, SystemClock
 from broker.model.version import VERSION
@@ -29,14 +29,14 @@ from broker.storage.rocks import Store
 from broker.storage.watermark import Watermarks
 from broker.streams.iterators import Iterators
 from broker.streams.metering import Metering
-from broker.streams.tail import Lag, LogReader
+from broker.streams.tail import LogReader
 from broker.tables.capacity import CapacityMetering
 from broker.tables.catalog import Catalog
 from broker.tables.housekeeping import Backfill, Expiry
 from broker.tables.read import ItemReader
 from broker.tables.transactions import RequestTokens
 from broker.tables.upkeep import Upkeep
-from broker.telemetry import Telemetry
+from broker.telemetry import Metric, Row, Telemetry
 from broker.triggers.registry import Triggers
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class Node:
         clock = clock or SystemClock()
         random = SystemRandom()
         region = config.region
-        self._telemetry = Telemetry(region)
+        self._telemetry = telemetry = Telemetry()
         self._store = store = Store(Path(config.data))
         identity = open_identity(store, region, random)
         if identity.region != region:
@@ -99,14 +99,15 @@ class Node:
             replicas=replicas,
             backups=backups,
         )
-        self._rpc = RpcServer(engine, self._telemetry)
+        self._rpc = RpcServer(engine, telemetry)
         signatures = None if config.auth == "none" else Signatures(access_keys, region, clock)
         aws = AwsProtocol(DynamoDB(self._rpc.json_calls, region), signatures, Random(random.getrandbits(_SEED_BITS)))  # noqa: S311 - names, no secrets
-        self._http = HttpServer(region, lambda: self._is_serving, aws)
+        cross_origin = CrossOrigin(config.allowed_origins)
+        self._http = HttpServer(region, lambda: self._is_serving, aws, cross_origin, telemetry.render)
         self._is_serving = False
         self._committing: asyncio.Task[None] | None = None
         self._background: list[asyncio.Task[None]] = []
-        self._expose_metrics(committer, log, metering, capacity, members)
+        self._expose_metrics(committer, log, metering, capacity, members, signatures)
 
     async def start(self) -> dict[str, str]:
         """Serves; returns the version, the region and the addresses. Raises AddressInUseError if a port is taken."""
@@ -168,7 +169,6 @@ class Node:
             await asyncio.wait((self._committing,))
         await self._journal.close()
         self._store.close()
-        self._telemetry.close()
 
     def _expose_metrics(
         self,
@@ -177,6 +177,7 @@ class Node:
         metering: Metering,
         capacity: CapacityMetering,
         members: Members,
+        signatures: Signatures | None,
     ) -> None:
         telemetry = self._telemetry
         telemetry.counter("headrace_groups", "Group commits", lambda: committer.groups_total)
@@ -185,20 +186,33 @@ class Node:
         telemetry.counter(
             "headrace_record_bytes_read", "Bytes of change records sent to readers", lambda: log.bytes_total
         )
-        for name, description in (
-            ("read_request_units", "Streams read request units, by table and stream"),
-            ("returned_records", "Change records returned by GetRecords, by table and stream"),
-            ("returned_bytes", "Bytes of change records returned by GetRecords, by table and stream"),
-        ):
-            telemetry.labelled_counter(
-                f"headrace_stream_{name}", description, partial(_usage_by_stream, metering, name)
-            )
-        for name, description, field in (
-            ("consumed_read_capacity_units", "Read units consumed, by table", "read_units"),
-            ("consumed_write_capacity_units", "Write units consumed, by table", "write_units"),
-            ("throttled_requests", "Requests beyond provisioned throughput, by table", "throttled_requests"),
-        ):
-            telemetry.labelled_counter(f"headrace_{name}", description, partial(_usage_by_table, capacity, field))
+        telemetry.series(
+            (
+                Metric("counter", "headrace_stream_read_request_units", "Streams read request units"),
+                Metric("counter", "headrace_stream_returned_records", "Change records returned by GetRecords"),
+                Metric("counter", "headrace_stream_returned_bytes", "Bytes of change records returned by GetRecords"),
+            ),
+            ("table", "stream_label"),
+            lambda: (
+                Row(
+                    (usage.table_name, usage.stream_label),
+                    (usage.read_request_units, usage.returned_records, usage.returned_bytes),
+                )
+                for usage in metering.all()
+            ),
+        )
+        telemetry.series(
+            (
+                Metric("counter", "headrace_consumed_read_capacity_units", "Read units consumed"),
+                Metric("counter", "headrace_consumed_write_capacity_units", "Write units consumed"),
+                Metric("counter", "headrace_throttled_requests", "Requests beyond provisioned throughput"),
+            ),
+            ("table",),
+            lambda: (
+                Row((usage.table_name,), (usage.read_units, usage.write_units, usage.throttled_requests))
+                for usage in capacity.all()
+            ),
+        )
         telemetry.counter(
             "headrace_expired_items", "Items deleted because their time had come", lambda: self._expiry.deleted_total
         )
@@ -207,35 +221,26 @@ class Node:
             "Bytes of change records trimmed",
             lambda: self._upkeep.trimmed_bytes_total,
         )
-        lags: list[tuple[str, str, Lag]] = []
-
-        def lag_records() -> list[tuple[int, dict[str, str]]]:
-            # Gauges are read in the order in which they are made: the next one tells of the same moment.
-            lags[:] = members.lags()
-            return [(lag.records, {"group": group, "shard": shard}) for group, shard, lag in lags]
-
-        telemetry.labelled_gauge(
-            "headrace_consumer_lag_records",
-            "Records that a consumer group has not processed, by group and shard",
-            lag_records,
+        telemetry.series(
+            (
+                Metric("gauge", "headrace_consumer_lag_records", "Records that a consumer group has not processed"),
+                Metric("gauge", "headrace_consumer_lag_milliseconds", "How long ago the oldest of them was written"),
+            ),
+            ("group", "shard"),
+            lambda: (Row((group, shard), lag) for group, shard, lag in members.lags()),
         )
-        telemetry.labelled_gauge(
-            "headrace_consumer_lag_milliseconds",
-            "How long ago the oldest of them was written, by group and shard",
-            lambda: [(lag.millis, {"group": group, "shard": shard}) for group, shard, lag in lags],
+        telemetry.counter(
+            "headrace_http_malformed_requests",
+            "Requests to the HTTP port that were not HTTP",
+            lambda: self._http.malformed_requests_total,
         )
+        if signatures is not None:
+            telemetry.series(
+                (Metric("counter", "headrace_authentication_failures", "Requests whose signature was refused"),),
+                ("reason",),
+                lambda: [Row((reason,), (count,)) for reason, count in signatures.failures()],
+            )
         telemetry.gauge("headrace_queued_operations", "Operations that wait", lambda: committer.queued_operations)
         telemetry.gauge(
             "headrace_sequence_number", "Last sequence number given", lambda: committer.last_sequence_number
         )
-
-
-def _usage_by_stream(metering: Metering, name: str) -> list[tuple[int, dict[str, str]]]:
-    return [
-        (getattr(usage, name), {"table": usage.table_name, "stream_label": usage.stream_label})
-        for usage in metering.all()
-    ]
-
-
-def _usage_by_table(capacity: CapacityMetering, name: str) -> list[tuple[float, dict[str, str]]]:
-    return [(getattr(usage, name), {"table": usage.table_name}) for usage in capacity.all()]

@@ -1,23 +1,29 @@
-"""Logs and metrics. Hot paths only bump plain numbers; OpenTelemetry reads them when it is asked.
+"""Logs and metrics. Hot paths only bump plain numbers; a scrape of `/metrics` reads them.
 
-A record call of OpenTelemetry costs several microseconds, so nothing records per item or per call.
+The text is written here and not by a metrics library, because a node may have tens of thousands of series and the event
+loop that writes them also serves every call (docs/decisions/0023-metrics-text.md).
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import sys
-from typing import TYPE_CHECKING, Final
+from itertools import islice
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
-from opentelemetry.exporter.prometheus import PrometheusMetricReader
-from opentelemetry.metrics import CallbackOptions, Observation
-from opentelemetry.sdk.metrics import MeterProvider
-from opentelemetry.sdk.resources import Resource
+from prometheus_client import REGISTRY, generate_latest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
+
+# A scrape gives way to other work after this many rows. Most rows take microseconds; the lag of a consumer group reads
+# two blocks of the log.
+ROWS_PER_TURN: Final = 20
 
 _FORMAT: Final = "time=%(asctime)s level=%(levelname)s logger=%(name)s message=%(message)r"
+# Source: Prometheus documentation, "Exposition formats", text format version 0.0.4.
+_ESCAPES: Final = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n"})
 
 
 class RpcCounter:
@@ -30,76 +36,105 @@ class RpcCounter:
         self.failed = 0
 
 
+class Metric(NamedTuple):
+    """A number that is exposed. A counter only rises, and its name is shown with `_total` behind it."""
+
+    kind: Literal["counter", "gauge"]
+    name: str
+    description: str
+
+    @property
+    def shown_name(self) -> str:
+        """The name in the text."""
+        return f"{self.name}_total" if self.kind == "counter" else self.name
+
+
+class Row(NamedTuple):
+    """The values of several metrics that have the same labels."""
+
+    labels: Sequence[str]
+    values: Sequence[float]
+
+
+class _Family(NamedTuple):
+    metrics: Sequence[Metric]
+    label_names: Sequence[str]
+    read: Callable[[], Iterable[Row]]
+
+
 class Telemetry:
     """The metrics of one node."""
 
-    def __init__(self, region: str) -> None:
+    def __init__(self) -> None:
         self._rpcs: dict[str, RpcCounter] = {}
-        reader = PrometheusMetricReader(disable_target_info=True)
-        self._provider = MeterProvider(
-            (reader,), resource=Resource({"headrace.region": region}), shutdown_on_exit=False
-        )
-        self._meter = self._provider.get_meter("headrace")
-        self._meter.create_observable_counter(
-            "headrace_rpcs_started", [self._observe_started], description="Calls, by method"
-        )
-        self._meter.create_observable_counter(
-            "headrace_rpcs_failed", [self._observe_failed], description="Calls that ended with an error, by method"
+        self._families: list[_Family] = []
+        self._rendering = asyncio.Lock()
+        self.series(
+            (
+                Metric("counter", "headrace_rpcs_started", "Calls, by method"),
+                Metric("counter", "headrace_rpcs_failed", "Calls that ended with an error, by method"),
+            ),
+            ("method",),
+            lambda: [Row((method,), (rpc.started, rpc.failed)) for method, rpc in self._rpcs.items()],
         )
 
     def rpc_counter(self, method: str) -> RpcCounter:
-        """The numbers of one method."""
+        """Return the numbers of one method."""
         return self._rpcs.setdefault(method, RpcCounter())
 
-    def counter(self, name: str, description: str, read: Callable[[], int]) -> None:
-        """A number that only rises."""
-        self._meter.create_observable_counter(name, [_observing(read)], description=description)
+    def counter(self, name: str, description: str, read: Callable[[], float]) -> None:
+        """Expose a number that only rises."""
+        self.series((Metric("counter", name, description),), (), lambda: [Row((), (read(),))])
 
-    def gauge(self, name: str, description: str, read: Callable[[], int]) -> None:
-        """A number as it is now."""
-        self._meter.create_observable_gauge(name, [_observing(read)], description=description)
+    def gauge(self, name: str, description: str, read: Callable[[], float]) -> None:
+        """Expose a number as it is now."""
+        self.series((Metric("gauge", name, description),), (), lambda: [Row((), (read(),))])
 
-    def labelled_counter(
-        self, name: str, description: str, read: Callable[[], Iterable[tuple[float, dict[str, str]]]]
-    ) -> None:
-        """Numbers that only rise, each with its labels."""
-        self._meter.create_observable_counter(name, [_observing_each(read)], description=description)
+    def series(self, metrics: Sequence[Metric], label_names: Sequence[str], read: Callable[[], Iterable[Row]]) -> None:
+        """Expose metrics that share their labels, with a value for each metric in each row that `read` returns.
 
-    def labelled_gauge(
-        self, name: str, description: str, read: Callable[[], Iterable[tuple[float, dict[str, str]]]]
-    ) -> None:
-        """Numbers as they are now, each with its labels."""
-        self._meter.create_observable_gauge(name, [_observing_each(read)], description=description)
+        A scrape gives way to other work between rows, so an iterator must bear changes of what it reads from.
+        """
+        self._families.append(_Family(metrics, label_names, read))
 
-    def close(self) -> None:
-        """Stops reading."""
-        self._provider.shutdown()
+    async def render(self) -> bytes:
+        """Return all metrics in the text format of Prometheus, those of the process included.
 
-    def _observe_started(self, _: CallbackOptions) -> Iterable[Observation]:
-        return [Observation(rpc.started, {"method": method}) for method, rpc in self._rpcs.items()]
-
-    def _observe_failed(self, _: CallbackOptions) -> Iterable[Observation]:
-        return [Observation(rpc.failed, {"method": method}) for method, rpc in self._rpcs.items()]
+        Gives way to other work after each 20 rows. One scrape is rendered at a time.
+        """
+        async with self._rendering:
+            parts = [generate_latest(REGISTRY).decode()]
+            for family in self._families:
+                parts.extend(await _render(family))
+            return "".join(parts).encode()
 
 
-def _observing(read: Callable[[], int]) -> Callable[[CallbackOptions], Iterable[Observation]]:
-    def observe(_: CallbackOptions) -> Iterable[Observation]:
-        return [Observation(read())]
+async def _render(family: _Family) -> list[str]:
+    """Write the series of a family, metric by metric."""
+    parts = [
+        [f"# HELP {metric.shown_name} {metric.description}\n# TYPE {metric.shown_name} {metric.kind}\n"]
+        for metric in family.metrics
+    ]
+    names = [metric.shown_name for metric in family.metrics]
+    rows = iter(family.read())
+    while turn := list(islice(rows, ROWS_PER_TURN)):
+        for labels, values in turn:
+            shown = _labels(family.label_names, labels)
+            for part, name, value in zip(parts, names, values, strict=True):
+                part.append(f"{name}{shown} {value}\n")
+        await asyncio.sleep(0)
+    return ["".join(part) for part in parts]
 
-    return observe
 
-
-def _observing_each(
-    read: Callable[[], Iterable[tuple[float, dict[str, str]]]],
-) -> Callable[[CallbackOptions], Iterable[Observation]]:
-    def observe(_: CallbackOptions) -> Iterable[Observation]:
-        return [Observation(value, labels) for value, labels in read()]
-
-    return observe
+def _labels(names: Sequence[str], values: Sequence[str]) -> str:
+    if not names:
+        return ""
+    pairs = [f'{name}="{value.translate(_ESCAPES)}"' for name, value in zip(names, values, strict=True)]
+    return f"{{{','.join(pairs)}}}"
 
 
 def log_to_stderr(level: str) -> None:
-    """Sends the logs of the process to stderr, one line of key=value each."""
+    """Send the logs of the process to stderr, one line of key=value each."""
     logging.basicConfig(level=level, stream=sys.stderr, format=_FORMAT)
     # It tells the same trouble again for every call.
     logging.getLogger("grpc").setLevel(logging.ERROR)

@@ -40,6 +40,11 @@ class Watermarks:
             mark = self._marks[shard] = Watermark(0)
         return mark
 
+    def value(self, shard: int) -> int:
+        """Return a shard's watermark as a number. Keeps nothing for a shard that is gone."""
+        mark = self._marks.get(shard)
+        return 0 if mark is None else mark.value
+
     def forget(self, shard: int) -> None:
         """Drops the mark of a shard that is gone; who still watches it is woken."""
         mark = self._marks.pop(shard, None)

@@ -261,14 +261,14 @@ class LogReader:
 
     def _end(self, shard: Shard) -> layout.LogSize:
         """How much was appended to a shard up to its last readable block; nothing if it holds none."""
-        begin, end = layout.log_prefix(shard.id), layout.log_key(shard.id, self._watermarks.of(shard.id).value + 1)
+        begin, end = layout.log_prefix(shard.id), layout.log_key(shard.id, self._watermarks.value(shard.id) + 1)
         last = self._store.last_before(Family.LOG, begin, end)
         return layout.EMPTY_LOG if last is None else layout.Block(last[1]).after
 
     def _first_block(self, shard: Shard, number: int) -> layout.Block | None:
         """The first readable block that holds a record from a number on."""
         begin = layout.log_key(shard.id, number)
-        end = layout.log_key(shard.id, self._watermarks.of(shard.id).value + 1)
+        end = layout.log_key(shard.id, self._watermarks.value(shard.id) + 1)
         for _, value in self._store.scan(Family.LOG, begin, end):
             return layout.Block(value)
         return None
