@@ -49,6 +49,12 @@ def _options(command: Command) -> Command:
                 "--auth", metavar="HOW", help="Who may use AWS's protocol: sigv4 or none.  [default: sigv4; dev: none]"
             ),
             click.option("--credentials", metavar="FILE", help="Access keys, as in AWS's shared credentials file."),
+            click.option(
+                "--cors-origins",
+                metavar="ORIGINS",
+                help="Origins of web pages that may call AWS's protocol, by commas; *: any."
+                "  [default: any with --auth sigv4, none with --auth none]",
+            ),
             click.option("--insecure", is_flag=True, default=None, help="Listen off loopback without encryption."),
             click.option("--log-level", help="DEBUG, INFO, WARNING or ERROR.  [default: INFO]"),
         )

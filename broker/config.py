@@ -8,6 +8,7 @@ import tomllib
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
+from urllib.parse import urlsplit
 
 from broker.model.tables import REGION_NAME
 
@@ -20,6 +21,7 @@ LOG_LEVELS: Final = ("DEBUG", "INFO", "WARNING", "ERROR")
 UPKEEP_INTERVAL_SECONDS_MIN: Final = 0.1
 UPKEEP_INTERVAL_SECONDS_MAX: Final = 3600.0
 _KEY_FIELDS: Final = ("aws_access_key_id", "aws_secret_access_key")
+_ANY_ORIGIN: Final = "*"
 _PORT_MAX: Final = 65_535
 
 
@@ -46,6 +48,9 @@ class Config:
     auth: str = "sigv4"
     # A file of access keys in the format of AWS's shared credentials file; all its profiles may sign. Empty: nobody.
     credentials: str = ""
+    # Origins of web pages that may call AWS's protocol, such as "https://app.example", separated by commas; "*" allows
+    # all. Empty: all if requests must be signed, none if anybody may call.
+    cors_origins: str = ""
     # Off loopback the broker refuses to listen without encryption unless this says so.
     insecure: bool = False
     # How often a node trims its streams and looks at their write rates, in seconds, at least 0.1. Records are held
@@ -66,6 +71,8 @@ class Config:
             raise ConfigError(f"log_level: {self.log_level!r} must be one of {', '.join(LOG_LEVELS)}")
         if self.auth not in AUTHS:
             raise ConfigError(f"auth: {self.auth!r} must be one of {', '.join(AUTHS)}")
+        for origin in self._named_origins():
+            _check_origin(origin)
         for key in ("grpc", "http"):
             host, _ = split_address(key, getattr(self, key))
             if not self.insecure and not _is_loopback(host):
@@ -78,6 +85,16 @@ class Config:
     def backups_folder(self) -> Path:
         """The folder of the backups."""
         return Path(self.backups) if self.backups else Path(self.data) / "backups"
+
+    @property
+    def allowed_origins(self) -> frozenset[str] | None:
+        """The origins of web pages that may call AWS's protocol; None if all may."""
+        origins = frozenset(self._named_origins())
+        is_open = _ANY_ORIGIN in origins or (not origins and self.auth != "none")
+        return None if is_open else origins
+
+    def _named_origins(self) -> list[str]:
+        return [origin.strip() for origin in self.cors_origins.split(",")] if self.cors_origins else []
 
     def access_keys(self) -> dict[str, str]:
         """The secret of each access key id in `credentials`. Raises ConfigError."""
@@ -102,6 +119,21 @@ class Config:
             if keys.setdefault(id_, secret) != secret:
                 raise ConfigError(f"credentials: {self.credentials} has two secrets for the access key {id_}")
         return keys
+
+
+def _check_origin(origin: str) -> None:
+    """Raise ConfigError unless a text is `*` or an origin as browsers send it."""
+    if origin == _ANY_ORIGIN:
+        return
+    try:
+        parts = urlsplit(origin)
+        # Reading the port checks it.
+        has_host = bool(parts.scheme and parts.hostname) and parts.port != 0
+        is_origin = has_host and origin == f"{parts.scheme}://{parts.netloc}".lower()
+    except ValueError:
+        is_origin = False
+    if not is_origin:
+        raise ConfigError(f"cors_origins: {origin!r} must be * or an origin such as https://app.example:8443")
 
 
 def split_address(key: str, address: str) -> tuple[str, int]:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from aiohttp import web
-from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST
 
+from broker.gateway.aws.errors import access_denied
+from broker.gateway.cross_origin import refusal
 from broker.model.version import VERSION
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from broker.gateway.aws.protocol import AwsProtocol
+    from broker.gateway.cross_origin import CrossOrigin
 
 # A connection is closed after so long without a request, be it idle or sending headers byte by byte.
 IDLE_SECONDS: Final = 75.0
@@ -24,28 +28,43 @@ _LINGER_SECONDS: Final = 1.0
 _LINE_BYTES_MAX: Final = 8190
 _BACKLOG: Final = 1024
 
+_log: Final = logging.getLogger(__name__)
+
 
 class HttpServer:
     """Serves /healthz, /metrics, and what `aws` answers."""
 
     def __init__(
-        self, region: str, is_serving: Callable[[], bool], aws: AwsProtocol, idle_seconds: float = IDLE_SECONDS
+        self,
+        region: str,
+        is_serving: Callable[[], bool],
+        aws: AwsProtocol,
+        cross_origin: CrossOrigin,
+        metrics: Callable[[], Awaitable[bytes]],
+        idle_seconds: float = IDLE_SECONDS,
     ) -> None:
         self._region = region
         self._is_serving = is_serving
         self._aws = aws
+        self._cross_origin = cross_origin
+        self._metrics = metrics
         # Without an Application, whose router alone would take a tenth of a small request's time.
-        server = web.Server(
+        self._server = _Server(
             self._serve,
             access_log=None,
             keepalive_timeout=idle_seconds,
             lingering_time=_LINGER_SECONDS,
             max_line_size=_LINE_BYTES_MAX,
             max_field_size=_LINE_BYTES_MAX,
-            # A compressed body is signed as it is sent, and may be a bomb: none is taken.
+            # A compressed body is signed as it is sent, so AwsProtocol inflates it, after the signature was checked.
             auto_decompress=False,
         )
-        self._runner = web.ServerRunner(server, shutdown_timeout=_SHUTDOWN_SECONDS)
+        self._runner = web.ServerRunner(self._server, shutdown_timeout=_SHUTDOWN_SECONDS)
+
+    @property
+    def malformed_requests_total(self) -> int:
+        """How many requests were no HTTP."""
+        return self._server.malformed_total
 
     async def start(self, host: str, port: int) -> int:
         """Listens; returns the port. Raises OSError if it is taken."""
@@ -62,17 +81,32 @@ class HttpServer:
     async def _serve(self, request: web.BaseRequest) -> web.Response:
         match request.method, request.path:
             case "POST", "/":
-                return await self._aws.handle(request)
+                return await self._call(request)
+            case "OPTIONS", "/":
+                return self._cross_origin.preflight(request)
+            case "GET" | "HEAD", "/":
+                # What load balancers that are set up for DynamoDB ask for.
+                return web.Response(text=f"healthy: dynamodb.{self._region}.amazonaws.com ")
             case "GET" | "HEAD", "/healthz":
                 return self._health()
             case "GET" | "HEAD", "/metrics":
-                return _metrics()
+                return web.Response(body=await self._metrics(), headers={"Content-Type": CONTENT_TYPE_LATEST})
             case _, "/":
-                return web.Response(status=HTTPStatus.METHOD_NOT_ALLOWED, headers={"Allow": "POST"})
+                return web.Response(status=HTTPStatus.METHOD_NOT_ALLOWED, headers={"Allow": "POST, GET, OPTIONS"})
             case _, "/healthz" | "/metrics":
                 return web.Response(status=HTTPStatus.METHOD_NOT_ALLOWED, headers={"Allow": "GET"})
             case _:
                 return web.Response(status=HTTPStatus.NOT_FOUND)
+
+    async def _call(self, request: web.BaseRequest) -> web.Response:
+        origin = request.headers.get("Origin")
+        if origin is None:
+            return await self._aws.handle(request)
+        if not self._cross_origin.allows(origin):
+            return self._aws.refuse(request, access_denied(refusal(origin)))
+        response = await self._aws.handle(request)
+        response.headers.update(self._cross_origin.headers(origin))
+        return response
 
     def _health(self) -> web.Response:
         serving = self._is_serving()
@@ -82,5 +116,37 @@ class HttpServer:
         )
 
 
-def _metrics() -> web.Response:
-    return web.Response(body=generate_latest(REGISTRY), headers={"Content-Type": CONTENT_TYPE_LATEST})
+class _Server(web.Server):
+    """Makes connections that know this server, which counts their malformed requests."""
+
+    def __init__(self, handler: Any, **settings: Any) -> None:
+        super().__init__(handler, **settings)
+        self._settings = settings
+        self.malformed_total = 0
+
+    def __call__(self) -> web.RequestHandler:
+        return _Connection(self, loop=self._loop, **self._settings)
+
+
+class _Connection(web.RequestHandler):
+    __slots__ = ("_server",)
+
+    def __init__(self, server: _Server, **settings: Any) -> None:
+        super().__init__(server, **settings)
+        self._server = server
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = HTTPStatus.INTERNAL_SERVER_ERROR,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """Answer bytes that are no request: anybody may send them, so that is no error of ours."""
+        if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+            return super().handle_error(request, status, exc, message)
+        self._server.malformed_total += 1
+        _log.debug("malformed request remote=%s reason=%.300r", request.remote, message)
+        response = web.Response(status=status, text=message)
+        response.force_close()
+        return response

@@ -46,25 +46,29 @@ class UnknownOperationError(HeadraceError):
     reason = "UNKNOWN_OPERATION"
 
 
-class MissingAuthenticationTokenError(HeadraceError):
+class AuthenticationError(HeadraceError):
+    """A caller who has not shown that he may call; each reason is a class below this one."""
+
+
+class MissingAuthenticationTokenError(AuthenticationError):
     """A request that is not signed."""
 
     reason = "MISSING_AUTHENTICATION_TOKEN"
 
 
-class IncompleteSignatureError(HeadraceError):
+class IncompleteSignatureError(AuthenticationError):
     """A signature of which something is missing, or not in its form."""
 
     reason = "INCOMPLETE_SIGNATURE"
 
 
-class UnrecognizedClientError(HeadraceError):
+class UnrecognizedClientError(AuthenticationError):
     """An access key that is not known."""
 
     reason = "UNRECOGNIZED_CLIENT"
 
 
-class InvalidSignatureError(HeadraceError):
+class InvalidSignatureError(AuthenticationError):
     """A signature that is wrong, too old, or of another region or service."""
 
     reason = "INVALID_SIGNATURE"

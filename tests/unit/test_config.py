@@ -53,7 +53,7 @@ def test_a_bad_value_that_is_overridden_does_not_matter(tmp_path: Path) -> None:
     [
         (
             "colour = 1\n",
-            "unknown key 'colour'; known keys: auth, backups, credentials, data, grpc, http, insecure, log_level, ",
+            "unknown key 'colour'; known keys: auth, backups, cors_origins, credentials, data, grpc, http, insecure, ",
         ),
         ("region = 1\n", "region must be a str, is 1"),
         ('insecure = "yes"\n', "insecure must be a bool"),
@@ -210,3 +210,22 @@ def test_serve_wants_signatures_and_dev_does_not_unless_told() -> None:
     assert load(None, {"HEADRACE_AUTH": "sigv4"}, {}, {"auth": "none"}).auth == "sigv4"
     with pytest.raises(ConfigError, match="auth: 'basic' must be one of sigv4, none"):
         Config(auth="basic")
+
+
+# Where anybody may call, any web page could write to a developer's broker.
+def test_pages_of_all_origins_may_call_only_where_requests_are_signed_unless_it_is_asked_for() -> None:
+    assert Config().allowed_origins is None
+    assert Config(auth="none").allowed_origins == frozenset()
+    for auth in ("none", "sigv4"):
+        assert Config(auth=auth, cors_origins="*").allowed_origins is None
+        named = Config(auth=auth, cors_origins="https://app.example, http://localhost:3000")
+        assert named.allowed_origins == frozenset(("https://app.example", "http://localhost:3000"))
+
+
+@pytest.mark.parametrize(
+    "origin",
+    ["app.example", "https://", "https://app.example/", "https://App.example", "https://app.example:port", "", "null"],
+)
+def test_an_origin_is_a_scheme_a_host_and_maybe_a_port(origin: str) -> None:
+    with pytest.raises(ConfigError, match=r"^cors_origins"):
+        Config(cors_origins=f"https://fine.example,{origin}")

@@ -66,6 +66,11 @@ def framework_error(name: str, message: str, status: int) -> AwsError:
     return AwsError(_FRAMEWORK + name, message, status)
 
 
+def access_denied(message: str) -> AwsError:
+    """Build the refusal of a caller that may not call at all."""
+    return framework_error("AccessDeniedException", message, HTTPStatus.FORBIDDEN)
+
+
 def conditional_check_failed(item: dict[str, Any] | None) -> AwsError:
     """A condition that does not hold, with the item for which it does not."""
     return AwsError(

@@ -16,6 +16,7 @@ from zlib import crc32
 import orjson
 from aiohttp import HttpVersion11, web
 
+from broker.gateway.aws.content_encoding import IDENTITY, inflate
 from broker.gateway.aws.errors import AwsError, framework_error, internal_error, translate
 from broker.gateway.aws.operations import describe_endpoints
 from broker.model.errors import (
@@ -97,6 +98,12 @@ class AwsProtocol:
             refusal = internal_error("Internal error; the broker's log says more")
         return self._response(request, refusal.body, refusal.status)
 
+    def refuse(self, request: web.BaseRequest, refusal: AwsError) -> web.Response:
+        """Answer a request whose body is not looked at."""
+        response = self._response(request, refusal.body, refusal.status)
+        response.force_close()
+        return response
+
     async def _admit(self, request: web.BaseRequest) -> dict[str, Any]:
         """Receives a body, which is counted while it is held, and serves the request."""
         if (request.content_length or 0) > BODY_BYTES_MAX:
@@ -114,8 +121,23 @@ class AwsProtocol:
             self.bodies_bytes -= len(body)
 
     async def _serve(self, request: web.BaseRequest, body: bytearray) -> dict[str, Any]:
+        headers = request.headers
         if self._signatures is not None:
-            self._signatures.check(request.headers, body)
+            self._signatures.check(headers, body, request.remote or "")
+        encoding = headers.get("Content-Encoding")
+        if encoding is None or encoding == IDENTITY:
+            return await self._carry_out(request, body)
+        inflated = bytearray()
+        try:
+            for part in inflate(body, encoding):
+                self._take(inflated, part)
+                # Others have their turn while a large body is inflated.
+                await asyncio.sleep(0)
+            return await self._carry_out(request, inflated)
+        finally:
+            self.bodies_bytes -= len(inflated)
+
+    async def _carry_out(self, request: web.BaseRequest, body: bytearray) -> dict[str, Any]:
         target = request.headers.get("X-Amz-Target", "")
         operation = self._operations.get(target)
         if operation is not None:
@@ -133,12 +155,7 @@ class AwsProtocol:
             async with asyncio.timeout(self._body_seconds):
                 await _invite(request)
                 while part := await request.content.readany():
-                    if len(body) + len(part) > BODY_BYTES_MAX:
-                        raise _too_large()
-                    if self.bodies_bytes + len(part) > self._bodies_bytes_max:
-                        raise ThrottlingError("Too many bytes of requests are under way", retry_after_ms=_BUSY_RETRY_MS)
-                    body += part
-                    self.bodies_bytes += len(part)
+                    self._take(body, part)
         except TimeoutError:
             raise framework_error(
                 "RequestTimeoutException",
@@ -147,6 +164,15 @@ class AwsProtocol:
             ) from None
         except (web.RequestPayloadError, ConnectionError) as error:
             raise SerializationError(f"The request's body is cut off or malformed: {error}") from error
+
+    def _take(self, body: bytearray, part: bytes) -> None:
+        """Add a part to a body. Raises AwsError and ThrottlingError if that would be more than may be held."""
+        if len(body) + len(part) > BODY_BYTES_MAX:
+            raise _too_large()
+        if self.bodies_bytes + len(part) > self._bodies_bytes_max:
+            raise ThrottlingError("Too many bytes of requests are under way", retry_after_ms=_BUSY_RETRY_MS)
+        body += part
+        self.bodies_bytes += len(part)
 
     def _response(self, request: web.BaseRequest, content: Any, status: int) -> web.Response:
         body = orjson.dumps(content)

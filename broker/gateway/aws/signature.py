@@ -7,6 +7,7 @@ Authorization header are taken, as all of AWS's SDKs send them.
 from __future__ import annotations
 
 import hmac
+import logging
 import re
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -14,6 +15,7 @@ from hashlib import sha256
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from broker.model.errors import (
+    AuthenticationError,
     IncompleteSignatureError,
     InvalidSignatureError,
     MissingAuthenticationTokenError,
@@ -36,10 +38,14 @@ _CREDENTIAL_FIELDS: Final = 5
 _TIME_FORMAT: Final = "%Y%m%dT%H%M%SZ"
 _TIME: Final = re.compile(r"\d{8}T\d{6}Z")
 _MILLIS_PER_SECOND: Final = 1000
+# Failures of one reason are logged this far apart, so that a flood of them does not flood the log.
+_LOG_INTERVAL_MS: Final = 1000
 # One a day and access key.
 _SIGNING_KEYS_MAX: Final = 1024
 # What says what is asked for, of whom, and when: it must be signed if it is there.
 _SIGNED_ALWAYS: Final = ("host", "x-amz-date", "x-amz-target", "x-amz-security-token")
+
+_log: Final = logging.getLogger(__name__)
 
 
 class _Authorization(NamedTuple):
@@ -64,14 +70,45 @@ class Signatures:
         self._region = region
         self._clock = clock
         self._access_keys = dict(access_keys)
+        self._failures: dict[str, int] = {}
+        self._logged_ms: dict[str, int] = {}
         self._signing_key: Callable[[str, str], bytes] = lru_cache(_SIGNING_KEYS_MAX)(self._make_signing_key)
 
-    def check(self, headers: CIMultiDictProxy[str], body: bytes | bytearray) -> str:
-        """The access key id that has signed a request, which is a POST to "/" without a query.
+    def check(self, headers: CIMultiDictProxy[str], body: bytes | bytearray, remote: str = "") -> str:
+        """Return the access key id that has signed a request, which is a POST to "/" without a query.
 
         Raises MissingAuthenticationTokenError, IncompleteSignatureError, UnrecognizedClientError and
-        InvalidSignatureError, none of which tells what a right signature would be.
+        InvalidSignatureError, none of which tells what a right signature would be. Each is counted, and logged at
+        most once a second with the address `remote` it came from.
         """
+        try:
+            return self._check(headers, body)
+        except AuthenticationError as error:
+            self._note(error, headers, remote)
+            raise
+
+    def failures(self) -> list[tuple[str, int]]:
+        """Return how many requests were refused, by reason."""
+        return list(self._failures.items())
+
+    def _note(self, error: AuthenticationError, headers: CIMultiDictProxy[str], remote: str) -> None:
+        reason = error.reason
+        self._failures[reason] = self._failures.get(reason, 0) + 1
+        now_ms = self._clock.now_ms()
+        if 0 <= now_ms - self._logged_ms.get(reason, -_LOG_INTERVAL_MS) < _LOG_INTERVAL_MS:
+            return
+        self._logged_ms[reason] = now_ms
+        # Only ids that are known are logged: a caller may have put his secret where the id belongs.
+        named = headers.get("Authorization", "").partition("Credential=")[2].partition("/")[0]
+        _log.warning(
+            "authentication failed reason=%s access_key_id=%s remote=%s failures=%d",
+            reason,
+            named if named in self._access_keys else "unknown",
+            remote,
+            self._failures[reason],
+        )
+
+    def _check(self, headers: CIMultiDictProxy[str], body: bytes | bytearray) -> str:
         authorization = _parse(headers.get("Authorization"))
         time = headers.get("X-Amz-Date", "")
         if not _TIME.fullmatch(time):

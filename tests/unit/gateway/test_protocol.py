@@ -3,86 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import gzip
-import io
-import json
 import logging
-import random
 import socket
-import zlib
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
-from typing import Any, Self
+from collections.abc import AsyncIterator
+from contextlib import suppress
 
 import aiohttp
 import pytest
-from yarl import URL
 
 from broker.gateway.aws.errors import conditional_check_failed
-from broker.gateway.aws.operations import DynamoDB
-from broker.gateway.aws.protocol import BODIES_BYTES_MAX, BODY_BYTES_MAX, AwsProtocol
-from broker.gateway.server import HttpServer
+from broker.gateway.aws.protocol import BODY_BYTES_MAX
 from broker.model import errors
-
-JSON = {"Content-Type": "application/x-amz-json-1.0"}
-DEADLINE_S = 10.0
-
-
-class Server:
-    """A server whose one service answers what it is told to."""
-
-    def __init__(self, *, body_seconds: float, idle_seconds: float, bodies_bytes_max: int) -> None:
-        self.answer: Any = {}
-        self.calls: list[tuple[str, Any]] = []
-        self.protocol = AwsProtocol(
-            DynamoDB(self._call, "here"), None, random.Random(1), body_seconds, bodies_bytes_max
-        )
-        self._http = HttpServer("here", lambda: True, self.protocol, idle_seconds)
-        self.port = 0
-
-    async def _call(self, name: str, request: Any) -> dict[str, Any]:
-        self.calls.append((name, request))
-        if isinstance(self.answer, BaseException):
-            raise self.answer
-        content: dict[str, Any] = self.answer
-        return dict(content)
-
-    async def __aenter__(self) -> Self:
-        self.port = await self._http.start("127.0.0.1", 0)
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self._http.close()
-
-    async def post(
-        self, body: bytes = b"{}", target: str = "DynamoDB_20120810.GetItem", **headers: str
-    ) -> tuple[int, Any, Any]:
-        """Status, parsed body and headers of a response."""
-        sent = {**JSON, "X-Amz-Target": target, **{name.replace("_", "-"): value for name, value in headers.items()}}
-        async with (
-            aiohttp.ClientSession(auto_decompress=False) as session,
-            session.post(f"http://127.0.0.1:{self.port}/", data=io.BytesIO(body), headers=sent) as response,
-        ):
-            raw = await response.read()
-            assert int(response.headers["x-amz-crc32"]) == zlib.crc32(raw)
-            assert response.headers["Content-Type"] == JSON["Content-Type"]
-            assert len(response.headers["x-amzn-RequestId"]) == 52
-            content = gzip.decompress(raw) if response.headers.get("Content-Encoding") == "gzip" else raw
-            return response.status, json.loads(content), response.headers
-
-
-@asynccontextmanager
-async def serving(
-    *,
-    body_seconds: float = DEADLINE_S,
-    idle_seconds: float = DEADLINE_S,
-    bodies_bytes_max: int = BODIES_BYTES_MAX,
-) -> AsyncIterator[Server]:
-    async with asyncio.timeout(2 * DEADLINE_S):
-        async with Server(
-            body_seconds=body_seconds, idle_seconds=idle_seconds, bodies_bytes_max=bodies_bytes_max
-        ) as server:
-            yield server
+from tests.unit.gateway.serving import CHUNKED, JSON, head, serving, until
 
 
 async def test_a_response_is_compressed_for_who_takes_that() -> None:
@@ -281,12 +213,6 @@ async def test_headers_that_come_byte_by_byte_are_given_up_and_hold_nobody_up() 
         writer.close()
 
 
-async def test_a_compressed_request_is_not_unpacked() -> None:
-    async with serving() as server:
-        status, answer, _ = await server.post(gzip.compress(b"{}"), Content_Encoding="gzip")
-        assert (status, answer["__type"].rpartition("#")[2]) == (400, "SerializationException")
-
-
 async def test_a_client_that_leaves_in_the_middle_is_no_fault_of_ours(caplog: pytest.LogCaptureFixture) -> None:
     async with serving() as server:
         _, writer = await asyncio.open_connection("127.0.0.1", server.port)
@@ -300,45 +226,9 @@ async def test_a_client_that_leaves_in_the_middle_is_no_fault_of_ours(caplog: py
     assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
 
 
-TARGET = "X-Amz-Target: DynamoDB_20120810.GetItem"
-CHUNKED = f"POST / HTTP/1.1\r\nHost: a\r\n{TARGET}\r\nTransfer-Encoding: chunked\r\n\r\n".encode()
-
-
-def head(length: int, *more: str) -> bytes:
-    """The head of a request whose body is to follow."""
-    lines = ("POST / HTTP/1.1", "Host: a", TARGET, f"Content-Length: {length}", *more, "", "")
-    return "\r\n".join(lines).encode()
-
-
 async def trickle(writer: asyncio.StreamWriter) -> None:
     while True:
         for byte in head(0)[:-4]:
             writer.write(bytes([byte]))
             await asyncio.sleep(0.005)
         writer.write(b"\r\nX-More: ")
-
-
-async def until(is_reached: Callable[[], bool]) -> None:
-    async with asyncio.timeout(DEADLINE_S):
-        # What is waited for is a plain number of the server's.
-        while not is_reached():  # noqa: ASYNC110
-            await asyncio.sleep(0)
-
-
-@pytest.mark.parametrize(
-    ("method", "path", "status", "allowed"),
-    [
-        ("GET", "/", 405, "POST"),
-        ("POST", "/healthz", 405, "GET"),
-        ("DELETE", "/metrics", 405, "GET"),
-        ("GET", "/nothing", 404, None),
-        ("POST", "//", 404, None),
-        ("HEAD", "/healthz", 200, None),
-    ],
-)
-async def test_other_paths_and_methods_are_refused(method: str, path: str, status: int, allowed: str | None) -> None:
-    async with serving() as server, aiohttp.ClientSession() as session:
-        url = URL(f"http://127.0.0.1:{server.port}{path}", encoded=True)
-        async with session.request(method, url, data=b"x" * 100_000 if method == "POST" else None) as response:
-            assert (response.status, response.headers.get("Allow")) == (status, allowed)
-        assert (await server.post())[0] == 200

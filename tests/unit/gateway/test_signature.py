@@ -27,10 +27,10 @@ BODY = b'{"TableName": "orders"}'
 
 class FixedClock:
     def __init__(self, now_ms: int) -> None:
-        self._now_ms = now_ms
+        self.now = now_ms
 
     def now_ms(self) -> int:
-        return self._now_ms
+        return self.now
 
 
 def signed(
@@ -125,6 +125,37 @@ def test_headers_of_any_bytes_are_refused_and_no_fault() -> None:
         check({**headers, "Authorization": headers["Authorization"] + "\udcff"})
     with pytest.raises(InvalidSignatureError, match="does not match"):
         check({**headers, "X-Amz-Target": "\udcff"})
+
+
+def test_refusals_are_counted_and_logged_once_a_second_without_secrets(caplog: pytest.LogCaptureFixture) -> None:
+    clock = FixedClock(int(datetime.now(UTC).timestamp() * 1000))
+    signatures = Signatures(KEYS, REGION, clock)
+
+    def refuse(headers: Mapping[str, str]) -> None:
+        with pytest.raises(HeadraceError):
+            signatures.check(CIMultiDictProxy(CIMultiDict(headers)), BODY, "192.0.2.7")
+
+    forged = signed("AKIDONE", "a-wrong-secret")
+    for _ in range(3):
+        refuse(forged)
+    # Somebody has put the secret where the id belongs.
+    refuse(signed("one/secret+key".replace("/", "-"), "AKIDONE"))
+    refuse({})
+    assert dict(signatures.failures()) == {
+        "INVALID_SIGNATURE": 3,
+        "UNRECOGNIZED_CLIENT": 1,
+        "MISSING_AUTHENTICATION_TOKEN": 1,
+    }
+    lines = [record.getMessage() for record in caplog.records]
+    assert lines == [
+        "authentication failed reason=INVALID_SIGNATURE access_key_id=AKIDONE remote=192.0.2.7 failures=1",
+        "authentication failed reason=UNRECOGNIZED_CLIENT access_key_id=unknown remote=192.0.2.7 failures=1",
+        "authentication failed reason=MISSING_AUTHENTICATION_TOKEN access_key_id=unknown remote=192.0.2.7 failures=1",
+    ]
+    caplog.clear()
+    clock.now += 1000
+    refuse(forged)
+    assert [record.getMessage().rpartition(" ")[2] for record in caplog.records] == ["failures=4"]
 
 
 def test_without_keys_everybody_is_refused() -> None:

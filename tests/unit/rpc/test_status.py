@@ -34,7 +34,8 @@ class Context:
 
 def all_errors(of: type[errors.HeadraceError] = errors.HeadraceError) -> Iterator[type[errors.HeadraceError]]:
     for each in of.__subclasses__():
-        yield each
+        if each is not errors.AuthenticationError:
+            yield each
         yield from all_errors(each)
 
 
