@@ -20,6 +20,7 @@ from broker.model.values import (
     ITEM_ENCODED_BYTES_MAX,
     ITEM_SIZE_BYTES_MAX,
     NESTING_LEVELS_MAX,
+    STORED_NESTING_LEVELS_MAX,
     Attributes,
     Value,
 )
@@ -32,7 +33,8 @@ _KEPT_ANSWERS_MAX: Final = 8192
 _KEPT_LENGTH_MAX: Final = 48
 # Lengths of names that were checked: the items of a table share their names.
 _KEPT_NAME_BYTES: Final[dict[str, int]] = {}
-# DiscardUnknownFields silently ends 64 messages below the one it is called on, and a level of maps takes three.
+# DiscardUnknownFields silently ends 64 messages below the one it is called on, and a level of maps takes three: it is
+# called again where so many levels are left.
 _LEVELS_DISCARDED_AT_ONCE: Final = 16
 
 
@@ -69,10 +71,11 @@ def parts_of(item: Item, names: Iterable[str]) -> Item:
     return part
 
 
-def canonicalize(item: Item) -> EncodedItem:
+def canonicalize(item: Item, levels_max: int = NESTING_LEVELS_MAX) -> EncodedItem:
     """Checks an item and makes it canonical, changing the message given.
 
-    Raises ValidationError for a value that breaks DynamoDB's rules or an item over 400 KB.
+    An item that was accepted before, here or elsewhere, may have STORED_NESTING_LEVELS_MAX levels. Raises
+    ValidationError for a value that breaks DynamoDB's rules or an item over 400 KB.
     """
     item.DiscardUnknownFields()
     size = 0
@@ -89,7 +92,7 @@ def canonicalize(item: Item) -> EncodedItem:
             if normal != number:
                 value.n = normal
         else:
-            size += _canonical_value(value, value.WhichOneof("kind"), 1)
+            size += _canonical_value(value, value.WhichOneof("kind"), levels_max)
         size += _KEPT_NAME_BYTES.get(name) or _name_bytes(name)
     return _encoded(item, size, "Item size")
 
@@ -98,7 +101,7 @@ def canonical_value(value: pb.AttributeValue) -> Value:
     """Checks one value, makes it canonical and decodes it. Raises ValidationError as `canonicalize` does."""
     value.DiscardUnknownFields()
     kind = value.WhichOneof("kind")
-    _canonical_value(value, kind, 1)
+    _canonical_value(value, kind, NESTING_LEVELS_MAX)
     return _decode_value(value)
 
 
@@ -124,21 +127,22 @@ def with_changes(item: Item, size_bytes: int, changes: Mapping[str, Value | None
     for name, value in changes.items():
         if name in attributes:
             old = attributes[name]
-            size_bytes -= _canonical_value(old, old.WhichOneof("kind"), 1) + _name_bytes(name)
+            old_bytes = _canonical_value(old, old.WhichOneof("kind"), STORED_NESTING_LEVELS_MAX)
+            size_bytes -= old_bytes + _name_bytes(name)
             del attributes[name]
         if value is not None:
             new = attributes[name]
             _encode_value(value, new)
-            size_bytes += _canonical_value(new, new.WhichOneof("kind"), 1) + _name_bytes(name)
+            size_bytes += _canonical_value(new, new.WhichOneof("kind"), NESTING_LEVELS_MAX) + _name_bytes(name)
     return _encoded(item, size_bytes, "Item size to update")
 
 
 def encode(attributes: Attributes) -> EncodedItem:
-    """A canonical item of valid values. Raises ValidationError if it is over 400 KB."""
+    """A canonical item of valid values, of stored ones too. Raises ValidationError if it is over 400 KB."""
     item = pb.Item()
     for name, value in attributes.items():
         _encode_value(value, item.attributes[name])
-    return canonicalize(item)
+    return canonicalize(item, STORED_NESTING_LEVELS_MAX)
 
 
 def _encoded(item: Item, size: int, what: str) -> EncodedItem:
@@ -198,8 +202,8 @@ def _checked_number(text: str) -> tuple[str, int]:
 _kept_number: Final = lru_cache(_KEPT_ANSWERS_MAX)(_checked_number)
 
 
-def _canonical_value(value: pb.AttributeValue, kind: str | None, level: int) -> int:
-    """Makes a value canonical in place and returns the bytes DynamoDB counts for it."""
+def _canonical_value(value: pb.AttributeValue, kind: str | None, levels: int) -> int:
+    """Make a value of at most so many levels canonical in place; return the bytes DynamoDB counts for it."""
     match kind:
         case "s":
             return len(value.s.encode())
@@ -225,19 +229,20 @@ def _canonical_value(value: pb.AttributeValue, kind: str | None, level: int) -> 
         case "bs":
             return sum(len(data) for data in _canonical_set(value.bs.values, "BS"))
         case "l":
-            _enter_level(value, level)
+            elements = value.l.values
+            _enter_levels(value, levels, is_empty=not elements)
             size = _LIST_OR_MAP_BYTES
-            for element in value.l.values:
-                size += _ELEMENT_BYTES + _canonical_value(element, element.WhichOneof("kind"), level + 1)
+            for element in elements:
+                size += _ELEMENT_BYTES + _canonical_value(element, element.WhichOneof("kind"), levels - 1)
             return size
         case "m":
-            _enter_level(value, level)
-            size = _LIST_OR_MAP_BYTES
             entries = value.m.attributes
+            _enter_levels(value, levels, is_empty=not entries)
+            size = _LIST_OR_MAP_BYTES
             for name in entries:
                 entry = entries[name]
                 size += _ELEMENT_BYTES + _name_bytes(name)
-                size += _canonical_value(entry, entry.WhichOneof("kind"), level + 1)
+                size += _canonical_value(entry, entry.WhichOneof("kind"), levels - 1)
             return size
         case _:
             raise ValidationError(
@@ -246,15 +251,21 @@ def _canonical_value(value: pb.AttributeValue, kind: str | None, level: int) -> 
             )
 
 
-def _enter_level(value: pb.AttributeValue, level: int) -> None:
-    if level % _LEVELS_DISCARDED_AT_ONCE == 0:
+def _enter_levels(value: pb.AttributeValue, levels: int, *, is_empty: bool) -> None:
+    """Go into a list or map that is the first of so many levels. Raises ValidationError if none is left inside."""
+    if levels == _LEVELS_DISCARDED_AT_ONCE:
         value.DiscardUnknownFields()
-    if level > NESTING_LEVELS_MAX:
-        raise ValidationError(
-            f"Nesting Levels have exceeded supported limits: limit {NESTING_LEVELS_MAX}",
-            field="AttributeValue",
-            limit=NESTING_LEVELS_MAX,
-        )
+    if levels == 1 and not is_empty:
+        raise nested_too_deep("AttributeValue")
+
+
+def nested_too_deep(field: str) -> ValidationError:
+    """Return the error about a value with too many levels."""
+    return ValidationError(
+        f"Nesting Levels have exceeded supported limits: limit {NESTING_LEVELS_MAX}",
+        field=field,
+        limit=NESTING_LEVELS_MAX,
+    )
 
 
 def _canonical_set(values: Any, type_name: str) -> list[Any]:

@@ -10,7 +10,7 @@ import binascii
 from base64 import b64decode, b64encode
 from typing import Any, Final
 
-from broker.encoding.items import Item, parse_item
+from broker.encoding.items import Item, nested_too_deep, parse_item
 from broker.model.errors import SerializationError, ValidationError
 from broker.model.values import NESTING_LEVELS_MAX
 
@@ -51,7 +51,7 @@ def json_of_item(item: Any) -> dict[str, Any]:
     return result
 
 
-def fill_value(value: Any, content: Any, level: int = 0) -> None:
+def fill_value(value: Any, content: Any, level: int = 1) -> None:
     """Sets an AttributeValue message to a value in JSON. Raises as `encode_json_item` does."""
     kind, inner = _only_member(content)
     match kind:
@@ -76,8 +76,9 @@ def fill_value(value: Any, content: Any, level: int = 0) -> None:
             value.bs.SetInParent()
         case "L":
             value.l.SetInParent()
-            _check_level(level)
-            for element in _list(inner):
+            elements = _list(inner)
+            _check_level(level, elements)
+            for element in elements:
                 fill_value(value.l.values.add(), element, level + 1)
         case "M":
             value.m.SetInParent()
@@ -89,7 +90,7 @@ def fill_value(value: Any, content: Any, level: int = 0) -> None:
 def _fill_entries(item: Any, content: Any, level: int) -> None:
     if type(content) is not dict:
         raise _unexpected(content, "a map of attribute values")
-    _check_level(level)
+    _check_level(level, content)
     attributes = item.attributes
     for name, value in content.items():
         # Most attributes are texts and numbers: this loop is the hottest of a write.
@@ -116,13 +117,10 @@ def _only_member(content: Any) -> tuple[str, Any]:
     return members[0]
 
 
-def _check_level(level: int) -> None:
-    if level > NESTING_LEVELS_MAX:
-        raise ValidationError(
-            f"Nesting Levels have exceeded supported limits: limit {NESTING_LEVELS_MAX}",
-            field="AttributeValue",
-            limit=NESTING_LEVELS_MAX,
-        )
+def _check_level(level: int, content: Any) -> None:
+    """Raises ValidationError if a list or map on a level has content too deep; so deep JSON is not followed."""
+    if level >= NESTING_LEVELS_MAX and content:
+        raise nested_too_deep("AttributeValue")
 
 
 def _text(inner: Any) -> str:

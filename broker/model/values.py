@@ -16,4 +16,8 @@ ITEM_ENCODED_BYTES_MAX: Final = 1_792 * 1024
 PARTITION_KEY_BYTES_MAX: Final = 2048
 SORT_KEY_BYTES_MAX: Final = 1024
 ATTRIBUTE_NAME_BYTES_MAX: Final = 65_535
+# An attribute's value is the first level, the elements or entries of a list or map are one level deeper: a scalar may
+# have 31 lists and maps around it.
 NESTING_LEVELS_MAX: Final = 32
+# Early versions took one level more. Items of theirs are still read, projected, indexed, replicated and removed.
+STORED_NESTING_LEVELS_MAX: Final = NESTING_LEVELS_MAX + 1

@@ -12,6 +12,7 @@ from broker.model.clock import Version
 from broker.model.errors import HeadraceError, ValidationError
 from broker.model.sequence import format_sequence_number, parse_sequence_number
 from broker.model.tables import REGION_NAME
+from broker.model.values import STORED_NESTING_LEVELS_MAX
 from broker.replication.apply import ApplyChange
 from broker.replication.registry import (
     ENDPOINT_LENGTH_MAX,
@@ -155,7 +156,7 @@ class ReplicationService:
 
 
 def _apply_item(table: OpenTable, versioned: pb.VersionedItem) -> ApplyChange:
-    item = canonicalize(versioned.item)
+    item = canonicalize(versioned.item, STORED_NESTING_LEVELS_MAX)
     return ApplyChange(table, table.keys.of_item(versioned.item), item, _version(versioned.version))
 
 
@@ -166,7 +167,7 @@ def _apply_record(table: OpenTable, record: record_pb2.Record) -> ApplyChange:
         return ApplyChange(table, table.keys.of_key(record.keys), None, version)
     if record.event_name == record_pb2.EVENT_NAME_UNSPECIFIED or not record.HasField("new_image"):
         raise ValidationError("A record needs an event_name and, unless it is a REMOVE, a new_image", field="records")
-    item = canonicalize(record.new_image)
+    item = canonicalize(record.new_image, STORED_NESTING_LEVELS_MAX)
     return ApplyChange(table, table.keys.of_item(record.new_image), item, version)
 
 

@@ -16,7 +16,7 @@ from broker.encoding.items import EncodedItem, Item
 from broker.encoding.keys import TABLE_ID_BYTES, KeyCodec, table_prefix
 from broker.model.errors import ValidationError
 from broker.model.tables import KeyAttributeType, ProjectionType
-from broker.model.values import ITEM_SIZE_BYTES_MAX
+from broker.model.values import ITEM_SIZE_BYTES_MAX, STORED_NESTING_LEVELS_MAX
 from broker.storage import layout
 from broker.storage.rocks import Family
 
@@ -66,7 +66,7 @@ class IndexCodec:
             return None
         if self.names is None:
             return key + place, encoded
-        return key + place, items.canonicalize(items.parts_of(item, self.names))
+        return key + place, items.canonicalize(items.parts_of(item, self.names), STORED_NESTING_LEVELS_MAX)
 
     def check(self, item: Item, written: Container[str]) -> None:
         """Raises ValidationError if an attribute of the index's key is written and cannot be one."""

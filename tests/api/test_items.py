@@ -8,13 +8,29 @@ import pytest
 
 from headrace.v1 import attribute_value_pb2 as pb
 from headrace.v1.item_service_pb2 import (
+    RETURN_VALUES_NONE,
+    RETURN_VALUES_UPDATED_OLD,
     DeleteItemRequest,
     GetItemRequest,
     PutItemRequest,
+    ReturnValues,
+    ScanRequest,
     UpdateItemRequest,
     WriteItemsRequest,
 )
-from tests.rpc import Client, TestTable, refused
+from headrace.v1.record_pb2 import Version
+from headrace.v1.replication_service_pb2 import ApplyChangesRequest, VersionedItem
+from headrace.v1.table_pb2 import PROJECTION_TYPE_INCLUDE, Projection
+from tests.rpc import (
+    NEW_AND_OLD_IMAGES,
+    Client,
+    TestTable,
+    create_table_request,
+    definitions,
+    global_index,
+    refused,
+    unique_name,
+)
 from tests.values import attributes, item, size_bytes, value
 
 ITEM_BYTES_MAX = 400 * 1024
@@ -192,28 +208,83 @@ def test_bad_values_are_refused(client: Client, table: TestTable, fault: str) ->
 
 
 @pytest.mark.parametrize("kind", ["list", "map"])
-def test_32_levels_are_taken_by_every_way_in_and_out(client: Client, kind: str) -> None:
+def test_a_scalar_at_32_levels_is_taken_by_every_way_in_and_out(client: Client, kind: str) -> None:
     table = client.create_table()
     request = PutItemRequest(table_name=table.name)
-    nest(request.item, 32, kind)
+    nest(request.item, 31, kind)
     client.items.PutItem(request)
     assert client.items.GetItem(GetItemRequest(table_name=table.name, key=item(id="deep"))).item == request.item
     client.delete(table.name, item(id="deep"))
     batch = WriteItemsRequest(table_name=table.name)
-    nest(batch.operations.add().put.item, 32, kind)
+    nest(batch.operations.add().put.item, 31, kind)
     (response,) = client.write_items(batch)
     assert not response.results[0].HasField("error")
     _, removed, inserted = client.records(table.stream_arn)
     assert removed.old_image == inserted.new_image == request.item
 
 
-# 33 is one too many; at 34 maps or 50 lists a protobuf parser gives up by itself, which must not look any different.
-@pytest.mark.parametrize(("kind", "levels"), [("list", 33), ("map", 33), ("map", 34), ("map", 60), ("list", 80)])
-def test_33_levels_and_more_are_refused(client: Client, table: TestTable, kind: str, levels: int) -> None:
+# The scalar is a level, too, so 32 lists or maps are one too many; at 34 maps or 50 lists a protobuf parser gives up by
+# itself, which must not look any different.
+@pytest.mark.parametrize(
+    ("kind", "containers"), [("list", 32), ("map", 32), ("map", 33), ("map", 34), ("map", 60), ("list", 80)]
+)
+def test_33_levels_and_more_are_refused(client: Client, table: TestTable, kind: str, containers: int) -> None:
     request = PutItemRequest(table_name=table.name)
-    nest(request.item, levels, kind)
+    nest(request.item, containers, kind)
     with client.unchanged(table), refused("INVALID_ARGUMENT", "VALIDATION", limit=32):
         client.items.PutItem(request)
+
+
+# Versions before took one level more, and what they hold is applied from elsewhere as well as read from a store.
+def test_an_item_of_33_levels_that_is_there_is_read_projected_indexed_changed_and_deleted(client: Client) -> None:
+    request = create_table_request(unique_name(), keys="id:S", view_type=NEW_AND_OLD_IMAGES)
+    request.attribute_definitions.extend(definitions("stage:S"))
+    include = Projection(projection_type=PROJECTION_TYPE_INCLUDE, non_key_attributes=["v"])
+    request.global_secondary_indexes.append(global_index("by-stage", "stage", include))
+    client.tables.CreateTable(request)
+    name = request.table_name
+    deep = pb.Item()
+    nest(deep, 32, "list")
+    deep.attributes["stage"].s = "open"
+    for number in range(2):
+        version = Version(hybrid_time=(number + 1) << 16, origin_region="elsewhere")
+        deep.attributes["n"].n = str(number)
+        changes = ApplyChangesRequest(table_name=name, items=[VersionedItem(item=deep, version=version)])
+        (response,) = client.replication.ApplyChanges(iter([changes]))
+        assert response.applied == 1
+    key = item(id="deep")
+    assert client.items.GetItem(GetItemRequest(table_name=name, key=key)).item == deep
+    found = client.items.GetItem(GetItemRequest(table_name=name, key=key, projection_expression="v")).item
+    assert found.attributes["v"] == deep.attributes["v"]
+    for scan in (
+        ScanRequest(table_name=name, projection_expression="v[0]", filter_expression="attribute_exists(v[0][0])"),
+        ScanRequest(table_name=name, index_name="by-stage"),
+    ):
+        assert client.items.Scan(scan).items[0].attributes["v"] == deep.attributes["v"]
+    again = PutItemRequest(table_name=name)
+    nest(again.item, 32, "list")
+    with refused("INVALID_ARGUMENT", "VALIDATION", limit=32, says="Nesting Levels have exceeded supported limits"):
+        client.items.PutItem(again)
+
+    def update(expression: str, returned: ReturnValues.ValueType, **values: pb.AttributeValue) -> pb.Item:
+        return client.items.UpdateItem(
+            UpdateItemRequest(
+                table_name=name,
+                key=key,
+                update_expression=expression,
+                expression_attribute_values={f":{each}": of for each, of in values.items()},
+                return_values=returned,
+            )
+        ).attributes
+
+    update("SET stage = :s", RETURN_VALUES_NONE, s=pb.AttributeValue(s="shut"))
+    assert client.items.Scan(ScanRequest(table_name=name, index_name="by-stage")).count == 1
+    with refused("INVALID_ARGUMENT", "VALIDATION", limit=32, says="Nesting Levels have exceeded supported limits"):
+        update("SET v[1] = :x", RETURN_VALUES_NONE, x=pb.AttributeValue(s="x"))
+    assert update("REMOVE v", RETURN_VALUES_UPDATED_OLD).attributes["v"] == deep.attributes["v"]
+    client.delete(name, key)
+    assert client.get(name, key) is None
+    assert not client.items.Scan(ScanRequest(table_name=name, index_name="by-stage")).items
 
 
 def test_an_operation_nested_too_deep_does_not_stop_the_others_of_its_batch(client: Client, table: TestTable) -> None:

@@ -14,7 +14,12 @@ from hypothesis import strategies as st
 from broker.encoding.items import canonical_value, canonicalize, decode, encode, parse_item, with_changes
 from broker.encoding.varint import field_bytes
 from broker.model.errors import ValidationError
-from broker.model.values import ITEM_ENCODED_BYTES_MAX, ITEM_SIZE_BYTES_MAX
+from broker.model.values import (
+    ITEM_ENCODED_BYTES_MAX,
+    ITEM_SIZE_BYTES_MAX,
+    NESTING_LEVELS_MAX,
+    STORED_NESTING_LEVELS_MAX,
+)
 from headrace.v1 import attribute_value_pb2 as pb
 from tests import values
 from tests.unit.strategies import ATTRIBUTES, NUMBERS, VALUES, spellings
@@ -117,11 +122,12 @@ def test_decoded_values_have_the_types_that_expressions_rely_on() -> None:
 
 # upb looks for unknown fields only so deep; what is left in would be stored, and counted by nobody.
 @pytest.mark.parametrize("tag", [MAP, LIST])
-@pytest.mark.parametrize("levels", [0, 1, 15, 16, 30, 31, 32])
-def test_unknown_fields_are_dropped_at_every_depth(levels: int, tag: bytes) -> None:
+@pytest.mark.parametrize("containers", [0, 1, 15, 16, 17, 30, 31, 32])
+def test_unknown_fields_are_dropped_at_every_depth(containers: int, tag: bytes) -> None:
     leaf = b"\x0a\x01x"
-    clean = canonicalize(parse_item(nested(levels, leaf, tag)))
-    dirty = canonicalize(parse_item(nested(levels, leaf + field_bytes(b"\xfa\x01", b"unknown"), tag)))
+    levels_max = max(containers + 1, NESTING_LEVELS_MAX)
+    clean = canonicalize(parse_item(nested(containers, leaf, tag)), levels_max)
+    dirty = canonicalize(parse_item(nested(containers, leaf + field_bytes(b"\xfa\x01", b"unknown"), tag)), levels_max)
     assert dirty == clean
 
 
@@ -135,28 +141,55 @@ def test_unknown_fields_of_containers_are_dropped_too(tag: bytes) -> None:
 
 
 @pytest.mark.parametrize("tag", [MAP, LIST])
-def test_32_levels_are_taken_and_33_refused(tag: bytes) -> None:
+def test_a_scalar_is_taken_in_31_lists_or_maps_and_refused_in_32(tag: bytes) -> None:
     leaf = b"\x0a\x01x"
-    taken = canonicalize(parse_item(nested(32, leaf, tag)))
+    taken = canonicalize(parse_item(nested(31, leaf, tag)))
     assert encode(decode(taken.encoded)) == taken
-    with pytest.raises(ValidationError, match=r"(?i)nest") as refused:
-        canonicalize(parse_item(nested(33, leaf, tag)))
+    with pytest.raises(ValidationError, match="Nesting Levels have exceeded supported limits") as refused:
+        canonicalize(parse_item(nested(32, leaf, tag)))
     assert refused.value.metadata["limit"] == "32"
 
 
 @pytest.mark.parametrize("tag", [MAP, LIST])
-@pytest.mark.parametrize("levels", [34, 50, 200, 2000])
+def test_an_empty_list_or_map_is_a_level_as_a_scalar_is(tag: bytes) -> None:
+    empty = field_bytes(tag, b"")
+    assert canonicalize(parse_item(nested(31, empty, tag)))
+    with pytest.raises(ValidationError, match="Nesting Levels have exceeded supported limits"):
+        canonicalize(parse_item(nested(32, empty, tag)))
+
+
+# Early versions took one level more.
+@pytest.mark.parametrize("tag", [MAP, LIST])
+def test_an_item_of_33_levels_that_is_stored_can_be_read_and_changed_but_not_written(tag: bytes) -> None:
+    leaf = b"\x0a\x01x"
+    stored = canonicalize(parse_item(nested(32, leaf, tag)), STORED_NESTING_LEVELS_MAX)
+    assert encode(decode(stored.encoded)) == stored
+    small: Value = ("N", "1")
+    for changes in ({"b": small}, {"a": small}, {"a": None}):
+        changed = with_changes(parse_item(stored.encoded), stored.size_bytes, changes)
+        assert changed == encode(
+            {name: value for name, value in (decode(stored.encoded) | changes).items() if value is not None}
+        )
+    with pytest.raises(ValidationError, match="Nesting Levels have exceeded supported limits"):
+        with_changes(parse_item(stored.encoded), stored.size_bytes, decode(stored.encoded))
+    # Of maps it is no message any more.
+    with pytest.raises(ValidationError, match=r"(?i)nest"):
+        canonicalize(parse_item(nested(33, leaf, tag)), STORED_NESTING_LEVELS_MAX)
+
+
+@pytest.mark.parametrize("tag", [MAP, LIST])
+@pytest.mark.parametrize("levels", [33, 34, 50, 200, 2000])
 def test_absurd_nesting_is_refused_without_following_it(levels: int, tag: bytes) -> None:
     with pytest.raises(ValidationError, match=r"(?i)nest") as refused:
         canonicalize(parse_item(nested(levels, b"\x0a\x01x", tag)))
     assert refused.value.metadata["limit"] == "32"
 
 
-def test_containers_may_be_nested_32_deep_in_a_value_of_an_expression() -> None:
-    deepest = parse_item(nested(32, b"\x0a\x01x", LIST)).attributes["a"]
+def test_a_value_of_an_expression_has_32_levels_at_most() -> None:
+    deepest = parse_item(nested(31, b"\x0a\x01x", LIST)).attributes["a"]
     assert canonical_value(deepest)[0] == "L"
     with pytest.raises(ValidationError, match="Nesting"):
-        canonical_value(parse_item(nested(33, b"\x0a\x01x", LIST)).attributes["a"])
+        canonical_value(parse_item(nested(32, b"\x0a\x01x", LIST)).attributes["a"])
 
 
 def test_bytes_that_are_no_item_are_refused() -> None:

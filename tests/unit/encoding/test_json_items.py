@@ -11,8 +11,9 @@ from boto3.dynamodb.types import Binary, TypeDeserializer, TypeSerializer
 from hypothesis import given
 
 from broker.encoding.items import canonicalize, parse_item
-from broker.encoding.json_items import decode_json_item, encode_json_item
+from broker.encoding.json_items import decode_json_item, encode_json_item, fill_value
 from broker.model.errors import HeadraceError, SerializationError, ValidationError
+from headrace.v1.attribute_value_pb2 import AttributeValue
 from tests.unit.strategies import ATTRIBUTES
 from tests.values import Attributes, from_item, to_item
 
@@ -89,13 +90,17 @@ def test_a_member_that_is_null_is_absent() -> None:
 
 @pytest.mark.parametrize("kind", ["L", "M"])
 def test_nesting_is_bounded(kind: str) -> None:
-    def nested(levels: int) -> Any:
+    def nested(containers: int) -> Any:
         value: Any = {"S": "end"}
-        for _ in range(levels):
+        for _ in range(containers):
             value = {"L": [value]} if kind == "L" else {"M": {"a": value}}
         return {"a": value}
 
-    assert canonicalize(parse_item(encode_json_item(nested(32))))
-    for levels in (33, 200):
-        with pytest.raises(ValidationError, match="32"):
-            canonicalize(parse_item(encode_json_item(nested(levels))))
+    assert canonicalize(parse_item(encode_json_item(nested(31))))
+    value = AttributeValue()
+    fill_value(value, nested(31)["a"])
+    for containers in (32, 33, 200):
+        with pytest.raises(ValidationError, match="Nesting Levels have exceeded supported limits"):
+            encode_json_item(nested(containers))
+        with pytest.raises(ValidationError, match="Nesting Levels have exceeded supported limits"):
+            fill_value(AttributeValue(), nested(containers)["a"])

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import orjson
 
+from broker.encoding.items import nested_too_deep
 from broker.gateway.aws.errors import AwsError, duplicate_item, internal_error, transaction_canceled, translate
 from broker.gateway.aws.partiql.requests import (
     Keys,
@@ -22,7 +23,6 @@ from broker.gateway.aws.partiql.requests import (
 from broker.gateway.aws.partiql.statements import Delete, Exists, Insert, Select, Update, parse_statement
 from broker.gateway.aws.shapes import elements, required, string, structure
 from broker.model.errors import HeadraceError, ValidationError
-from broker.model.values import NESTING_LEVELS_MAX
 
 if TYPE_CHECKING:
     from broker.gateway.aws.partiql.requests import Reading
@@ -367,11 +367,7 @@ def _content(text: str, parameters: list[Json]) -> bytes:
         return orjson.dumps([text, parameters])
     except orjson.JSONEncodeError as error:
         # What was read nests deeper than what is written may.
-        raise ValidationError(
-            f"Nesting Levels have exceeded supported limits: limit {NESTING_LEVELS_MAX}",
-            field="Parameters",
-            limit=NESTING_LEVELS_MAX,
-        ) from error
+        raise nested_too_deep("Parameters") from error
 
 
 def _next_token(digest: str, number: int, start: Json | None) -> str:

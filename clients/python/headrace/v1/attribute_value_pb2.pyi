@@ -56,11 +56,15 @@ class AttributeValue(google.protobuf.message.Message):
 
     @property
     def l(self) -> global___List:
-        """List of values of any types, in order; may be empty. Lists and maps nest at most 32 levels deep."""
+        """List of values of any types, in order; may be empty. A value has at most 32 levels:
+        a scalar may be in 31 lists and maps.
+        """
 
     @property
     def m(self) -> global___Item:
-        """Map of names to values of any types; may be empty. Lists and maps nest at most 32 levels deep."""
+        """Map of names to values of any types; may be empty. A value has at most 32 levels:
+        a scalar may be in 31 lists and maps.
+        """
 
     def __init__(
         self,
