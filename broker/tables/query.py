@@ -1,7 +1,8 @@
 """Query and Scan: which stored keys a request means, and one page of what lies there.
 
-A page ends at its limit of items, or at 1 MB of them, before the filter; where it ended is its last key, even if
-nothing follows. Source: Developer Guide, "Paginating table query results"; error texts as the service gives them.
+A page ends at its limit of items, or before the item that would make more than 1 MB of them; items count before the
+filter. Its last key is that of the last item read; at a limit of items there is one even if nothing follows. Source:
+Developer Guide, "Paginating table query results"; error texts as the service gives them.
 """
 
 from __future__ import annotations
@@ -287,15 +288,22 @@ async def _page(reader: ItemReader, reading: Reading, keys: _Range) -> Page:
     last: EncodedItem | None = None
     is_full = False
     for item in entries.items:
-        scanned += 1
-        read_bytes += item.size_bytes
-        last, encoded = item, item.encoded
+        encoded = item.encoded
+        whole_bytes = 0
         if table is not None:
             whole = table.get(reading.table.keys.of_item(items.parse_item(encoded)))
             assert whole is not None, "an entry and its item are written together"
-            fetched_units += read_units(whole.size_bytes, consistent=reading.is_consistent)
-            fetched_bytes += whole.size_bytes
-            encoded = whole.encoded
+            whole_bytes, encoded = whole.size_bytes, whole.encoded
+        # The item that does not fit begins the next page and is not paid for; an item alone always fits.
+        is_full = scanned > 0 and read_bytes + fetched_bytes + item.size_bytes + whole_bytes > PAGE_BYTES_MAX
+        if is_full:
+            break
+        scanned += 1
+        read_bytes += item.size_bytes
+        last = item
+        if table is not None:
+            fetched_units += read_units(whole_bytes, consistent=reading.is_consistent)
+            fetched_bytes += whole_bytes
         shown: bytes | None = encoded
         if needs_look:
             looked_bytes += len(encoded)
@@ -305,11 +313,7 @@ async def _page(reader: ItemReader, reading: Reading, keys: _Range) -> Page:
             if shows_items:
                 found.append(shown)
                 found_bytes += len(shown) + _FRAME_BYTES
-        is_full = (
-            scanned == reading.limit
-            or read_bytes + fetched_bytes >= PAGE_BYTES_MAX
-            or found_bytes >= PAGE_ENCODED_BYTES_MAX
-        )
+        is_full = scanned == reading.limit or found_bytes >= PAGE_ENCODED_BYTES_MAX
         if is_full:
             break
         if scanned % _ITEMS_AT_ONCE == 0 or looked_bytes >= _BYTES_AT_ONCE:

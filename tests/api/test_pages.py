@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from decimal import Decimal
 from typing import Any
 
@@ -20,7 +21,7 @@ from tests.rpc import (
     refused,
     unique_name,
 )
-from tests.values import attributes, from_item, item, to_attribute_value, value
+from tests.values import attributes, from_item, item, size_bytes, to_attribute_value, value
 
 KEYS_ONLY = table_pb2.Projection(projection_type=table_pb2.PROJECTION_TYPE_KEYS_ONLY)
 INCLUDE = table_pb2.Projection(projection_type=table_pb2.PROJECTION_TYPE_INCLUDE, non_key_attributes=["kept"])
@@ -114,11 +115,85 @@ def test_a_page_ends_at_1_mb_read_and_a_filter_does_not_make_it_longer(client: C
         expression_attribute_names={"#t": "text"},
     )
     assert (page.count, len(page.items)) == (0, 0)
-    assert page.scanned_count == 4
-    assert from_item(page.last_evaluated_key) == attributes(id="x", n=3)
+    assert page.scanned_count == 3
+    assert from_item(page.last_evaluated_key) == attributes(id="x", n=2)
     page = query(client, table, "id = :id", {"id": "x"}, exclusive_start_key=page.last_evaluated_key)
-    assert [from_item(each)["n"] for each in page.items] == [value(4), value(5)]
+    assert [from_item(each)["n"] for each in page.items] == [value(3), value(4), value(5)]
     assert not page.HasField("last_evaluated_key")
+
+
+MEGABYTE = 1024 * 1024
+CONSISTENT: dict[str, Any] = {"consistent_read": True, "return_consumed_capacity": pb.RETURN_CONSUMED_CAPACITY_TOTAL}
+
+
+def item_of_bytes(size: int, **plain: object) -> attribute_value_pb2.Item:
+    return item(plain, text="x" * (size - size_bytes(attributes(plain, text=""))))
+
+
+@pytest.mark.parametrize(
+    ("each_bytes", "items", "fitting"),
+    [(41_509, 26, 25), (262_144, 5, 4), (262_145, 5, 3), (400 * 1024, 4, 2)],
+)
+def test_the_item_that_would_pass_1_mb_begins_the_next_page(
+    client: Client, each_bytes: int, items: int, fitting: int
+) -> None:
+    table = client.create_table(keys="id:S n:N")
+    for number in range(items):
+        client.put(table.name, item_of_bytes(each_bytes, id="x", n=number))
+    key_condition: dict[str, Any] = {
+        "key_condition_expression": "id = :id",
+        "expression_attribute_values": values_of(id="x"),
+    }
+    reads: dict[str, Callable[..., Any]] = {
+        "query": lambda **more: client.items.Query(
+            pb.QueryRequest(table_name=table.name, **key_condition, **CONSISTENT, **more)
+        ),
+        "scan": lambda **more: client.items.Scan(pb.ScanRequest(table_name=table.name, **CONSISTENT, **more)),
+        "count": lambda **more: client.items.Query(
+            pb.QueryRequest(table_name=table.name, **key_condition, **CONSISTENT, **more, select=pb.SELECT_COUNT)
+        ),
+    }
+    for name, read in reads.items():
+        page = read()
+        assert (page.count, page.scanned_count) == (fitting, fitting), name
+        assert from_item(page.last_evaluated_key) == attributes(id="x", n=fitting - 1), name
+        # The item that is left out is not paid for.
+        units = -(-fitting * each_bytes // 4096)
+        assert page.consumed_capacity.total.read_capacity_units == units, name
+        rest = read(exclusive_start_key=page.last_evaluated_key)
+        assert rest.count == items - fitting, name
+        assert not rest.HasField("last_evaluated_key"), name
+
+
+def test_a_page_that_ends_with_the_last_item_at_1_mb_is_the_last(client: Client) -> None:
+    table = client.create_table(keys="id:S n:N")
+    for number in range(4):
+        client.put(table.name, item_of_bytes(MEGABYTE // 4, id="x", n=number))
+    page = query(client, table, "id = :id", {"id": "x"})
+    assert page.count == 4
+    assert not page.HasField("last_evaluated_key")
+    # In reverse it is the first one that is left out.
+    client.put(table.name, item(id="x", n=4))
+    page = query(client, table, "id = :id", {"id": "x"}, scan_index_forward=False)
+    assert [from_item(each)["n"] for each in page.items] == [value(n) for n in (4, 3, 2, 1)]
+    assert from_item(page.last_evaluated_key) == attributes(id="x", n=1)
+
+
+def test_a_page_of_an_index_counts_its_entries_and_the_items_that_complete_them(
+    client: Client, orders: TestTable
+) -> None:
+    for n in range(4):
+        client.put(orders.name, item_of_bytes(300_000, customer="ann", n=n, amount=n, stage="open"))
+    asked: dict[str, Any] = {"index_name": "by-amount", **CONSISTENT}
+    # Entries are small.
+    entries = query(client, orders, "customer = :c", {"c": "ann"}, **asked)
+    assert (entries.count, entries.consumed_capacity.total.read_capacity_units) == (4, 1)
+    whole = query(client, orders, "customer = :c", {"c": "ann"}, select=pb.SELECT_ALL_ATTRIBUTES, **asked)
+    assert from_item(whole.last_evaluated_key) == attributes(customer="ann", n=2, amount=2)
+    assert (whole.count, whole.consumed_capacity.total.read_capacity_units) == (3, 1 + 3 * 74)
+    copies = client.items.Scan(pb.ScanRequest(table_name=orders.name, index_name="of-stage"))
+    assert copies.count == 3
+    assert from_item(copies.last_evaluated_key) == attributes(customer="ann", n=2, amount=2, stage="open")
 
 
 def test_a_query_filters_on_keys_where_that_is_allowed(client: Client) -> None:

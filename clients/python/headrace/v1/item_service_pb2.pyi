@@ -1198,7 +1198,9 @@ class QueryRequest(google.protobuf.message.Message):
     select: global___Select.ValueType
     """Which attributes to return."""
     limit: builtins.int
-    """The most items to read, before the filter; 1 or more. A page ends at 1 MB in any case."""
+    """The most items to read, before the filter; 1 or more. In any case a page ends before the
+    item that would make it more than 1 MB.
+    """
     scan_index_forward: builtins.bool
     """False: descending order; true if absent."""
     consistent_read: builtins.bool
