@@ -337,15 +337,17 @@ def consumption_of(
     *,
     transactional: bool = False,
 ) -> Consumption:
-    """What a write consumes by DynamoDB's rules: of the table, and of each index whose entries it changed."""
+    """What a write consumes by DynamoDB's rules: of the table, and of each index whose entries it changed.
+
+    A transaction doubles the units of the table alone: an entry is written once, when the transaction is carried out.
+    """
     consumption = Consumption(table.definition)
     consumption.write(write_units(larger_size(old, new), transactional=transactional))
     for change in changes:
         sizes = [size for size in (change.old_bytes, change.new_bytes) if size is not None]
         # An entry that moves is deleted and put.
         written = sizes if change.has_moved else [max(sizes)]
-        units = sum(write_units(size, transactional=transactional) for size in written)
-        consumption.write(units, change.of)
+        consumption.write(sum(write_units(size) for size in written), change.of)
     return consumption
 
 

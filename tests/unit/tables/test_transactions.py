@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from broker.model.errors import (
     ThrottlingError,
     TransactionCanceledError,
 )
-from broker.model.tables import Throughput
+from broker.model.tables import Index, KeyAttribute, KeyAttributeType, ProjectionType, Throughput
 from broker.storage.rocks import Family, Store
 from broker.tables import transactions
 from broker.tables.capacity import BURST_SECONDS, CapacityMetering
@@ -129,6 +130,54 @@ async def test_a_transaction_consumes_twice_also_if_it_is_cancelled(engine: Engi
         await engine.committer.commit(Transaction(writes, metering, tokens, None))
     (consumed,) = cancelled.value.consumed
     assert consumed.total.writes == 2 * 2 + 2 * 3
+
+
+BY_STATE = Index(
+    name="by-state",
+    id=0,
+    is_global=True,
+    partition_key=KeyAttribute(name="state", type=KeyAttributeType.STRING),
+    sort_key=None,
+    projection_type=ProjectionType.ALL,
+)
+
+
+async def test_a_transaction_doubles_the_units_of_the_table_and_not_of_its_indexes(engine: Engine) -> None:
+    tokens = RequestTokens(engine.store)
+    table = await engine.table(indexes=(BY_STATE,))
+    metering = CapacityMetering(engine.clock)
+    for write, own, of_index in (
+        (put(table, "a", state="x"), 2 * 1, 1),
+        (put(table, "a", state="x", text="x" * 1500), 2 * 2, 2),
+        # The entry moves: it is deleted and put.
+        (put(table, "a", state="y", text="x" * 1500), 2 * 2, 2 + 2),
+        (put(table, "a", state="y", text="x" * 1500), 2 * 2, 0),
+        (Delete(table, table.keys.of_key(item(id="a")), None), 2 * 2, 2),
+    ):
+        (consumed,) = await engine.committer.commit(Transaction([write], metering, tokens, None))
+        assert consumed.own.writes == own
+        assert sum(units.writes for _, units in consumed.indexes.values()) == of_index
+
+
+async def test_a_transaction_takes_from_the_bucket_of_an_index_as_a_single_write_does(engine: Engine) -> None:
+    tokens, table = RequestTokens(engine.store), await engine.table(indexes=(BY_STATE,))
+    metering = CapacityMetering(engine.clock)
+    one = Throughput(read_units=1, write_units=1)
+    change = TableChange(
+        billing_mode=BillingMode.PROVISIONED,
+        throughput=replace(one, write_units=100),
+        index_throughputs=(("by-state", one),),
+    )
+    await engine.catalog.update_table("pets", change)
+    # Of the 300 units that the index has saved these take 147, 147 and 6.
+    for key, length in (("a", 150_000), ("b", 150_000), ("c", 5_500)):
+        write = put(table, key, state="x", text="x" * length)
+        await engine.committer.commit(Transaction([write], metering, tokens, None))
+    with pytest.raises(TransactionCanceledError) as cancelled:
+        await engine.committer.commit(Transaction([put(table, "d", state="x")], metering, tokens, None))
+    (cause,) = cancelled.value.causes
+    assert isinstance(cause, ProvisionedThroughputExceededError)
+    assert cause.metadata["index_name"] == "by-state"
 
 
 async def test_a_request_that_was_carried_out_before_only_reads(engine: Engine) -> None:
