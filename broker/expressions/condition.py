@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 from broker.expressions.parser import (
     FUNCTION_RANK,
     MISUSE_RANK,
-    PARENTHESES_RANK,
     TREES_KEPT_MAX,
     Parser,
     PathRef,
     ValueRef,
+    unwrapped,
 )
 from broker.expressions.paths import getter, shown
 from broker.expressions.placeholders import Where
@@ -52,6 +52,8 @@ _FUNCTIONS: Final = {
     "begins_with": 2,
     "contains": 2,
 }
+# Those that ask for a path, not for a value.
+_OF_PATHS: Final = ("attribute_exists", "attribute_not_exists")
 _SIZE: Final = "size"
 
 
@@ -159,14 +161,11 @@ def _primary(parser: Parser) -> object:
         inner = _or(parser)
         parser.expect(")")
         parser.leave()
-        if isinstance(inner, _Wrapped):
-            _note_redundant(parser)
-            inner = inner.node
-        node: object = _Wrapped(inner)
+        node: object = parser.wrapped(inner)
     else:
         node = _term(parser)
     if parser.upcoming in _COMPARATORS or parser.is_keyword("BETWEEN") or parser.is_keyword("IN"):
-        return _compared(parser, _as_operand(parser, _unwrapped(node)))
+        return _compared(parser, _as_operand(parser, unwrapped(node)))
     return node
 
 
@@ -185,15 +184,17 @@ def _compared(parser: Parser, left: object) -> Comparison:
 
 
 def _operand(parser: Parser) -> object:
+    return unwrapped(_maybe_wrapped_operand(parser))
+
+
+def _maybe_wrapped_operand(parser: Parser) -> object:
     if not parser.accept("("):
         return _as_operand(parser, _term(parser))
-    if parser.upcoming == "(":
-        _note_redundant(parser)
     parser.enter()
-    inner = _operand(parser)
+    inner = _maybe_wrapped_operand(parser)
     parser.expect(")")
     parser.leave()
-    return inner
+    return parser.wrapped(inner)
 
 
 def _term(parser: Parser) -> object:
@@ -211,7 +212,7 @@ def _term(parser: Parser) -> object:
 
 def _condition(parser: Parser, node: object) -> object:
     """A node where only a condition may stand."""
-    node = _unwrapped(node)
+    node = unwrapped(node)
     if isinstance(node, Size):
         _note_misuse(parser, _SIZE)
     elif isinstance(node, PathRef | ValueRef):
@@ -226,20 +227,6 @@ def _as_operand(parser: Parser, node: object) -> object:
     elif not isinstance(node, Size | PathRef | ValueRef):
         parser.fail()
     return node
-
-
-def _unwrapped(node: object) -> object:
-    return node.node if isinstance(node, _Wrapped) else node
-
-
-class _Wrapped(NamedTuple):
-    """What stood in parentheses; only while it is parsed."""
-
-    node: object
-
-
-def _note_redundant(parser: Parser) -> None:
-    parser.fault(PARENTHESES_RANK, "The expression has redundant parentheses;")
 
 
 def _note_misuse(parser: Parser, function: str) -> None:
@@ -351,7 +338,7 @@ class _Binding:
         operands = self._operands(name, node.operands)
         self._check_count(name, operands, _FUNCTIONS[name])
         first, get = operands[0], operands[0].get
-        if name.startswith("attribute_") and first.path is None:
+        if name in _OF_PATHS and first.path is None:
             self._where.fail(f"Operator or function requires a document path; operator or function: {name}")
         match name:
             case "attribute_exists":
@@ -406,11 +393,13 @@ def _compare(one: Value | None, two: Value | None, holds: Callable[[Any, Any], b
 
 
 def _size(value: Value | None) -> Value | None:
-    """What size() counts: bytes of text in UTF-8 and of binary data, elements of anything else that has some."""
+    """Count UTF-16 units of a string, bytes of binary data, elements of a set, list or map; None for other types."""
     if value is None or value[0] not in _SIZED:
         return None
     kind, content = value
-    return "N", str(len(content.encode() if kind == "S" else content))
+    if kind == "S" and not content.isascii():
+        return "N", str(len(content.encode("utf-16-le")) // 2)
+    return "N", str(len(content))
 
 
 def _begins_with(value: Value | None, prefix: Value | None) -> bool:

@@ -10,6 +10,7 @@ import re
 from typing import TYPE_CHECKING, Final, NamedTuple, NoReturn
 
 from broker.expressions.reserved import RESERVED_WORDS
+from broker.model.values import NESTING_LEVELS_MAX
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,7 +24,10 @@ OPERATORS_MAX: Final = 300
 DEPTH_MAX: Final = 100
 # Trees of so many texts are kept, each of at most 4 KB of text.
 TREES_KEPT_MAX: Final = 1024
-_INDEX_DIGITS_MAX: Final = 9
+# The names and indexes of a path: an item has no more levels, so a longer path can lead nowhere.
+PATH_STEPS_MAX: Final = NESTING_LEVELS_MAX
+# The greatest index of a list element, as the service has it; far beyond the end of any list.
+LIST_INDEX_MAX: Final = 2**32 - 2
 _CONTEXT_TOKENS: Final = 2
 
 _TOKEN: Final = re.compile(
@@ -47,14 +51,25 @@ class PathRef(NamedTuple):
 
     def resolved(self, placeholders: Placeholders, where: Where) -> Path:
         """The path with its names. Raises ValidationError if one is not defined."""
-        if not self.has_placeholders:
-            return self.steps
-        return tuple(
-            [
-                placeholders.name(step, where) if isinstance(step, str) and step[0] == "#" else step
-                for step in self.steps
-            ]
-        )
+        steps = self.steps
+        if self.has_placeholders:
+            steps = tuple(
+                [placeholders.name(step, where) if isinstance(step, str) and step[0] == "#" else step for step in steps]
+            )
+        if len(steps) > 1:
+            placeholders.note_parent(steps[0], where)
+        return steps
+
+
+class Wrapped(NamedTuple):
+    """A node that stood in parentheses; only while an expression is parsed."""
+
+    node: object
+
+
+def unwrapped(node: object) -> object:
+    """Return a node without the parentheses around it."""
+    return node.node if isinstance(node, Wrapped) else node
 
 
 class Parser:
@@ -74,8 +89,9 @@ class Parser:
         self._position = 0
         self._operators = 0
         self._depth = 0
-        # What is wrong though the grammar allows it; by rank, for the service tells them in an order of its own.
-        self._faults: dict[int, str] = {}
+        # What is wrong though the grammar allows it; by rank, for the service tells them in an order of its own. Each
+        # is a text and the metadata of its error.
+        self._faults: dict[int, tuple[str, dict[str, object]]] = {}
         if len(self._tokens) == 1:
             where.fail("The expression can not be empty;")
 
@@ -132,6 +148,12 @@ class Parser:
         self.leave()
         return arguments
 
+    def wrapped(self, node: object) -> Wrapped:
+        """Return a node with parentheses around it; two pairs around the same node are a fault."""
+        if isinstance(node, Wrapped):
+            self.fault(PARENTHESES_RANK, "The expression has redundant parentheses;")
+        return Wrapped(unwrapped(node))
+
     def value(self) -> ValueRef:
         """Takes a :placeholder."""
         if self.upcoming[0] != ":" or len(self.upcoming) == 1:
@@ -149,7 +171,14 @@ class Parser:
                 steps.append(self._index())
                 self.expect("]")
             else:
-                return PathRef(tuple(steps), any(isinstance(step, str) and step[0] == "#" for step in steps))
+                break
+        if len(steps) > PATH_STEPS_MAX:
+            self.fault(
+                NESTING_RANK,
+                f"The document path has too many nesting elements; nesting levels: {len(steps)}",
+                limit=PATH_STEPS_MAX,
+            )
+        return PathRef(tuple(steps), any(isinstance(step, str) and step[0] == "#" for step in steps))
 
     def operator(self) -> None:
         """Counts an operator or function."""
@@ -165,16 +194,17 @@ class Parser:
         """Comes back from a level."""
         self._depth -= 1
 
-    def fault(self, rank: int, what: str) -> None:
+    def fault(self, rank: int, what: str, **metadata: object) -> None:
         """Notes what is wrong with an expression that is grammatical; the lowest rank is told."""
-        self._faults.setdefault(rank, what)
+        self._faults.setdefault(rank, (what, metadata))
 
     def finish(self) -> None:
         """Raises ValidationError for what follows the expression, and for any fault."""
         if self.upcoming != END:
             self.fail()
         if self._faults:
-            self._where.fail(self._faults[min(self._faults)])
+            what, metadata = self._faults[min(self._faults)]
+            self._where.fail(what, **metadata)
         if self._operators > OPERATORS_MAX:
             self._where.fail(
                 f"The expression contains too many operators; operator count: {self._operators}", limit=OPERATORS_MAX
@@ -207,10 +237,13 @@ class Parser:
         digits = self.upcoming
         if not (digits.isascii() and digits.isdecimal()):
             self.fail()
-        if len(digits) > _INDEX_DIGITS_MAX:
-            self._where.fail(f"List index is not within the allowable range; index: [{digits[:40]}]")
+        index = int(digits)
+        if index > LIST_INDEX_MAX:
+            self._where.fail(
+                f"List index is not within the allowable range; index: [{digits[:40]}]", limit=LIST_INDEX_MAX
+            )
         self._position += 1
-        return int(digits)
+        return index
 
 
 PARENTHESES_RANK: Final = 0
@@ -218,3 +251,4 @@ FUNCTION_RANK: Final = 1
 MISUSE_RANK: Final = 2
 RESERVED_RANK: Final = 3
 SECTION_RANK: Final = 4
+NESTING_RANK: Final = 5

@@ -6,10 +6,12 @@ import re
 from typing import TYPE_CHECKING, Final, NoReturn
 
 from broker.model.errors import ValidationError
+from broker.model.values import ATTRIBUTE_NAME_BYTES_MAX
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from broker.model.tables import Table
     from broker.model.values import Value
 
 # Source: Developer Guide, "Quotas in Amazon DynamoDB", Expression parameters.
@@ -23,10 +25,10 @@ _VALUE: Final = re.compile(r":[A-Za-z0-9_]+", re.ASCII)
 class Placeholders:
     """The substitutions of one request, shared by all its expressions, and which of them these have used."""
 
-    __slots__ = ("_names", "_used", "_values")
+    __slots__ = ("_names", "_parents", "_used", "_values")
 
     def __init__(self, names: Mapping[str, str], values: Mapping[str, Value]) -> None:
-        """Raises ValidationError for a key that no expression could name."""
+        """Raises ValidationError for a key that no expression could name, or a name that no attribute can have."""
         for given, pattern, what in ((names, _NAME, "Names"), (values, _VALUE, "Values")):
             for key in given:
                 if pattern.fullmatch(key) is None or len(key) > PLACEHOLDER_BYTES_MAX:
@@ -35,9 +37,20 @@ class Placeholders:
                         field=f"expression_attribute_{what.lower()}",
                         limit=PLACEHOLDER_BYTES_MAX,
                     )
+        for key, name in names.items():
+            if not 1 <= len(name.encode()) <= ATTRIBUTE_NAME_BYTES_MAX:
+                fault = f"Attribute name is too long: limit {ATTRIBUTE_NAME_BYTES_MAX} bytes"
+                raise ValidationError(
+                    f"ExpressionAttributeNames contains invalid value: {fault if name else 'Empty attribute name'} "
+                    f"for key {key}",
+                    field="expression_attribute_names",
+                    limit=ATTRIBUTE_NAME_BYTES_MAX if name else 1,
+                )
         self._names = names
         self._values = values
         self._used: set[str] = set()
+        # The attributes whose parts a path of an expression leads to.
+        self._parents: dict[str, Where] = {}
 
     def name(self, reference: str, where: Where) -> str:
         """The attribute's name that a #reference stands for. Raises ValidationError if none is given."""
@@ -57,6 +70,25 @@ class Placeholders:
         self._used.add(reference)
         return value
 
+    def note_parent(self, name: str, where: Where) -> None:
+        """Notes that an expression has a path to a part of this attribute."""
+        self._parents.setdefault(name, where)
+
+    def check_keys_are_whole(self, table: Table) -> None:
+        """Raises ValidationError if a path leads to a part of a key attribute: keys are scalars."""
+        if not self._parents:
+            return
+        keys = {attribute.name: "IndexKey" for index in table.indexes for attribute in index.key_attributes}
+        keys |= {attribute.name: "Key" for attribute in table.key_attributes}
+        for name, where in self._parents.items():
+            if name in keys:
+                raise ValidationError(
+                    "Key attributes must be scalars; list random access '[]' and map lookup '.' are not allowed: "
+                    f"{keys[name]}: {name}",
+                    field=where.field,
+                    attribute=name,
+                )
+
     def check_all_used(self) -> None:
         """Raises ValidationError if a placeholder is given that no expression uses."""
         if len(self._used) == len(self._names) + len(self._values):
@@ -73,13 +105,14 @@ class Placeholders:
 class Where:
     """Which expression of a request is read: for errors."""
 
-    __slots__ = ("_field", "_kind")
+    __slots__ = ("_kind", "field")
 
     def __init__(self, kind: str) -> None:
         """`kind` is what the AWS API calls the parameter, such as FilterExpression."""
         self._kind = kind
-        self._field = re.sub(r"(?<!^)(?=[A-Z])", "_", kind).lower()
+        # Its name in our protocol.
+        self.field = re.sub(r"(?<!^)(?=[A-Z])", "_", kind).lower()
 
     def fail(self, what: str, **metadata: object) -> NoReturn:
         """Raises the ValidationError that says what is wrong with the expression."""
-        raise ValidationError(f"Invalid {self._kind}: {what}", **({"field": self._field} | metadata))
+        raise ValidationError(f"Invalid {self._kind}: {what}", **({"field": self.field} | metadata))

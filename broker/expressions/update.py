@@ -1,7 +1,8 @@
 """Updates: parsed once by text, bound to the placeholders of a request, then applied to an item.
 
-What is assigned is computed from the item as it was, before anything of it changes. Then come assignments, ADD and
-DELETE, and last REMOVE, from the end of each list to its beginning, so that indexes mean what they meant before.
+All operands are computed from the item as it was, before anything of it changes. Then come assignments, ADD and DELETE,
+and last all that goes (REMOVE, and sets that DELETE leaves empty), from the end of each list to its beginning, so that
+indexes mean the elements of the item as it was.
 """
 
 from __future__ import annotations
@@ -13,12 +14,12 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn, TypeAlias
 from broker.expressions.parser import (
     FUNCTION_RANK,
     MISUSE_RANK,
-    PARENTHESES_RANK,
     SECTION_RANK,
     TREES_KEPT_MAX,
     Parser,
     PathRef,
     ValueRef,
+    unwrapped,
 )
 from broker.expressions.paths import check_apart, find, getter, part, pick, tree_of
 from broker.expressions.placeholders import Where
@@ -37,7 +38,12 @@ if TYPE_CHECKING:
 _WHERE: Final = Where("UpdateExpression")
 _FIELD: Final = "update_expression"
 _SECTIONS: Final = ("SET", "REMOVE", "ADD", "DELETE")
+# Of an item that is missing they take nothing away, and do not make it.
+_TAKING_AWAY: Final = ("REMOVE", "DELETE")
 _SETS: Final = ("SS", "NS", "BS")
+# The texts of an update that does not fit the item it is applied to.
+INCORRECT_TYPE: Final = "An operand in the update expression has an incorrect data type"
+INVALID_PATH: Final = "The document path provided in the update expression is invalid for update"
 # All of 1E-130 to 9.99E+125, added to any other of them, exactly; what is too long for a number is refused then.
 _EXACT: Final = Context(prec=300, Emax=MAX_EMAX, Emin=MIN_EMIN)
 _TYPE_WORDS: Final = {
@@ -84,11 +90,12 @@ class Update:
     __slots__ = ("_changes", "_is_flat", "_paths", "creates", "names", "touched")
 
     def __init__(self, changes: list[_Change], names: Iterable[str] = ()) -> None:
-        self._changes = changes if len(changes) == 1 else sorted(changes, key=_order)
+        # Elements beyond the end of a list are appended in the order of their indexes.
+        self._changes = changes if len(changes) == 1 else sorted(changes, key=lambda change: _Steps(change.path))
         self._paths = [change.path for change in changes]
         self._is_flat = all(len(path) == 1 for path in self._paths)
         # Whether it makes an item of one that is missing: one that only takes away does not.
-        self.creates = not changes or any(change.section in ("SET", "ADD") for change in changes)
+        self.creates = not changes or any(change.section not in _TAKING_AWAY for change in changes)
         # The attributes that it changes, or parts of; and all that it mentions.
         self.touched = frozenset([path[0] for path in self._paths])
         self.names = self.touched.union(names)
@@ -99,26 +106,31 @@ class Update:
         `is_new` says that there is none: then nothing can be removed from parts of it, and that is no error. Raises
         ValidationError if the update does not fit the item.
         """
-        assigned = [None if change.get is None else change.get(attributes) for change in self._changes]
+        operands = [None if change.get is None else change.get(attributes) for change in self._changes]
         after = dict(attributes)
         if not self._is_flat:
             for path in self._paths:
                 # What is changed inside is copied first.
                 if len(path) > 1 and path[0] in after and after[path[0]] is attributes[path[0]]:
                     after[path[0]] = _copied(after[path[0]])
-        for change, value in zip(self._changes, assigned, strict=True):
-            match change.section:
-                case "SET":
-                    assert value is not None
-                    _assign(after, change.path, value)
-                case "ADD":
-                    assert value is not None
-                    _assign(after, change.path, _added(find(attributes, change.path), value))
-                case "DELETE":
-                    assert value is not None
-                    _delete_elements(after, change.path, find(attributes, change.path), value, is_new=is_new)
-                case _:
-                    _remove(after, change.path, is_new=is_new)
+        going: list[Path] = []
+        for change, operand in zip(self._changes, operands, strict=True):
+            section, path = change.section, change.path
+            if is_new and section in _TAKING_AWAY:
+                continue
+            if len(path) > 1:
+                # The path must fit also where its section finds nothing to do.
+                _container(after, path)
+            before = find(attributes, path)
+            value = _changed(section, before, operand)
+            if value is not None:
+                _assign(after, path, value)
+            elif before is not None:
+                going.append(path)
+        if len(going) > 1:
+            going.sort(key=lambda path: _Steps(path, is_descending=True))
+        for path in going:
+            _remove(after, path)
         return after
 
     def updated(self, attributes: Attributes) -> Attributes:
@@ -174,41 +186,61 @@ def _action(parser: Parser, section: str) -> Action:
 
 
 def _assigned(parser: Parser) -> object:
-    """What SET assigns: one operand, or two with + or - between them; all of it may stand in parentheses."""
-    first = _operand(parser, is_outermost=True)
-    return _sum(parser, first)
+    """Take the right side of SET: one operand, or two with + or - between them; all of it may be in parentheses."""
+    return unwrapped(_sum(parser, _operand(parser, is_outermost=True)))
 
 
 def _sum(parser: Parser, first: object) -> object:
     for sign in ("+", "-"):
         if parser.accept(sign):
             parser.operator()
-            return Call(sign, (first, _operand(parser)))
+            return Call(sign, (_nested(parser, first), _nested(parser, _operand(parser))))
     return first
 
 
 def _operand(parser: Parser, *, is_outermost: bool = False) -> object:
     if parser.accept("("):
-        if parser.upcoming == "(":
-            parser.fault(PARENTHESES_RANK, "The expression has redundant parentheses;")
         parser.enter()
         inner = _operand(parser, is_outermost=is_outermost)
         if is_outermost:
             inner = _sum(parser, inner)
         parser.expect(")")
         parser.leave()
-        return inner
+        return parser.wrapped(inner)
     name = parser.function()
     if name is not None:
         parser.operator()
         if name in _CONDITION_FUNCTIONS:
-            parser.fault(
-                MISUSE_RANK, f"The function is not allowed to be used this way in an expression; function: {name}"
-            )
-        elif name not in ("if_not_exists", "list_append"):
+            _note_misuse(parser, name)
+        elif name not in (_IF_NOT_EXISTS, _LIST_APPEND):
             parser.fault(FUNCTION_RANK, f"Invalid function name; function: {name}")
-        return Call(name, tuple(parser.arguments(lambda: _operand(parser))))
+        argument = _unwrapped_operand if name == _IF_NOT_EXISTS else _nested_operand
+        return Call(name, tuple(parser.arguments(lambda: argument(parser))))
     return parser.value() if parser.upcoming[0] == ":" else parser.path()
+
+
+def _unwrapped_operand(parser: Parser) -> object:
+    return unwrapped(_operand(parser))
+
+
+def _nested_operand(parser: Parser) -> object:
+    return _nested(parser, _operand(parser))
+
+
+def _nested(parser: Parser, node: object) -> object:
+    """Return an operand of list_append, + or - without its parentheses; list_append must not be one."""
+    node = unwrapped(node)
+    if isinstance(node, Call) and node.name == _LIST_APPEND:
+        _note_misuse(parser, node.name)
+    return node
+
+
+def _note_misuse(parser: Parser, function: str) -> None:
+    parser.fault(MISUSE_RANK, f"The function is not allowed to be used this way in an expression; function: {function}")
+
+
+_IF_NOT_EXISTS: Final = "if_not_exists"
+_LIST_APPEND: Final = "list_append"
 
 
 _CONDITION_FUNCTIONS: Final = frozenset(
@@ -253,9 +285,9 @@ class _Binding:
                 f"number of operands: {len(node.operands)}",
                 limit=2,
             )
-        if node.name == "if_not_exists":
+        if node.name == _IF_NOT_EXISTS:
             return self._if_not_exists(*node.operands)
-        needed = "L" if node.name == "list_append" else "N"
+        needed = "L" if node.name == _LIST_APPEND else "N"
         for operand in node.operands:
             self._check_type(node.name, operand, needed)
         one, two = (self._get(operand) for operand in node.operands)
@@ -269,7 +301,7 @@ class _Binding:
 
     def _if_not_exists(self, path: object, otherwise: object) -> Get:
         if not isinstance(path, PathRef):
-            _WHERE.fail("Operator or function requires a document path; operator or function: if_not_exists")
+            _WHERE.fail("Operator or function requires a document path; operator or function: " + _IF_NOT_EXISTS)
         found = self._getter(path)
         default = self._get(otherwise)
         return lambda item: default(item) if (value := found(item)) is None else value
@@ -289,18 +321,12 @@ class _Binding:
                 )
 
 
-def _order(change: _Change) -> tuple[int, _Steps]:
-    # Elements beyond the end of a list are appended in the order of their indexes, and removed from its end on.
-    is_removal = change.section == "REMOVE"
-    return int(is_removal), _Steps(change.path, is_descending=is_removal)
-
-
 class _Steps:
     """A path in the order of its steps; paths that are compared beyond a step have it in common."""
 
     __slots__ = ("_is_descending", "_path")
 
-    def __init__(self, path: Path, *, is_descending: bool) -> None:
+    def __init__(self, path: Path, *, is_descending: bool = False) -> None:
         self._path = path
         self._is_descending = is_descending
 
@@ -319,53 +345,43 @@ def _assign(after: Attributes, path: Path, value: Value) -> None:
     if len(path) == 1:
         after[last] = value
         return
-    kind, content = _parent(after, path)
-    if isinstance(last, int):
-        if kind != "L":
-            _fail_path()
-        if last < len(content):
-            content[last] = value
-        else:
-            content.append(value)
-    elif kind == "M":
-        content[last] = value
+    content = _container(after, path)
+    if isinstance(last, int) and last >= len(content):
+        content.append(value)
     else:
-        _fail_path()
+        content[last] = value
 
 
-def _remove(after: Attributes, path: Path, *, is_new: bool) -> None:
-    """Takes away what a path leads to, if there is anything."""
+def _remove(after: Attributes, path: Path) -> None:
+    """Remove the value at a path, if there is one."""
     last = path[-1]
     if len(path) == 1:
         after.pop(last, None)
         return
-    if is_new:
-        return
-    kind, content = _parent(after, path)
-    if isinstance(last, int):
-        if kind != "L":
-            _fail_path()
-        if last < len(content):
-            del content[last]
-    elif kind == "M":
+    content = _container(after, path)
+    if not isinstance(last, int):
         content.pop(last, None)
-    else:
-        _fail_path()
+    elif last < len(content):
+        del content[last]
 
 
-def _delete_elements(after: Attributes, path: Path, before: Value | None, elements: Value, *, is_new: bool) -> None:
-    """Takes elements out of a set; a set that is left empty goes."""
-    if before is None:
-        if len(path) > 1 and not is_new:
-            _parent(after, path)
-        return
+def _changed(section: str, before: Value | None, operand: Value | None) -> Value | None:
+    """Return what a section makes of the value at its path; None if no value is to be there."""
+    if operand is None:
+        return None
+    if section == "SET":
+        return operand
+    if section == "ADD":
+        return _added(before, operand)
+    return None if before is None else _without(before, operand)
+
+
+def _without(before: Value, elements: Value) -> Value | None:
+    """Return a set without some elements; None if none is left."""
     if before[0] != elements[0]:
         _fail_type()
     left = tuple(element for element in before[1] if element not in elements[1])
-    if left:
-        _assign(after, path, (before[0], left))
-    else:
-        _remove(after, path, is_new=is_new)
+    return (before[0], left) if left else None
 
 
 def _added(before: Value | None, more: Value) -> Value:
@@ -378,15 +394,18 @@ def _added(before: Value | None, more: Value) -> Value:
     return _sum_of(content, more[1]) if kind == "N" else (kind, tuple(sorted({*content, *more[1]})))
 
 
-def _parent(after: Attributes, path: Path) -> Value:
-    """What holds the last step of a path."""
+def _container(after: Attributes, path: Path) -> Any:
+    """Return the content of the list or map that the last step of a path leads into.
+
+    This alone decides whether a path of several steps fits an item, for each section. Raises ValidationError if it does
+    not: nothing is there, or a value of a type that has no such part.
+    """
     value = after.get(path[0])
     for step in path[1:-1]:
         value = None if value is None else part(value, step)
-    if value is None:
+    if value is None or value[0] != ("L" if isinstance(path[-1], int) else "M"):
         _fail_path()
-    found: Value = value
-    return found
+    return value[1]
 
 
 def _copied(value: Value) -> Value:
@@ -423,11 +442,11 @@ def _typed(value: Value, kind: str) -> Any:
 
 
 def _fail_type() -> NoReturn:
-    raise ValidationError("An operand in the update expression has an incorrect data type", field=_FIELD)
+    raise ValidationError(INCORRECT_TYPE, field=_FIELD)
 
 
 def _fail_path() -> NoReturn:
-    raise ValidationError("The document path provided in the update expression is invalid for update", field=_FIELD)
+    raise ValidationError(INVALID_PATH, field=_FIELD)
 
 
 # Of a request without an expression: a missing item gets its key alone.

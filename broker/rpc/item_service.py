@@ -146,7 +146,7 @@ class ItemService:
         """Reads an item."""
         table = self._catalog.open_table(request.table_name)
         key = _key(request.key, table)
-        projection = _projection(request)
+        projection = _projection(request, table)
         item, consumption = self._read(table, key, consistent=request.consistent_read)
         await self._reader.settle((key,))
         response = _EMPTY if item is None else field_bytes(_FIELD_1, _projected(item, projection))
@@ -341,7 +341,7 @@ class ItemService:
         _check_count(request.transact_items, "transact_items", TRANSACTION_ACTIONS_MAX)
         tables = [self._catalog.open_table(each.table_name) for each in request.transact_items]
         keys = [_key(each.key, table) for each, table in zip(request.transact_items, tables, strict=True)]
-        projections = [_projection(each) for each in request.transact_items]
+        projections = [_projection(each, table) for each, table in zip(request.transact_items, tables, strict=True)]
         if len({key.stored for key in keys}) < len(keys):
             raise ValidationError(
                 "Transaction request cannot include multiple operations on one item", field="transact_items"
@@ -426,7 +426,7 @@ class ItemService:
         if table.indexes:
             table.indexes.check(key, item, encoded, item.attributes)
         wanted = wanted or _wanted(request, _RETURN_VALUES_OF_OTHERS, "ALL_OLD or NONE", room)
-        return Put(table, key, encoded, _condition(request), self._capacity, wanted)
+        return Put(table, key, encoded, _condition(request, table), self._capacity, wanted)
 
     def _delete(
         self, request: Any, table_name: str, wanted: Wanted | None = None, room: ShownItems | None = None
@@ -434,7 +434,7 @@ class ItemService:
         table = self._catalog.open_table(table_name)
         key = _key(request.key, table)
         wanted = wanted or _wanted(request, _RETURN_VALUES_OF_OTHERS, "ALL_OLD or NONE", room)
-        return Delete(table, key, _condition(request), self._capacity, wanted)
+        return Delete(table, key, _condition(request, table), self._capacity, wanted)
 
     def _update(self, request: Any, table_name: str, room: ShownItems | None = None) -> Change:
         table = self._catalog.open_table(table_name)
@@ -447,7 +447,7 @@ class ItemService:
                 update = parse_update(request.update_expression, placeholders, table.keys.names)
             if request.condition_expression:
                 condition = parse_condition(request.condition_expression, placeholders)
-            placeholders.check_all_used()
+            _check_expressions(placeholders, table)
         else:
             _check_no_placeholders(request)
         wanted = _wanted(request, _RETURN_VALUES_OF_CHANGES, "NONE, ALL_OLD, UPDATED_OLD, ALL_NEW, UPDATED_NEW", room)
@@ -459,7 +459,7 @@ class ItemService:
                 "The condition_expression of a condition check must be given", field="condition_expression"
             )
         table = self._catalog.open_table(request.table_name)
-        condition = _condition(request)
+        condition = _condition(request, table)
         assert condition is not None
         wanted = None
         if request.return_values_on_condition_check_failure == _SHOWS_FAILED:
@@ -485,7 +485,7 @@ class ItemService:
                 break
             if len({key.stored for key in keys}) < len(keys):
                 raise ValidationError("Provided list of item keys contains duplicates", field="keys")
-            wanted.append((table, keys, _projection(keys_of_table)))
+            wanted.append((table, keys, _projection(keys_of_table, table)))
         if not wanted or len(wanted) < len(request.tables):
             raise ValidationError("tables and the keys of each must have 1 element at least", field="tables", limit=1)
         return wanted
@@ -498,18 +498,24 @@ def _key(encoded: bytes, table: OpenTable) -> ItemKey:
     return table.keys.of_key(parse_item(encoded))
 
 
-def _condition(request: Any) -> Condition | None:
+def _check_expressions(placeholders: Placeholders, table: OpenTable) -> None:
+    """Check what can be checked only when all expressions of a request are read. Raises ValidationError."""
+    placeholders.check_all_used()
+    placeholders.check_keys_are_whole(table.definition)
+
+
+def _condition(request: Any, table: OpenTable) -> Condition | None:
     """The condition of a request, which most do not have."""
     if not request.condition_expression:
         _check_no_placeholders(request)
         return None
     placeholders = _placeholders(request)
     condition = parse_condition(request.condition_expression, placeholders)
-    placeholders.check_all_used()
+    _check_expressions(placeholders, table)
     return condition
 
 
-def _projection(request: Any) -> Projection | None:
+def _projection(request: Any, table: OpenTable) -> Projection | None:
     """The projection of a request whose only expression it is."""
     if not request.projection_expression:
         if request.expression_attribute_names:
@@ -520,7 +526,7 @@ def _projection(request: Any) -> Projection | None:
         return None
     placeholders = Placeholders(dict(request.expression_attribute_names), {})
     projection = parse_projection(request.projection_expression, placeholders)
-    placeholders.check_all_used()
+    _check_expressions(placeholders, table)
     return projection
 
 
@@ -542,7 +548,7 @@ def _reading(request: Any, table: OpenTable, placeholders: Placeholders, *, filt
         condition = parse_condition(request.filter_expression, placeholders, ExpressionKind.FILTER)
     if request.projection_expression:
         projection = parse_projection(request.projection_expression, placeholders)
-    placeholders.check_all_used()
+    _check_expressions(placeholders, table)
     return Reading(
         table=table,
         index=open_index(table, request.index_name),

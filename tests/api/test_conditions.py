@@ -1,13 +1,26 @@
-"""Conditions and UpdateItem as far as this version has them: attribute_(not_)exists, SET and REMOVE at top level."""
+"""Conditions and updates over gRPC: what they do to items, and what is refused by every call that takes them."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
+from google.protobuf.message import Message
 
 from headrace.v1 import attribute_value_pb2 as pb
 from headrace.v1.item_service_pb2 import (
+    BatchGetItemRequest,
+    ConditionCheck,
     DeleteItemRequest,
+    GetItemRequest,
     PutItemRequest,
+    QueryRequest,
+    ScanRequest,
+    TableKeys,
+    TransactGetItem,
+    TransactGetItemsRequest,
+    TransactWriteItem,
+    TransactWriteItemsRequest,
     UpdateItemRequest,
     WriteItemsRequest,
     WriteOperation,
@@ -178,6 +191,75 @@ def test_bad_expressions_are_refused(client: Client, table: TestTable, fault: st
     with client.unchanged(table), refused("INVALID_ARGUMENT", "VALIDATION") as expected:
         update(client, table, expression, condition=condition, names=names, values=values)
     assert expected.refusal.metadata["field"], expected.refusal
+
+
+KEYS_HAVE_NO_PARTS = "Key attributes must be scalars; list random access '[]' and map lookup '.' are not allowed: "
+
+
+@pytest.mark.parametrize("path", ["id.x", "id[0]", "#k.x", "line[0]"])
+def test_a_path_into_a_key_attribute_is_refused_by_every_call_that_takes_one(client: Client, path: str) -> None:
+    table = client.create_table(keys="id:S line:N")
+    key = item(id="a", line=1)
+    client.put(table.name, key)
+    names: dict[str, Any] = {"expression_attribute_names": {"#k": "id"} if "#k" in path else {}}
+    condition: dict[str, Any] = {"condition_expression": f"attribute_not_exists({path})", **names}
+    filter_: dict[str, Any] = {"filter_expression": f"attribute_not_exists({path})", **names}
+    projection: dict[str, Any] = {"projection_expression": path, **names}
+    of_table: dict[str, Any] = {"table_name": table.name}
+    query: dict[str, Any] = {
+        **of_table,
+        "key_condition_expression": "id = :id",
+        "expression_attribute_values": {":id": pb.AttributeValue(s="a")},
+        "allow_key_attributes_in_filter": True,
+    }
+    put = PutItemRequest(**of_table, item=key, **condition)
+    check = ConditionCheck(**of_table, key=key, **condition)
+    calls: list[tuple[str, Message]] = [
+        ("PutItem", put),
+        ("DeleteItem", DeleteItemRequest(**of_table, key=key, **condition)),
+        ("UpdateItem", UpdateItemRequest(**of_table, key=key, update_expression="REMOVE n", **condition)),
+        ("UpdateItem", UpdateItemRequest(**of_table, key=key, update_expression=f"SET n = {path}", **names)),
+        ("TransactWriteItems", TransactWriteItemsRequest(transact_items=[TransactWriteItem(put=put)])),
+        ("TransactWriteItems", TransactWriteItemsRequest(transact_items=[TransactWriteItem(condition_check=check)])),
+        ("GetItem", GetItemRequest(**of_table, key=key, **projection)),
+        ("BatchGetItem", BatchGetItemRequest(tables=[TableKeys(**of_table, keys=[key], **projection)])),
+        (
+            "TransactGetItems",
+            TransactGetItemsRequest(transact_items=[TransactGetItem(**of_table, key=key, **projection)]),
+        ),
+        ("Query", QueryRequest(**query, **filter_)),
+        ("Query", QueryRequest(**query, **projection)),
+        ("Scan", ScanRequest(**of_table, **filter_)),
+        ("Scan", ScanRequest(**of_table, **projection)),
+    ]
+    told = KEYS_HAVE_NO_PARTS + f"Key: {'line' if 'line' in path else 'id'}"
+    for name, request in calls:
+        with client.unchanged(table), refused("INVALID_ARGUMENT", "VALIDATION", says=told):
+            getattr(client.items, name)(request)
+    batch = WriteItemsRequest(table_name=table.name, operations=[WriteOperation(put=put)])
+    (response,) = client.write_items(batch)
+    assert response.results[0].error.message == told
+
+
+def test_deletes_from_sets_on_paths_that_do_not_fit_are_refused_with_all_that_is_asked_beside_them(
+    client: Client, table: TestTable
+) -> None:
+    client.put(table.name, item(id="a", title="x", options={"a": 1}, steps=["x", {"tags": {"b"}}]))
+    for path in (
+        "title.tags",
+        "title[0]",
+        "options[0]",
+        "steps.top",
+        "gone.tags",
+        "options.gone.tags",
+        "steps[1].tags.x",
+    ):
+        says = "The document path provided in the update expression is invalid for update"
+        with client.unchanged(table), refused("INVALID_ARGUMENT", "VALIDATION", field="update_expression", says=says):
+            update(client, table, f"SET done = :d DELETE {path} :s", values={":s": {"b"}, ":d": True})
+    update(client, table, "SET done = :d DELETE steps[1].tags :s", values={":s": {"b"}, ":d": True})
+    expected = attributes(id="a", title="x", options={"a": 1}, steps=["x", {}], done=True)
+    assert client.get(table.name, KEY) == expected
 
 
 def test_an_expression_of_4096_bytes_is_taken_and_one_of_4097_is_not(client: Client, table: TestTable) -> None:

@@ -222,7 +222,7 @@ def test_expectations_that_contradict_themselves_are_refused(
         ({"n": {"Action": "ADD", "Value": {"S": "x"}}}, "ADD action is not supported for the type S"),
         ({"n": {"Action": "DELETE", "Value": {"N": "5"}}}, "not supported for the type N"),
         ({"n": {"Action": "SWAP", "Value": {"N": "5"}}}, "enum value set"),
-        ({"t": {"Action": "ADD", "Value": {"N": "5"}}}, "type"),
+        ({"t": {"Action": "ADD", "Value": {"N": "5"}}}, "Type mismatch for attribute to update"),
         ({"id": {"Value": {"S": "b"}}}, "part of the key"),
     ],
 )

@@ -14,8 +14,10 @@ from collections.abc import Collection, Iterable, Mapping
 from itertools import count
 from typing import Any, Final, TypeAlias
 
+from broker.expressions.update import INCORRECT_TYPE
 from broker.gateway.aws.shapes import structure, unexpected
 from broker.model.errors import ValidationError
+from broker.model.values import ATTRIBUTE_NAME_BYTES_MAX
 
 Json: TypeAlias = dict[str, Any]
 
@@ -172,6 +174,7 @@ class _Rewriting:
     def _name(self, name: str) -> str:
         """The placeholder of an attribute's name."""
         if name not in self._placeholders:
+            _check_name(name)
             self._placeholders[name] = self._unused("#", self._names)
             self._names[self._placeholders[name]] = name
         return self._placeholders[name]
@@ -273,6 +276,20 @@ class _Rewriting:
             case "DELETE" if kind in _SETS:
                 return "DELETE", f"{placeholder} {self._value(value)}"
         raise _wrong(f"DELETE action with value is not supported for the type {kind}", name)
+
+
+def restated(error: ValidationError) -> ValidationError:
+    """The error that DynamoDB gives to a request with AttributeUpdates for one of the update it becomes."""
+    if error.message == INCORRECT_TYPE:
+        return ValidationError("Type mismatch for attribute to update", field="AttributeUpdates")
+    return error
+
+
+def _check_name(name: str) -> None:
+    """Raises ValidationError for a name that no attribute can have."""
+    if not 1 <= len(name.encode()) <= ATTRIBUTE_NAME_BYTES_MAX:
+        fault = f"is too long: limit {ATTRIBUTE_NAME_BYTES_MAX} bytes" if name else "is empty"
+        raise _wrong(f"An attribute name {fault}", name[:100])
 
 
 def _given(request: Json, placeholders: str) -> Json:

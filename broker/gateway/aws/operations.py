@@ -319,8 +319,14 @@ class DynamoDB:
 
 
 def _modernized(name: str, operation: Operation) -> Operation:
-    def carry_out(request: Json) -> Awaitable[Json]:
-        return operation(legacy.modernize(name, request))
+    async def carry_out(request: Json) -> Json:
+        modern = legacy.modernize(name, request)
+        try:
+            return await operation(modern)
+        except ValidationError as error:
+            if "AttributeUpdates" in request:
+                raise legacy.restated(error) from error
+            raise
 
     return carry_out
 

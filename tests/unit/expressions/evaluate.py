@@ -67,7 +67,7 @@ trees = st.recursive(
         st.tuples(st.sampled_from(["attribute_exists", "attribute_not_exists"]), paths),
         st.tuples(
             st.just("attribute_type"),
-            paths,
+            operands,
             st.sampled_from(["S", "N", "L", "M", "NULL"]).map(lambda t: ("value", ("S", t))),
         ),
         st.tuples(st.sampled_from(["begins_with", "contains"]), operands, operands),
@@ -178,7 +178,10 @@ def look(operand: Any, item: Attributes) -> Any:
     if kind == "size":
         if value is None or value[0] in ("N", "BOOL", "NULL"):
             return None
-        return "N", str(len(value[1].encode() if value[0] == "S" else value[1]))
+        if value[0] == "S":
+            # UTF-16 units.
+            return "N", str(sum(2 if ord(character) > 0xFFFF else 1 for character in value[1]))
+        return "N", str(len(value[1]))
     return value
 
 

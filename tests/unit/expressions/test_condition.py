@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
 
 import pytest
@@ -16,6 +17,7 @@ from broker.expressions.projection import parse_projection
 from broker.expressions.reserved import RESERVED_WORDS
 from broker.expressions.update import parse_update
 from broker.model.errors import ValidationError
+from broker.model.tables import Index, KeyAttribute, KeyAttributeType, ProjectionType, Table
 from broker.model.values import Attributes, Value
 from tests.unit.expressions.evaluate import Printer, holds, items, trees
 
@@ -28,6 +30,7 @@ VALUES: dict[str, Value] = {
     ":b": ("BOOL", True),
     ":L": ("L", []),
     ":M": ("S", "M"),
+    ":S": ("S", "S"),
     ":x": ("S", "XX"),
 }
 ITEM: Attributes = {
@@ -82,6 +85,13 @@ def condition(text: str, kind: ExpressionKind = ExpressionKind.CONDITION) -> Con
         ("#m.#n = :s", False),
         ("attribute_type(m, :M)", True),
         ("attribute_type(l, :M)", False),
+        ("attribute_type(:n, :S)", False),
+        ("attribute_type(:s, :S)", True),
+        ("attribute_type(:S, :S)", True),
+        ("attribute_exists(l[4294967294])", False),
+        (f"attribute_exists(m{'.x' * 31})", False),
+        ("((s = :s) AND (n > :n))", True),
+        ("((s) = (:s))", True),
         ("begins_with(#n, :s)", True),
         ("begins_with(#n, :t)", True),
         ("begins_with(s, :t)", False),
@@ -100,6 +110,17 @@ def test_what_conditions_answer(text: str, expected: bool | None) -> None:
             condition(text)
     else:
         assert condition(text).holds(ITEM) is expected
+
+
+@pytest.mark.parametrize(
+    ("text", "units"),
+    [("", 0), ("abc", 3), ("na\u00efve", 5), ("\u00e9\U0001d11e", 3), ("\uffff", 1), ("\U00010000", 2)],
+)
+def test_the_size_of_a_string_is_its_length_in_utf_16_units(text: str, units: int) -> None:
+    for size in range(8):
+        asked = parse_condition("size(s) = :n", Placeholders({}, {":n": ("N", str(size))}))
+        assert asked.holds({"s": ("S", text)}) is (size == units)
+    assert parse_condition("size(s) = :n", Placeholders({}, {":n": ("N", "2")})).holds({"s": ("B", b"\xc3\xa9")})
 
 
 @settings(max_examples=500)
@@ -134,7 +155,11 @@ SYNTAX = "Syntax error; token: "
         ("_s = :s", SYNTAX + '"_"'),
         ("s[:n] = :s", SYNTAX + '":n"'),
         ("s[-1] = :s", SYNTAX + '"-"'),
-        ("l[1234567890] = :s", "List index is not within the allowable range"),
+        ("l[4294967295] = :s", "List index is not within the allowable range; index: [4294967295]"),
+        (f"l[{'9' * 4000}] = :s", "List index is not within the allowable range; index: [9999"),
+        (f"m{'.x' * 32} = :s", "The document path has too many nesting elements; nesting levels: 33"),
+        # Further faults of the text are told before it.
+        (f"m{'.x' * 32}.name = :s", "Attribute name is a reserved keyword; reserved keyword: name"),
         ("s.  = :s", SYNTAX + '"="'),
         ("(s = :s", SYNTAX + '"<EOF>"'),
         ("s = 1", SYNTAX + '"1"'),
@@ -162,6 +187,8 @@ SYNTAX = "Syntax error; token: "
         ("#x = :s", "An expression attribute name used in the document path is not defined; attribute name: #x"),
         ("s = :z", "An expression attribute value used in expression is not defined; attribute value: :z"),
         ("attribute_exists(:s)", "requires a document path; operator or function: attribute_exists"),
+        ("attribute_not_exists(:s)", "requires a document path; operator or function: attribute_not_exists"),
+        ("attribute_type(:s, :x)", "Invalid attribute type name found; type: XX, valid types: {B,NULL,SS,BOOL,L,"),
         ("attribute_type(s, :x)", "Invalid attribute type name found; type: XX, valid types: {B,NULL,SS,BOOL,L,"),
         ("attribute_type(s, n)", "Invalid attribute type name found"),
         ("attribute_type(s, :n)", "operator or function: attribute_type, operand type: N"),
@@ -231,6 +258,80 @@ def test_a_placeholder_that_no_expression_could_name_is_refused(
 ) -> None:
     with pytest.raises(ValidationError, match=f"ExpressionAttribute{field.title()} contains invalid key: Syntax error"):
         Placeholders(names, values)
+
+
+@pytest.mark.parametrize(
+    ("name", "fault"),
+    [
+        ("", "Empty attribute name"),
+        ("n" * 65_536, "Attribute name is too long: limit 65535 bytes"),
+        ("\u00e9" * 32_768, "Attribute name is too long: limit 65535 bytes"),
+    ],
+)
+def test_a_name_that_no_attribute_can_have_is_refused(name: str, fault: str) -> None:
+    with pytest.raises(ValidationError) as refused:
+        Placeholders({"#n": name}, {})
+    assert refused.value.message == f"ExpressionAttributeNames contains invalid value: {fault} for key #n"
+    assert refused.value.metadata["field"] == "expression_attribute_names"
+
+
+@pytest.mark.parametrize("name", ["n", "n" * 65_535, "\u00e9" * 32_767 + "n"])
+def test_a_name_of_1_to_65535_bytes_is_taken(name: str) -> None:
+    assert parse_condition("attribute_exists(#n)", Placeholders({"#n": name}, {})).holds({name: ("N", "1")})
+
+
+GAMES = Table(
+    id=1,
+    name="games",
+    uuid="games-1",
+    create_time_ms=0,
+    partition_key=KeyAttribute(name="id", type=KeyAttributeType.STRING),
+    sort_key=KeyAttribute(name="venue", type=KeyAttributeType.STRING),
+    indexes=(
+        Index(
+            id=2,
+            name="by-team",
+            partition_key=KeyAttribute(name="team", type=KeyAttributeType.STRING),
+            sort_key=KeyAttribute(name="id", type=KeyAttributeType.STRING),
+            projection_type=ProjectionType.KEYS_ONLY,
+            is_global=True,
+        ),
+    ),
+)
+
+
+@pytest.mark.parametrize(
+    ("path", "told"),
+    [
+        ("id.x", "Key: id"),
+        ("#id[0]", "Key: id"),
+        ("venue[0].x", "Key: venue"),
+        ("team.x", "IndexKey: team"),
+        ("id", None),
+        ("team", None),
+        ("m.id", None),
+        ("l[0]", None),
+    ],
+)
+def test_no_path_leads_into_a_key_attribute(path: str, told: str | None) -> None:
+    reads: dict[str, Callable[[Placeholders], object]] = {
+        "condition_expression": lambda p: parse_condition(f"attribute_exists({path})", p),
+        "filter_expression": lambda p: parse_condition(f"attribute_type({path}, :S)", p, ExpressionKind.FILTER),
+        "projection_expression": lambda p: parse_projection(path, p),
+        "update_expression": lambda p: parse_update(f"SET fresh = {path}", p, ["id", "venue"]),
+    }
+    for field, read in reads.items():
+        placeholders = Placeholders({"#id": "id"}, VALUES)
+        read(placeholders)
+        if told is None:
+            placeholders.check_keys_are_whole(GAMES)
+            continue
+        with pytest.raises(ValidationError) as refused:
+            placeholders.check_keys_are_whole(GAMES)
+        assert refused.value.message == (
+            f"Key attributes must be scalars; list random access '[]' and map lookup '.' are not allowed: {told}"
+        )
+        assert refused.value.metadata["field"] == field
 
 
 def test_placeholders_are_shared_by_the_expressions_of_a_request_and_must_all_be_used() -> None:

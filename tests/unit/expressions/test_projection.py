@@ -35,6 +35,8 @@ ITEM: Attributes = {
         ("l[2], l[0]", {"l": ("L", [("N", "0"), ("N", "2")])}),
         ("l[1].y, l[9]", {"l": ("L", [("M", {"y": ("N", "2")})])}),
         ("l.x", {}),
+        ("l[4294967294]", {}),
+        (f"m{'.x' * 31}", {}),
     ],
 )
 def test_a_projection_takes_the_parts_that_are_there_in_their_hierarchy(text: str, taken: Attributes) -> None:
@@ -57,6 +59,8 @@ def test_a_projection_knows_the_attributes_it_takes_of() -> None:
         ("#x", "attribute name: #x"),
         ("m, m.x", "path one: [m], path two: [m, x]"),
         ("id, id", "overlap with each other"),
+        (f"id, m{'.x' * 32}", "The document path has too many nesting elements; nesting levels: 33"),
+        ("l[4294967295]", "List index is not within the allowable range; index: [4294967295]"),
         ("m.x, m[1]", "conflict with each other"),
     ],
 )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import re
+from collections.abc import Callable
 from random import Random
 from typing import Any
 
@@ -55,6 +57,8 @@ def numbers(*values: int) -> Value:
         ("SET n = n - :half", {"n": ("N", "10.5")}),
         ("SET n = (n + :one)", {"n": ("N", "11")}),
         ("SET n = (n) + (:one)", {"n": ("N", "11")}),
+        ("SET n = ((n) + (:one))", {"n": ("N", "11")}),
+        ("SET n = ((n)+(if_not_exists(gone, (:one))))", {"n": ("N", "11")}),
         ("SET n = if_not_exists(gone, :one) + n", {"n": ("N", "11")}),
         ("SET n = if_not_exists(n, :one)", {}),
         ("SET fresh = if_not_exists(gone, s)", {"fresh": ("S", "old")}),
@@ -64,7 +68,10 @@ def numbers(*values: int) -> Value:
             "SET l[1] = :one, l[9] = :half, l[7] = :s",
             {"l": ("L", [*numbers(0, 1, 2, 3)[1], VALUES[":s"], VALUES[":half"]])},
         ),
+        ("SET l[4294967294] = :one, l[2000000000] = :s", {"l": ("L", [*ITEM["l"][1], VALUES[":s"], VALUES[":one"]])}),
         ("REMOVE l[1], l[0], l[9]", {"l": numbers(2, 3)}),
+        # The element that is appended is not the one that was meant.
+        ("REMOVE l[4] SET l[9] = :s", {"l": ("L", [*ITEM["l"][1], VALUES[":s"]])}),
         ("REMOVE l[0] SET l[3] = :s", {"l": ("L", [*numbers(1, 2)[1], VALUES[":s"]])}),
         (
             "SET m.deep.y = m.x, m.fresh = s REMOVE m.x, m.gone",
@@ -101,6 +108,154 @@ def test_what_updates_make_of_an_item(text: str, changed: dict[str, Value | None
 def test_a_set_that_is_left_empty_goes() -> None:
     item: Attributes = {"id": ("S", "k"), "ss": ("SS", ("b",)), "m": ("M", {"ss": ("SS", ("c",))})}
     assert update("DELETE ss :ss, m.ss :ss").apply(item) == {"id": ("S", "k"), "m": ("M", {})}
+
+
+def test_sets_that_are_left_empty_go_from_a_list_last_so_that_indexes_mean_what_they_meant() -> None:
+    item: Attributes = {"id": ("S", "k"), "l": ("L", [("SS", ("b",)), ("SS", ("c",)), ("N", "1"), ("SS", ("b",))])}
+    for text, left in (
+        ("DELETE l[0] :ss, l[1] :ss", [("N", "1"), ("SS", ("b",))]),
+        ("DELETE l[0] :ss SET l[2] = :s", [("SS", ("c",)), VALUES[":s"], ("SS", ("b",))]),
+        ("DELETE l[3] :ss, l[0] :ss REMOVE l[1]", [("N", "1")]),
+        ("DELETE l[0] :ss SET l[9] = :s", [*item["l"][1][1:], VALUES[":s"]]),
+    ):
+        assert update(text).apply(item)["l"] == ("L", left), text
+
+
+ACTIONS = {
+    "SET": "SET {} = :s",
+    "REMOVE": "REMOVE {}",
+    "ADD": "ADD {} :one",
+    "ADD a set": "ADD {} :ss",
+    "DELETE": "DELETE {} :ss",
+}
+PLACES: Attributes = {
+    "id": ("S", "k"),
+    "text": ("S", "title"),
+    "number": ("N", "1"),
+    "data": ("B", b"title"),
+    "flag": ("BOOL", True),
+    "nothing": ("NULL", True),
+    "tags": ("SS", ("a", "b")),
+    "numbers": ("NS", ("1", "2")),
+    "steps": ("L", [("S", "title"), ("M", {}), ("L", []), ("SS", ("b",))]),
+    "options": ("M", {"text": ("S", "title"), "tags": ("SS", ("a", "b")), "steps": ("L", [("N", "1")])}),
+}
+SCALARS_AND_SETS = (
+    "text",
+    "number",
+    "data",
+    "flag",
+    "nothing",
+    "tags",
+    "numbers",
+    "options.text",
+    "steps[0]",
+    "steps[3]",
+)
+MISFITS = [
+    *(
+        f"{place}{step}"
+        for place in SCALARS_AND_SETS
+        for step in (".tags", "[0]", ".tags.x", "[0][0]", ".tags[0]", "[0].x")
+    ),
+    # A list by name, a map by index.
+    *(
+        "steps.first",
+        "steps.first.x",
+        "steps[2].first",
+        "options.steps.first",
+        "options[0]",
+        "options[0].x",
+        "steps[1][0]",
+    ),
+    # No parent.
+    *("gone.tags", "gone[0]", "gone.tags.x", "options.gone.tags", "options.gone[0]", "steps[9].tags", "steps[9][0]"),
+]
+
+
+@pytest.mark.parametrize("action", ACTIONS)
+@pytest.mark.parametrize("path", MISFITS)
+def test_no_action_takes_a_path_that_does_not_fit_the_item(action: str, path: str) -> None:
+    parsed, before = parse_named(ACTIONS[action], path), copy.deepcopy(PLACES)
+    with pytest.raises(ValidationError) as refused:
+        parsed.apply(before)
+    assert refused.value.message == "The document path provided in the update expression is invalid for update"
+    assert refused.value.metadata["field"] == "update_expression"
+    assert before == PLACES
+
+
+@pytest.mark.parametrize("action", ACTIONS)
+@pytest.mark.parametrize("path", ["gone.tags", "gone[0]", "gone.tags[0].x"])
+def test_of_a_missing_item_actions_that_take_away_find_nothing_and_the_others_have_no_parent(
+    action: str, path: str
+) -> None:
+    parsed, key = parse_named(ACTIONS[action], path), {"id": PLACES["id"]}
+    if action in ("REMOVE", "DELETE"):
+        assert parsed.apply(key, is_new=True) == key
+    else:
+        with pytest.raises(ValidationError, match="document path provided in the update expression is invalid"):
+            parsed.apply(key, is_new=True)
+
+
+@pytest.mark.parametrize(
+    ("path", "made"),
+    [
+        ("gone", lambda value: PLACES | {"gone": value}),
+        ("options.gone", lambda value: PLACES | {"options": ("M", PLACES["options"][1] | {"gone": value})}),
+        ("steps[9]", lambda value: PLACES | {"steps": ("L", [*PLACES["steps"][1], value])}),
+    ],
+)
+def test_where_a_path_may_lead_to_nothing_some_actions_make_a_value_and_others_find_nothing(
+    path: str, made: Callable[[Value], Attributes]
+) -> None:
+    for action, value in (("SET", VALUES[":s"]), ("ADD", VALUES[":one"]), ("ADD a set", VALUES[":ss"])):
+        assert parse_named(ACTIONS[action], path).apply(PLACES) == made(value), action
+    for action in ("REMOVE", "DELETE"):
+        assert parse_named(ACTIONS[action], path).apply(PLACES) == PLACES, action
+
+
+@pytest.mark.parametrize(
+    ("action", "fitting"),
+    [
+        ("ADD", {"number", "options.steps[0]"}),
+        ("ADD a set", {"tags", "options.tags", "steps[3]"}),
+        ("DELETE", {"tags", "options.tags", "steps[3]"}),
+    ],
+)
+def test_what_is_added_or_deleted_must_have_the_type_of_what_is_there(action: str, fitting: set[str]) -> None:
+    for path in (
+        *SCALARS_AND_SETS,
+        "steps",
+        "options",
+        "options.tags",
+        "options.steps",
+        "options.steps[0]",
+        "steps[1]",
+    ):
+        parsed = parse_named(ACTIONS[action], path)
+        if path in fitting:
+            assert parsed.apply(PLACES) != PLACES, path
+        else:
+            with pytest.raises(ValidationError) as refused:
+                parsed.apply(PLACES)
+            assert refused.value.message == "An operand in the update expression has an incorrect data type", path
+
+
+def parse_named(text: str, path: str) -> Update:
+    """An update of a path whose names may be reserved words."""
+    names = {f"#{name}": name for name in re.findall("[a-z]+", path)}
+    return parse_update(text.format(re.sub("([a-z]+)", r"#\1", path)), Placeholders(names, VALUES), ["id"])
+
+
+def test_a_path_of_32_steps_is_taken() -> None:
+    value: Value = ("M", {})
+    for _ in range(30):
+        value = ("M", {"x": value})
+    after = update(f"SET m{'.x' * 31} = :s").apply({"m": value})
+    for _ in range(32):
+        ((value,),) = (after.values(),)
+        after = value[1]
+    assert value == VALUES[":s"]
 
 
 @pytest.mark.parametrize(
@@ -160,6 +315,22 @@ def test_what_is_returned_of_what_was_updated(text: str, old: Attributes, new: A
         ("SET s = n + :one + :one", 'Syntax error; token: "+"'),
         ("SET s = if_not_exists(n + :one, n)", 'Syntax error; token: "+"'),
         ("SET s = ((:s))", "redundant parentheses"),
+        ("SET n = ((n + :one))", "redundant parentheses"),
+        ("SET n = ((n)) + :one", "redundant parentheses"),
+        ("SET n = (n + ((:one)))", "redundant parentheses"),
+        ("SET l = list_append(((l)), :l)", "redundant parentheses"),
+        ("SET l[4294967295] = :s", "List index is not within the allowable range; index: [4294967295]"),
+        (
+            "SET l = list_append(list_append(l, :l), :l)",
+            "not allowed to be used this way in an expression; function: list",
+        ),
+        (
+            "SET l = list_append(l, (list_append(:l, :l)))",
+            "to be used this way in an expression; function: list_append",
+        ),
+        ("SET n = list_append(:l, :l) + n", "not allowed to be used this way in an expression; function: list_append"),
+        (f"SET m{'.x' * 32} = :s", "The document path has too many nesting elements; nesting levels: 33"),
+        (f"SET s = m{'[0]' * 32}", "The document path has too many nesting elements; nesting levels: 33"),
         ("ADD n = :one", 'Syntax error; token: "="'),
         ("ADD n m", 'Syntax error; token: "m"'),
         ("SET s = :s SET t = :s", 'The "SET" section can only be used once in an update expression;'),

@@ -14,7 +14,8 @@ from broker.model.errors import ValidationError
 STATEMENT_CHARACTERS_MAX: Final = 8192
 # Of parentheses, functions, NOT, lists, maps and sets; so that a reader of the tree cannot run out of stack.
 DEPTH_MAX: Final = 100
-_INDEX_DIGITS_MAX: Final = 9
+# Enough for the greatest list index; the expression that a statement becomes refuses a greater one.
+_INDEX_DIGITS_MAX: Final = 10
 _END: Final = ""
 _TOKEN: Final = re.compile(
     r"""\s*(?:(?P<name>[A-Za-z_][A-Za-z0-9_]*)|(?P<quoted>"(?:[^"]|"")*")|(?P<string>'(?:[^']|'')*')"""
