@@ -178,7 +178,7 @@ class LeaseFencedError(HeadraceError):
 
 
 class ThrottlingError(HeadraceError):
-    """A named bound is reached; try again after `retry_after_ms`."""
+    """A named bound is reached, or the maximum of a table on demand; try again after `retry_after_ms`."""
 
     reason = "THROTTLING"
 
@@ -206,6 +206,8 @@ def cancellation_code(cause: HeadraceError | None) -> str:
             return "ConditionalCheckFailed"
         case ProvisionedThroughputExceededError():
             return "ProvisionedThroughputExceeded"
+        case ThrottlingError():
+            return "ThrottlingError"
         case _:
             return "ValidationError"
 

@@ -11,6 +11,8 @@ from typing import Final
 REGION_NAME: Final = re.compile(r"[a-z0-9-]{1,64}", re.ASCII)
 # Stands where an AWS account id stands in an ARN.
 ACCOUNT: Final = "000000000000"
+# The id of the key that DynamoDB encrypts with if none is named. AWS's ids are UUIDs.
+_MANAGED_KEY: Final = "00000000-0000-0000-0000-000000000000"
 HASH_MAX: Final = 2**64 - 1
 
 # A stream's open shards; a reader of a whole stream has a position in each.
@@ -25,6 +27,7 @@ MAX_SHARDS_DEFAULT: Final = 4
 # DynamoDB's figure. Source: Developer Guide, "Change data capture for DynamoDB Streams".
 RETENTION_SECONDS_DEFAULT: Final = 24 * 60 * 60
 RETENTION_SECONDS_MAX: Final = 365 * 24 * 60 * 60
+_DAY_MS: Final = 24 * 60 * 60 * 1000
 # Several of the largest blocks a log can have, so that the newest records are always held.
 RETENTION_BYTES_MIN: Final = 4 * 1024 * 1024
 
@@ -81,6 +84,69 @@ class Throughput:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SomeThroughput:
+    """Read units, write units, both or neither: a part of a request, or bounds of which either may be absent."""
+
+    read_units: int | None = None
+    write_units: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ThroughputChanges:
+    """When provisioned throughput was last raised and lowered; None: never."""
+
+    last_increase_ms: int | None = None
+    last_decrease_ms: int | None = None
+    # On the UTC day of the last decrease.
+    decreases: int = 0
+
+    def decreases_on_day_of(self, now_ms: int) -> int:
+        """How often the throughput was lowered on the UTC day of a time."""
+        last = self.last_decrease_ms
+        return self.decreases if last is not None and last // _DAY_MS == now_ms // _DAY_MS else 0
+
+    def after(self, before: Throughput, now: Throughput, now_ms: int) -> ThroughputChanges:
+        """The changes with one more, which may raise one kind of units and lower the other."""
+        is_raised = now.read_units > before.read_units or now.write_units > before.write_units
+        is_lowered = now.read_units < before.read_units or now.write_units < before.write_units
+        return ThroughputChanges(
+            last_increase_ms=now_ms if is_raised else self.last_increase_ms,
+            last_decrease_ms=now_ms if is_lowered else self.last_decrease_ms,
+            decreases=self.decreases_on_day_of(now_ms) + 1 if is_lowered else self.decreases,
+        )
+
+
+class TableClass(StrEnum):
+    """How DynamoDB stores and bills a table; here it is only remembered."""
+
+    STANDARD = "STANDARD"
+    STANDARD_INFREQUENT_ACCESS = "STANDARD_INFREQUENT_ACCESS"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Encryption:
+    """The key of AWS's key service that a table is to be encrypted with; here it is only remembered."""
+
+    # As it was given: an id, an ARN or an alias. Empty: the key that AWS manages for DynamoDB.
+    key: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Restoration:
+    """What a table was restored from: a table, as it was at a time, from a backup or from its change log."""
+
+    source_table_name: str
+    time_ms: int
+    # None: from its change log.
+    backup_arn: str | None = None
+
+
+# What DynamoDB gives every table from the beginning. Source: Developer Guide, "Understanding DynamoDB warm throughput".
+WARM_THROUGHPUT_DEFAULT: Final = Throughput(read_units=12_000, write_units=4_000)
+NO_THROUGHPUT_CHANGES: Final = ThroughputChanges()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Index:
     """A secondary index. `id` is its prefix on disk and never used again."""
 
@@ -96,6 +162,10 @@ class Index:
     is_backfilling: bool = False
     # None: not limited by itself.
     throughput: Throughput | None = None
+    throughput_changes: ThroughputChanges = NO_THROUGHPUT_CHANGES
+    # Of global ones. The maximum limits an index on demand; None: no maximum.
+    warm_throughput: Throughput = WARM_THROUGHPUT_DEFAULT
+    on_demand_maximum: SomeThroughput | None = None
 
     @property
     def key_attributes(self) -> tuple[KeyAttribute, ...]:
@@ -148,9 +218,31 @@ class Table:
     time_to_live: TimeToLive | None = None
     # None: pay per request.
     throughput: Throughput | None = None
+    throughput_changes: ThroughputChanges = NO_THROUGHPUT_CHANGES
+    # When it was last changed to pay per request; None: never since it was created.
+    on_demand_since_ms: int | None = None
+    warm_throughput: Throughput = WARM_THROUGHPUT_DEFAULT
+    # None: no maximum; always so with provisioned throughput.
+    on_demand_maximum: SomeThroughput | None = None
+    # None: it was never named, which means STANDARD.
+    table_class: TableClass | None = None
+    # When it was last changed; None: never since the table was created.
+    table_class_time_ms: int | None = None
+    encryption: Encryption | None = None
     # Whether it may not be deleted.
     is_protected: bool = False
     tags: dict[str, str] = field(default_factory=dict)
+    # None: off.
+    recovery_period_days: int | None = None
+    # None: it was created, not restored.
+    restored_from: Restoration | None = None
+
+    @property
+    def last_on_demand_ms(self) -> int | None:
+        """When pay per request was last set; None if it never was."""
+        if self.on_demand_since_ms is None and self.throughput is None:
+            return self.create_time_ms
+        return self.on_demand_since_ms
 
     @property
     def key_attributes(self) -> tuple[KeyAttribute, ...]:
@@ -252,6 +344,14 @@ def table_arn(region: str, table_name: str) -> str:
 def index_arn(region: str, table_name: str, index_name: str) -> str:
     """The ARN of an index, in AWS's form."""
     return f"{table_arn(region, table_name)}/index/{index_name}"
+
+
+def key_arn(region: str, key: str) -> str:
+    """The ARN of a key of AWS's key service, given as it may be: an ARN, an alias or an id; empty: DynamoDB's own."""
+    if key.startswith("arn:"):
+        return key
+    resource = key if key.startswith("alias/") else f"key/{key or _MANAGED_KEY}"
+    return f"arn:aws:kms:{region}:{ACCOUNT}:{resource}"
 
 
 def stream_arn(region: str, table_name: str, label: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from google.protobuf import timestamp_pb2
 
@@ -13,13 +13,18 @@ from broker.model.tables import (
     Index,
     KeyAttributeType,
     ProjectionType,
+    SomeThroughput,
     StreamSettings,
     StreamViewType,
+    TableClass,
     Throughput,
+    ThroughputChanges,
     index_arn,
+    key_arn,
     table_arn,
 )
 from broker.tables.definition import BillingMode, NewTable, TableChange, key_types
+from broker.tables.settings import IndexSettings, check_encryption
 from broker.tables.validate import (
     INVALID,
     TAGS_MAX,
@@ -32,15 +37,26 @@ from broker.tables.validate import (
     check_tags,
     check_throughput,
 )
-from headrace.v1 import item_service_pb2, record_pb2, stream_service_pb2, table_pb2, table_service_pb2
+from headrace.v1 import (
+    backup_service_pb2,
+    item_service_pb2,
+    record_pb2,
+    stream_service_pb2,
+    table_pb2,
+    table_service_pb2,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from broker.model.tables import KeyAttribute, Shard, Stream, Table
+    from broker.model.tables import Encryption, KeyAttribute, Restoration, Shard, Stream, Table
     from broker.streams.metering import ReadUsage
     from broker.tables.capacity import Consumption, Units
     from broker.tables.catalog import Catalog
+
+    _HasThroughput: TypeAlias = (
+        table_service_pb2.CreateTableRequest | table_service_pb2.UpdateTableRequest | table_pb2.GlobalSecondaryIndex
+    )
 
 _MILLIS_PER_SECOND: Final = 1000
 _NANOS_PER_MILLI: Final = 1_000_000
@@ -58,6 +74,13 @@ _PROJECTION_FROM_PB: Final = {number: projection for projection, number in _PROJ
 _BILLING_TO_PB: Final = {mode: table_pb2.BillingMode.Value(f"BILLING_MODE_{mode}") for mode in BillingMode}
 _BILLING_FROM_PB: Final = {number: mode for mode, number in _BILLING_TO_PB.items()} | {
     table_pb2.BILLING_MODE_UNSPECIFIED: BillingMode.PAY_PER_REQUEST
+}
+_CLASS_TO_PB: Final = {each: table_pb2.TableClass.Value(f"TABLE_CLASS_{each}") for each in TableClass}
+_CLASS_FROM_PB: Final = {number: each for each, number in _CLASS_TO_PB.items()}
+_SSE_TYPES: Final = {
+    table_pb2.SSE_TYPE_UNSPECIFIED: "",
+    table_pb2.SSE_TYPE_AES256: "AES256",
+    table_pb2.SSE_TYPE_KMS: "KMS",
 }
 _CAPACITY_LEVELS: Final = (
     item_service_pb2.RETURN_CONSUMED_CAPACITY_TOTAL,
@@ -133,7 +156,14 @@ def new_table(request: table_service_pb2.CreateTableRequest) -> NewTable:
         view_type=view_type_to_enable(request.stream_specification),
         stream_settings=replace(StreamSettings(), **changed_settings(request.stream_settings)),
         indexes=indexes,
+        index_settings={
+            index.index_name: _index_settings(index, index.index_name) for index in request.global_secondary_indexes
+        },
         throughput=_new_table_throughput(request),
+        warm_throughput=_warm_throughput(request),
+        on_demand_maximum=_on_demand_maximum(request),
+        table_class=_table_class(request.table_class),
+        encryption=_encryption(request.sse_specification),
         is_protected=request.deletion_protection_enabled,
         tags=tags,
     )
@@ -150,14 +180,15 @@ def table_change(request: table_service_pb2.UpdateTableRequest) -> TableChange:
             field="stream_specification",
         )
     definitions = check_attribute_definitions(definition_pairs(request.attribute_definitions))
-    new_indexes, deleted, throughputs = [], [], []
+    new_indexes, deleted, settings = [], [], []
     for update in updates:
         match update.WhichOneof("change"):
             case "create":
                 new_indexes.append(_index(update.create, definitions))
+                settings.append(_index_settings(update.create, update.create.index_name))
             case "update":
                 check_table_name(update.update.index_name, "index_name")
-                throughputs.append((update.update.index_name, throughput(update.update.provisioned_throughput)))
+                settings.append(_index_update(update.update))
             case "delete":
                 check_table_name(update.delete.index_name, "index_name")
                 deleted.append(update.delete.index_name)
@@ -176,9 +207,14 @@ def table_change(request: table_service_pb2.UpdateTableRequest) -> TableChange:
         definitions=definitions,
         new_indexes=tuple(new_indexes),
         deleted_indexes=tuple(deleted),
-        index_throughputs=tuple(throughputs),
+        index_settings=tuple(settings),
         billing_mode=billing_mode(request.billing_mode) if request.billing_mode else None,
         throughput=_throughput_of(request),
+        warm_throughput=_warm_throughput(request),
+        on_demand_maximum=_on_demand_maximum(request),
+        table_class=_table_class(request.table_class),
+        switches_encryption=request.HasField("sse_specification"),
+        encryption=_encryption(request.sse_specification),
         is_protected=request.deletion_protection_enabled if protection else None,
     )
 
@@ -200,12 +236,88 @@ def throughput(message: table_pb2.ProvisionedThroughput) -> Throughput:
     return Throughput(read_units=message.read_capacity_units, write_units=message.write_capacity_units)
 
 
-def _throughput_of(
-    message: table_service_pb2.CreateTableRequest
-    | table_service_pb2.UpdateTableRequest
-    | table_pb2.GlobalSecondaryIndex,
-) -> Throughput | None:
+def _throughput_of(message: _HasThroughput | table_service_pb2.UpdateGlobalSecondaryIndex) -> Throughput | None:
     return throughput(message.provisioned_throughput) if message.HasField("provisioned_throughput") else None
+
+
+def _warm_throughput(message: _HasThroughput | table_service_pb2.UpdateGlobalSecondaryIndex) -> SomeThroughput | None:
+    if not message.HasField("warm_throughput"):
+        return None
+    asked = message.warm_throughput
+    return SomeThroughput(
+        read_units=asked.read_units_per_second if asked.HasField("read_units_per_second") else None,
+        write_units=asked.write_units_per_second if asked.HasField("write_units_per_second") else None,
+    )
+
+
+def _on_demand_maximum(message: _HasThroughput | table_service_pb2.UpdateGlobalSecondaryIndex) -> SomeThroughput | None:
+    return maximum(message.on_demand_throughput) if message.HasField("on_demand_throughput") else None
+
+
+def maximum(message: table_pb2.OnDemandThroughput) -> SomeThroughput:
+    """The maximum on demand that a request asks for."""
+    return SomeThroughput(
+        read_units=message.max_read_request_units if message.HasField("max_read_request_units") else None,
+        write_units=message.max_write_request_units if message.HasField("max_write_request_units") else None,
+    )
+
+
+def restore_overrides(request: backup_service_pb2.RestoreTableFromBackupRequest) -> TableChange:
+    """What a restored table is to have otherwise than its source. Raises ValidationError."""
+    asked = request.provisioned_throughput_override
+    return TableChange(
+        billing_mode=billing_mode(request.billing_mode_override) if request.billing_mode_override else None,
+        throughput=throughput(asked) if request.HasField("provisioned_throughput_override") else None,
+        on_demand_maximum=(
+            maximum(request.on_demand_throughput_override)
+            if request.HasField("on_demand_throughput_override")
+            else None
+        ),
+        switches_encryption=request.HasField("sse_specification_override"),
+        encryption=_encryption(request.sse_specification_override),
+    )
+
+
+def _index_settings(
+    message: table_pb2.GlobalSecondaryIndex | table_service_pb2.UpdateGlobalSecondaryIndex, name: str
+) -> IndexSettings:
+    """What is asked of an index besides what it is created with."""
+    return IndexSettings(
+        name=name, warm_throughput=_warm_throughput(message), on_demand_maximum=_on_demand_maximum(message)
+    )
+
+
+def _index_update(message: table_service_pb2.UpdateGlobalSecondaryIndex) -> IndexSettings:
+    settings = replace(_index_settings(message, message.index_name), throughput=_throughput_of(message))
+    if settings == IndexSettings(name=message.index_name):
+        raise ValidationError(
+            f"{INVALID}One of ProvisionedThroughput, OnDemandThroughput and WarmThroughput must be specified for "
+            f"index: {message.index_name}",
+            field="global_secondary_index_updates.update",
+        )
+    return settings
+
+
+def _table_class(table_class: table_pb2.TableClass.ValueType) -> TableClass | None:
+    if not table_class:
+        return None
+    known = _CLASS_FROM_PB.get(table_class)
+    if known is None:
+        raise ValidationError(
+            f"Value {table_class} at table_class failed to satisfy constraint: Member must satisfy enum value set: "
+            f"[{', '.join(TableClass)}]",
+            field="table_class",
+        )
+    return known
+
+
+def _encryption(message: table_pb2.SseSpecification) -> Encryption | None:
+    """The encryption asked for; None: off, as if there were no message. Raises ValidationError."""
+    return check_encryption(
+        is_enabled=message.enabled,
+        sse_type=_SSE_TYPES.get(message.sse_type, str(message.sse_type)),
+        key=message.kms_master_key_id,
+    )
 
 
 def _new_table_throughput(request: table_service_pb2.CreateTableRequest) -> Throughput | None:
@@ -267,22 +379,31 @@ def table_description(
         ],
         creation_date_time=timestamp(table.create_time_ms),
         stream_settings=stream_settings(table.stream_settings),
-        billing_mode=_BILLING_TO_PB[
-            BillingMode.PAY_PER_REQUEST if table.throughput is None else BillingMode.PROVISIONED
-        ],
-        provisioned_throughput=_provisioned(table.throughput or Throughput(read_units=0, write_units=0)),
+        billing_mode=billing_mode_of(table),
+        provisioned_throughput=provisioned(table.throughput),
+        throughput_changes=_changes(table.throughput_changes, catalog.now_ms),
+        warm_throughput=_warm(table.warm_throughput),
+        on_demand_throughput=on_demand(table.on_demand_maximum),
+        sse_description=encryption(table.encryption, catalog.region),
         local_secondary_indexes=[index_description(i, table, catalog) for i in table.indexes if not i.is_global],
         global_secondary_indexes=[index_description(i, table, catalog) for i in table.indexes if i.is_global],
         deletion_protection_enabled=table.is_protected,
     )
     description.item_count, description.table_size_bytes = catalog.size_of(table.id)
+    if table.last_on_demand_ms is not None:
+        description.last_update_to_pay_per_request_date_time.CopyFrom(timestamp(table.last_on_demand_ms))
+    if table.table_class is not None:
+        description.table_class_summary.table_class = _CLASS_TO_PB[table.table_class]
+        if table.table_class_time_ms is not None:
+            description.table_class_summary.last_update_date_time.CopyFrom(timestamp(table.table_class_time_ms))
+    if table.restored_from is not None:
+        description.restore_summary.CopyFrom(_restore_summary(table.restored_from, catalog.region))
     stream = catalog.newest_stream(table)
     if stream is not None:
         description.latest_stream_label = stream.label
         description.latest_stream_arn = catalog.stream_arn(stream)
         if stream.is_enabled:
-            description.stream_specification.stream_enabled = True
-            description.stream_specification.stream_view_type = _VIEW_TYPE_TO_PB[stream.view_type]
+            description.stream_specification.CopyFrom(stream_specification(stream))
     return description
 
 
@@ -293,20 +414,101 @@ def index_description(index: Index, table: Table, catalog: Catalog) -> table_pb2
         index_name=index.name,
         index_arn=index_arn(catalog.region, table.name, index.name),
         key_schema=key_schema(index.key_attributes),
-        projection=table_pb2.Projection(
-            projection_type=_PROJECTION_TO_PB[index.projection_type], non_key_attributes=index.non_key_attributes
-        ),
+        projection=_projection(index),
         index_status=table_pb2.INDEX_STATUS_CREATING if index.is_backfilling else table_pb2.INDEX_STATUS_ACTIVE,
         backfilling=index.is_backfilling,
-        provisioned_throughput=None if index.throughput is None else _provisioned(index.throughput),
+        provisioned_throughput=None if index.throughput is None else provisioned(index.throughput),
+        throughput_changes=None if index.throughput is None else _changes(index.throughput_changes, catalog.now_ms),
+        warm_throughput=_warm(index.warm_throughput) if index.is_global else None,
+        on_demand_throughput=on_demand(index.on_demand_maximum),
         item_count=items,
         index_size_bytes=size_bytes,
     )
 
 
-def _provisioned(throughput: Throughput) -> table_pb2.ProvisionedThroughput:
+def _projection(index: Index) -> table_pb2.Projection:
+    return table_pb2.Projection(
+        projection_type=_PROJECTION_TO_PB[index.projection_type], non_key_attributes=index.non_key_attributes
+    )
+
+
+def local_index(index: Index) -> table_pb2.LocalSecondaryIndex:
+    """A local index as it is asked for."""
+    return table_pb2.LocalSecondaryIndex(
+        index_name=index.name, key_schema=key_schema(index.key_attributes), projection=_projection(index)
+    )
+
+
+def global_index(index: Index) -> table_pb2.GlobalSecondaryIndex:
+    """A global index as it is asked for, but for its warm throughput."""
+    return table_pb2.GlobalSecondaryIndex(
+        index_name=index.name,
+        key_schema=key_schema(index.key_attributes),
+        projection=_projection(index),
+        provisioned_throughput=provisioned(index.throughput),
+        on_demand_throughput=on_demand(index.on_demand_maximum),
+    )
+
+
+def stream_specification(stream: Stream) -> table_pb2.StreamSpecification:
+    """An enabled stream as it is asked for."""
+    return table_pb2.StreamSpecification(stream_enabled=True, stream_view_type=_VIEW_TYPE_TO_PB[stream.view_type])
+
+
+def billing_mode_of(table: Table) -> table_pb2.BillingMode.ValueType:
+    """How a table's capacity is limited."""
+    return _BILLING_TO_PB[BillingMode.PAY_PER_REQUEST if table.throughput is None else BillingMode.PROVISIONED]
+
+
+def provisioned(throughput: Throughput | None) -> table_pb2.ProvisionedThroughput:
+    """What is provisioned; zeros on demand."""
+    if throughput is None:
+        return table_pb2.ProvisionedThroughput()
     return table_pb2.ProvisionedThroughput(
         read_capacity_units=throughput.read_units, write_capacity_units=throughput.write_units
+    )
+
+
+def _changes(changes: ThroughputChanges, now_ms: int) -> table_pb2.ThroughputChanges:
+    increase_ms, decrease_ms = changes.last_increase_ms, changes.last_decrease_ms
+    return table_pb2.ThroughputChanges(
+        last_increase_date_time=None if increase_ms is None else timestamp(increase_ms),
+        last_decrease_date_time=None if decrease_ms is None else timestamp(decrease_ms),
+        number_of_decreases_today=changes.decreases_on_day_of(now_ms),
+    )
+
+
+def _warm(throughput: Throughput) -> table_pb2.WarmThroughput:
+    return table_pb2.WarmThroughput(
+        read_units_per_second=throughput.read_units, write_units_per_second=throughput.write_units
+    )
+
+
+def on_demand(maximum: SomeThroughput | None) -> table_pb2.OnDemandThroughput | None:
+    """A maximum on demand as users see it; None if there is none."""
+    if maximum is None:
+        return None
+    return table_pb2.OnDemandThroughput(
+        max_read_request_units=maximum.read_units, max_write_request_units=maximum.write_units
+    )
+
+
+def encryption(encryption: Encryption | None, region: str) -> table_pb2.SseDescription | None:
+    """The encryption of a table as users see it; None if it is off."""
+    if encryption is None:
+        return None
+    return table_pb2.SseDescription(
+        status=table_pb2.SSE_STATUS_ENABLED,
+        sse_type=table_pb2.SSE_TYPE_KMS,
+        kms_master_key_arn=key_arn(region, encryption.key),
+    )
+
+
+def _restore_summary(restored: Restoration, region: str) -> table_pb2.RestoreSummary:
+    return table_pb2.RestoreSummary(
+        source_backup_arn=restored.backup_arn or "",
+        source_table_arn=table_arn(region, restored.source_table_name),
+        restore_date_time=timestamp(restored.time_ms),
     )
 
 

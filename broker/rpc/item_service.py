@@ -153,9 +153,11 @@ class ItemService:
         return response + _capacity_field(_FIELD_2, consumption, request)
 
     def _read(self, table: OpenTable, key: ItemKey, *, consistent: bool) -> tuple[EncodedItem | None, Consumption]:
-        """An item that may not be durable yet, and what it took. Raises ProvisionedThroughputExceededError.
+        """An item that may not be durable yet, and what it took.
 
         Check and charge have no wait in between, so of many calls side by side none slips through.
+
+        Raises ProvisionedThroughputExceededError, ThrottlingError.
         """
         definition = table.definition
         self._capacity.admit_read(definition)
@@ -172,7 +174,7 @@ class ItemService:
         unprocessed: list[bytes] = []
         consumptions: list[Consumption] = []
         size = 0
-        throttled: ProvisionedThroughputExceededError | None = None
+        throttled: HeadraceError | None = None
         for keys_of_table, (table, keys, projection) in zip(request.tables, wanted, strict=True):
             consumption = Consumption(table.definition)
             found: list[bytes] = []
@@ -183,7 +185,7 @@ class ItemService:
                     continue
                 try:
                     item, units = self._read(table, key, consistent=keys_of_table.consistent_read)
-                except ProvisionedThroughputExceededError as error:
+                except (ThrottlingError, ProvisionedThroughputExceededError) as error:
                     throttled = error
                     left.append(encoded_key)
                     continue

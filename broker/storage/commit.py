@@ -348,6 +348,11 @@ class Committer:
         """The last sequence number given; it may not be durable yet."""
         return self._counters.sequence_number
 
+    @property
+    def now_ms(self) -> int:
+        """The time as group commits have it: the clock's, but never before that of the last group."""
+        return max(self._counters.time_ms, self._clock.now_ms())
+
     def forget_log_sizes(self, open_shards: set[int]) -> None:
         """Drops the sizes of logs that nothing is appended to any more."""
         for shard in self.log_sizes.keys() - open_shards:
@@ -507,8 +512,9 @@ class Committer:
 
     def _plan_group(self) -> Group:
         # The times of a log's blocks never fall, also if the clock is set back, so a time is a place in it.
-        now_ms = max(self._counters.time_ms, self._clock.now_ms())
-        group = Group(self._store, self._counters, self._hybrid_clock, now_ms, self._region, self.log_sizes, self.sizes)
+        group = Group(
+            self._store, self._counters, self._hybrid_clock, self.now_ms, self._region, self.log_sizes, self.sizes
+        )
         unsettled = _Unsettled(group, asyncio.get_running_loop().create_future())
         self._unsettled.append(unsettled)
         operations = size_bytes = 0

@@ -9,13 +9,13 @@ import math
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
-from broker.model.errors import ProvisionedThroughputExceededError
+from broker.model.errors import ProvisionedThroughputExceededError, ThrottlingError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from broker.model.clock import Clock
-    from broker.model.tables import Index, Table, Throughput
+    from broker.model.tables import Index, SomeThroughput, Table, Throughput
 
 READ_UNIT_BYTES: Final = 4 * 1024
 WRITE_UNIT_BYTES: Final = 1024
@@ -129,6 +129,16 @@ class Kind(StrEnum):
             case Kind.STREAM_READ:
                 return throughput.write_units * STREAM_READS_PER_WRITE
 
+    def maximum(self, throughput: SomeThroughput) -> int | None:
+        """How many units a second may be taken on demand; None: any. A stream on demand may be read at any rate."""
+        match self:
+            case Kind.READ:
+                return throughput.read_units
+            case Kind.WRITE:
+                return throughput.write_units
+            case Kind.STREAM_READ:
+                return None
+
 
 class _Bucket:
     """Units that may be used now, as of a time; below zero they are owed."""
@@ -141,7 +151,7 @@ class _Bucket:
 
 
 class ThroughputLimiter:
-    """A bucket of units for each table, index and kind, which fills with what is provisioned and begins full.
+    """A bucket of units for each table, index and kind, which fills at a rate a second and begins full.
 
     What an operation consumes is known when it is done, so one is let in while there is anything in the bucket, and
     what it takes may be owed. Check and charge with no other operation in between, and no more is owed than one takes.
@@ -151,40 +161,22 @@ class ThroughputLimiter:
         self._clock = clock
         self._buckets: dict[tuple[int, Kind], _Bucket] = {}
 
-    def check(self, id_: int, throughput: Throughput, kind: Kind, index_name: str = "") -> None:
-        """Raises ProvisionedThroughputExceededError if the bucket of a table, or an index, is empty."""
-        wait_ms = self.wait_ms(id_, throughput, kind)
-        if not wait_ms:
-            return
-        whose, level = "the table", "level"
-        if index_name:
-            whose = "one or more global secondary indexes of the table"
-            level = "level for the under-provisioned global secondary indexes"
-        raise ProvisionedThroughputExceededError(
-            f"The level of configured provisioned throughput for {whose} was exceeded. Consider increasing your "
-            f"provisioning {level} with the UpdateTable API",
-            retry_after_ms=wait_ms,
-            kind=kind,
-            limit=kind.rate(throughput),
-            **({"index_name": index_name} if index_name else {}),
-        )
-
-    def wait_ms(self, id_: int, throughput: Throughput, kind: Kind) -> int:
+    def wait_ms(self, id_: int, rate: int, kind: Kind) -> int:
         """How long until an empty bucket holds a unit; 0 if it is not empty."""
-        units = self._filled(id_, throughput, kind).units
-        return 0 if units > 0 else math.ceil((1 - units) * _MILLIS_PER_SECOND / kind.rate(throughput))
+        units = self._filled(id_, rate, kind).units
+        return 0 if units > 0 else math.ceil((1 - units) * _MILLIS_PER_SECOND / rate)
 
-    def charge(self, id_: int, throughput: Throughput, kind: Kind, units: float) -> None:
+    def charge(self, id_: int, rate: int, kind: Kind, units: float) -> None:
         """Takes units that were consumed."""
-        self._filled(id_, throughput, kind).units -= units
+        self._filled(id_, rate, kind).units -= units
 
     def forget(self, id_: int) -> None:
         """Drops the buckets of a table or index that is gone."""
         for kind in Kind:
             self._buckets.pop((id_, kind), None)
 
-    def _filled(self, id_: int, throughput: Throughput, kind: Kind) -> _Bucket:
-        rate, now_ms = kind.rate(throughput), self._clock.now_ms()
+    def _filled(self, id_: int, rate: int, kind: Kind) -> _Bucket:
+        now_ms = self._clock.now_ms()
         most = rate * BURST_SECONDS
         bucket = self._buckets.get((id_, kind))
         if bucket is None:
@@ -210,10 +202,10 @@ class TableUsage:
 
 
 class CapacityMetering:
-    """Counts what is consumed of each table, and refuses what goes beyond its provisioned throughput.
+    """Counts what is consumed of each table, and refuses what goes beyond its throughput.
 
-    A local index is limited with its table, a global one by itself; a write needs room in the table and in all its
-    global indexes. Without provisioned throughput nothing is refused.
+    That is what is provisioned, or the maximum that a table or index on demand may have. A local index is limited with
+    its table, a global one by itself; a write needs room in the table and in all its global indexes.
     """
 
     def __init__(self, clock: Clock) -> None:
@@ -221,17 +213,20 @@ class CapacityMetering:
         self._usages: dict[int, TableUsage] = {}
 
     def admit_read(self, table: Table, index: Index | None = None) -> None:
-        """Before a read of a table, or of an index. Raises ProvisionedThroughputExceededError."""
-        if table.throughput is not None:
+        """Before a read of a table, or of an index.
+
+        Raises ProvisionedThroughputExceededError, ThrottlingError.
+        """
+        limited = table if index is None else _limited(table, index)
+        if limited.throughput is not None or limited.on_demand_maximum is not None:
             self._check(table, Kind.READ, index)
 
     def admit_write(self, table: Table) -> None:
-        """Before a write. Raises ProvisionedThroughputExceededError."""
-        if table.throughput is None:
-            return
-        self._check(table, Kind.WRITE)
+        """Before a write. Raises ProvisionedThroughputExceededError, ThrottlingError."""
+        if table.throughput is not None or table.on_demand_maximum is not None:
+            self._check(table, Kind.WRITE)
         for index in table.indexes:
-            if index.is_global:
+            if index.is_global and (index.throughput is not None or index.on_demand_maximum is not None):
                 self._check(table, Kind.WRITE, index)
 
     def admit_stream_read(self, table: Table) -> None:
@@ -243,7 +238,7 @@ class CapacityMetering:
         """How long a reader of a table's stream must pause; 0 if it need not."""
         if table.throughput is None:
             return 0
-        return self._limiter.wait_ms(table.id, table.throughput, Kind.STREAM_READ)
+        return self._limiter.wait_ms(table.id, Kind.STREAM_READ.rate(table.throughput), Kind.STREAM_READ)
 
     def consume(self, consumption: Consumption) -> None:
         """Takes note of what a call has consumed."""
@@ -251,12 +246,13 @@ class CapacityMetering:
         for index, units in consumption.parts:
             usage.read_units += units.reads
             usage.write_units += units.writes
-            if table.throughput is not None:
-                self._charge(table, Kind.READ, units.reads, index)
-                self._charge(table, Kind.WRITE, units.writes, index)
+            limited = _limited(table, index)
+            if limited.throughput is not None or limited.on_demand_maximum is not None:
+                self._charge(limited, Kind.READ, units.reads)
+                self._charge(limited, Kind.WRITE, units.writes)
 
     def count_write(self, table: Table, units: float) -> None:
-        """As `consume`, for what most writes are: of a table without provisioned throughput, and of no index."""
+        """As `consume`, for what most writes are: of a table whose writes are not limited, and of no index."""
         self._usage(table).write_units += units
 
     def consume_stream_read(self, table: Table, units: int) -> None:
@@ -281,22 +277,48 @@ class CapacityMetering:
 
     def _check(self, table: Table, kind: Kind, index: Index | None = None) -> None:
         limited = _limited(table, index)
-        if limited.throughput is None:
-            return
-        try:
-            self._limiter.check(limited.id, limited.throughput, kind, "" if limited is table else limited.name)
-        except ProvisionedThroughputExceededError:
+        rate = _rate(limited, kind)
+        wait_ms = 0 if rate is None else self._limiter.wait_ms(limited.id, rate, kind)
+        if wait_ms:
             self._usage(table).throttled_requests += 1
-            raise
+            raise _exceeded(limited, kind, rate, wait_ms, "" if limited is table else limited.name)
 
-    def _charge(self, table: Table, kind: Kind, units: float, index: Index | None = None) -> None:
-        if not units:
-            return
-        limited = _limited(table, index)
-        if limited.throughput is not None:
-            self._limiter.charge(limited.id, limited.throughput, kind, units)
+    def _charge(self, limited: Table | Index, kind: Kind, units: float) -> None:
+        rate = _rate(limited, kind) if units else None
+        if rate is not None:
+            self._limiter.charge(limited.id, rate, kind, units)
 
 
 def _limited(table: Table, index: Index | None) -> Table | Index:
     """Whose throughput limits the use of a table or index."""
     return table if index is None or not index.is_global else index
+
+
+def _rate(limited: Table | Index, kind: Kind) -> int | None:
+    """How many units a second a table or index may take; None: any."""
+    if limited.throughput is not None:
+        return kind.rate(limited.throughput)
+    return None if limited.on_demand_maximum is None else kind.maximum(limited.on_demand_maximum)
+
+
+def _exceeded(
+    limited: Table | Index, kind: Kind, rate: int | None, wait_ms: int, index_name: str
+) -> ProvisionedThroughputExceededError | ThrottlingError:
+    more = {"kind": kind, "limit": rate, **({"index_name": index_name} if index_name else {})}
+    if limited.throughput is None:
+        return ThrottlingError(
+            "Throughput exceeds the maximum OnDemandThroughput configured on table or index. Consider increasing the "
+            "maximum with the UpdateTable API",
+            retry_after_ms=wait_ms,
+            **more,
+        )
+    whose, level = "the table", "level"
+    if index_name:
+        whose = "one or more global secondary indexes of the table"
+        level = "level for the under-provisioned global secondary indexes"
+    return ProvisionedThroughputExceededError(
+        f"The level of configured provisioned throughput for {whose} was exceeded. Consider increasing your "
+        f"provisioning {level} with the UpdateTable API",
+        retry_after_ms=wait_ms,
+        **more,
+    )

@@ -31,13 +31,14 @@ from broker.storage import layout
 from broker.storage.documents import Documents
 from broker.storage.rocks import Family
 from broker.streams.shards import closed_stream, merge_shards, new_stream, split_shard, trimmed_stream
-from broker.tables.definition import NewTable, TableChange, with_ids
+from broker.tables.definition import NewTable, TableChange, restored_table, with_ids
 from broker.tables.indexes import Indexes, drop_entries
 from broker.tables.validate import TAGS_MAX, check_table_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping
 
+    from broker.model.tables import Restoration
     from broker.storage.commit import Committer, Group
     from broker.storage.rocks import Store
     from broker.streams.tail import Trim
@@ -99,6 +100,11 @@ class Catalog:
         self._open = {t.name: OpenTable(t, self._enabled_stream(t)) for t in self.tables.all()}
         # Set when an index, or the one by time of expiry, is to be filled with the items there are.
         self.backfill_wanted = asyncio.Event()
+
+    @property
+    def now_ms(self) -> int:
+        """The time as the definitions have it: it never falls."""
+        return self._committer.now_ms
 
     def open_table(self, name: str) -> OpenTable:
         """A table to read or write. Raises ResourceNotFoundError, or ValidationError for a name no table can have."""
@@ -188,7 +194,7 @@ class Catalog:
         def plan(group: Group) -> Table:
             opened = self.open_table(name)
             before, stream = opened.definition, opened.stream
-            table = change.apply(before)
+            table = change.apply(before, group.now_ms)
             if change.switches_stream and change.view_type is not None and stream is not None:
                 raise ValidationError(
                     f"Table already has an enabled stream: TableName: {name}", field="stream_specification"
@@ -374,26 +380,25 @@ class Catalog:
 
         return await self._committer.change(plan)
 
-    async def begin_restore(self, name: str, source: Table) -> OpenTable:
-        """Begins a table of the key and indexes of another one, which nobody sees until `finish_restore`.
+    async def begin_restore(
+        self, name: str, source: Table, restored_from: Restoration, overrides: TableChange
+    ) -> OpenTable:
+        """Begins a table as another one was, which nobody sees until `finish_restore`.
 
-        As in DynamoDB it has no stream, no expiry, no tags and no protection. Raises TableAlreadyExistsError.
+        Raises TableAlreadyExistsError, ValidationError.
         """
         table_uuid = str(uuid.UUID(int=self._random.getrandbits(128), version=4))
 
         def plan(group: Group) -> OpenTable:
             if self._is_taken(name):
                 raise TableAlreadyExistsError(f"Table already exists: {name}", table_name=name)
-            wanted = Table(
+            wanted = restored_table(
+                source,
                 name=name,
-                id=0,
                 uuid=table_uuid,
-                create_time_ms=group.now_ms,
-                partition_key=source.partition_key,
-                sort_key=source.sort_key,
-                # It is filled as items are put, whatever the other one still lacked.
-                indexes=tuple(replace(index, id=0, is_backfilling=False) for index in source.indexes),
-                throughput=source.throughput,
+                restored_from=restored_from,
+                now_ms=group.now_ms,
+                overrides=overrides,
             )
             table = with_ids(wanted, group.next_id)
             self.restoring.put(group, name, table)

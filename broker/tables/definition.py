@@ -9,7 +9,22 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
 from broker.model.errors import LimitExceededError, ResourceInUseError, ResourceNotFoundError, ValidationError
-from broker.model.tables import Index, KeyAttribute, KeyAttributeType, StreamSettings, StreamViewType, Table, Throughput
+from broker.model.tables import (
+    NO_THROUGHPUT_CHANGES,
+    WARM_THROUGHPUT_DEFAULT,
+    Encryption,
+    Index,
+    KeyAttribute,
+    KeyAttributeType,
+    Restoration,
+    SomeThroughput,
+    StreamSettings,
+    StreamViewType,
+    Table,
+    TableClass,
+    Throughput,
+)
+from broker.tables.settings import changed_encryption, on_demand_maximum, warm_throughput
 from broker.tables.validate import (
     INVALID,
     check_definitions_used,
@@ -19,6 +34,8 @@ from broker.tables.validate import (
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
+
+    from broker.tables.settings import IndexSettings
 
 # Source: Developer Guide, "Quotas in Amazon DynamoDB".
 LOCAL_INDEXES_MAX: Final = 5
@@ -48,8 +65,14 @@ class NewTable:
     view_type: StreamViewType | None = None
     stream_settings: StreamSettings = field(default_factory=StreamSettings)
     indexes: tuple[Index, ...] = ()
+    # By the names of global indexes, as far as they are asked for.
+    index_settings: Mapping[str, IndexSettings] = field(default_factory=dict)
     # None: pay per request.
     throughput: Throughput | None = None
+    warm_throughput: SomeThroughput | None = None
+    on_demand_maximum: SomeThroughput | None = None
+    table_class: TableClass | None = None
+    encryption: Encryption | None = None
     is_protected: bool = False
     tags: Mapping[str, str] = field(default_factory=dict)
 
@@ -63,8 +86,17 @@ class NewTable:
             partition_key=self.partition_key,
             sort_key=self.sort_key,
             stream_settings=self.stream_settings,
-            indexes=_in_order(self.indexes),
+            indexes=_in_order(
+                _with_settings(index, self.index_settings.get(index.name), is_provisioned=self.throughput is not None)
+                for index in self.indexes
+            ),
             throughput=self.throughput,
+            warm_throughput=warm_throughput(self.warm_throughput, WARM_THROUGHPUT_DEFAULT, self.throughput),
+            on_demand_maximum=on_demand_maximum(
+                self.on_demand_maximum, None, is_provisioned=self.throughput is not None
+            ),
+            table_class=self.table_class,
+            encryption=self.encryption,
             is_protected=self.is_protected,
             tags=dict(self.tags),
         )
@@ -85,25 +117,55 @@ class TableChange:
     definitions: Mapping[str, KeyAttributeType] = field(default_factory=dict)
     new_indexes: tuple[Index, ...] = ()
     deleted_indexes: tuple[str, ...] = ()
-    index_throughputs: tuple[tuple[str, Throughput], ...] = ()
+    # Of indexes old and new.
+    index_settings: tuple[IndexSettings, ...] = ()
     billing_mode: BillingMode | None = None
     throughput: Throughput | None = None
+    warm_throughput: SomeThroughput | None = None
+    on_demand_maximum: SomeThroughput | None = None
+    table_class: TableClass | None = None
+    # Whether the encryption changes, and to which; None: off.
+    switches_encryption: bool = False
+    encryption: Encryption | None = None
     is_protected: bool | None = None
 
-    def apply(self, table: Table) -> Table:
+    def apply(self, table: Table, now_ms: int) -> Table:
         """The definition after the change, but for the stream's switch; new indexes have no ids yet.
 
         Raises ValidationError, ResourceNotFoundError, ResourceInUseError, LimitExceededError.
         """
         self._check_index_updates()
         is_provisioned = self._is_provisioned(table)
+        throughput = self._throughput(table, is_provisioned=is_provisioned)
         changed = replace(
             table,
             stream_settings=replace(table.stream_settings, **self.stream_settings),
-            indexes=_in_order(self._indexes(table, is_provisioned=is_provisioned)),
-            throughput=self._throughput(table, is_provisioned=is_provisioned),
+            indexes=_in_order(self._indexes(table, now_ms, is_provisioned=is_provisioned)),
+            throughput=throughput,
+            throughput_changes=(
+                table.throughput_changes
+                if throughput is None or table.throughput is None
+                else table.throughput_changes.after(table.throughput, throughput, now_ms)
+            ),
+            on_demand_since_ms=(
+                now_ms if not is_provisioned and table.throughput is not None else table.last_on_demand_ms
+            ),
+            warm_throughput=warm_throughput(self.warm_throughput, table.warm_throughput, throughput),
+            on_demand_maximum=on_demand_maximum(
+                self.on_demand_maximum, table.on_demand_maximum, is_provisioned=is_provisioned
+            ),
+            encryption=(
+                changed_encryption(table.encryption, self.encryption) if self.switches_encryption else table.encryption
+            ),
             is_protected=table.is_protected if self.is_protected is None else self.is_protected,
         )
+        if self.table_class is not None:
+            is_other = self.table_class is not (table.table_class or TableClass.STANDARD)
+            changed = replace(
+                changed,
+                table_class=self.table_class,
+                table_class_time_ms=now_ms if is_other else table.table_class_time_ms,
+            )
         check_table(changed)
         used = key_types(changed, self.definitions)
         check_definitions_used(self.definitions, used, has_indexes=True)
@@ -112,7 +174,7 @@ class TableChange:
     def _check_index_updates(self) -> None:
         """What can be told without the table."""
         created = [index.name for index in self.new_indexes]
-        updated = [name for name, _ in self.index_throughputs]
+        updated = [settings.name for settings in self.index_settings if settings.name not in created]
         for name, count in Counter([*created, *self.deleted_indexes, *updated]).items():
             if count > 1:
                 raise ValidationError(
@@ -145,23 +207,59 @@ class TableChange:
             )
         return table.throughput if is_provisioned else None
 
-    def _indexes(self, table: Table, *, is_provisioned: bool) -> list[Index]:
+    def _indexes(self, table: Table, now_ms: int, *, is_provisioned: bool) -> list[Index]:
         indexes = {index.name: index for index in table.indexes}
         for name in self.deleted_indexes:
             del indexes[_global_index(table, name).name]
-        for name, throughput in self.index_throughputs:
-            index = _global_index(table, name)
-            check_throughput(throughput, is_provisioned=is_provisioned, index_name=name)
-            if index.is_backfilling:
+        wanted = {settings.name: settings for settings in self.index_settings}
+        created = {index.name for index in self.new_indexes}
+        for name in wanted.keys() - created:
+            if _global_index(table, name).is_backfilling:
                 raise ResourceInUseError(
                     f"Attempt to change a resource which is still in use: Index is being created: {name}",
                     index_name=name,
                 )
-            if throughput == index.throughput:
-                raise _unchanged_throughput(f"index {name}", throughput)
-            indexes[name] = replace(index, throughput=throughput)
-        kept = indexes.values() if is_provisioned else (replace(i, throughput=None) for i in indexes.values())
-        return [*kept, *(replace(index, is_backfilling=True) for index in self.new_indexes)]
+        kept = [
+            _changed_index(index, wanted.get(index.name), now_ms, is_provisioned=is_provisioned)
+            for index in indexes.values()
+        ]
+        new = [
+            _with_settings(replace(index, is_backfilling=True), wanted.get(index.name), is_provisioned=is_provisioned)
+            for index in self.new_indexes
+        ]
+        return [*kept, *new]
+
+
+def _changed_index(index: Index, wanted: IndexSettings | None, now_ms: int, *, is_provisioned: bool) -> Index:
+    """An index after a change of it, or of its table's billing mode. Raises ValidationError."""
+    if not index.is_global:
+        return index
+    before, throughput = index.throughput, None if wanted is None else wanted.throughput
+    if throughput is not None:
+        check_throughput(throughput, is_provisioned=is_provisioned, index_name=index.name)
+        if throughput == before:
+            raise _unchanged_throughput(f"index {index.name}", throughput)
+        changes = index.throughput_changes
+        if before is not None:
+            changes = changes.after(before, throughput, now_ms)
+        index = replace(index, throughput=throughput, throughput_changes=changes)
+    elif not is_provisioned:
+        index = replace(index, throughput=None)
+    return _with_settings(index, wanted, is_provisioned=is_provisioned)
+
+
+def _with_settings(index: Index, wanted: IndexSettings | None, *, is_provisioned: bool) -> Index:
+    """An index with its warm throughput and its maximum on demand. Raises ValidationError."""
+    if not index.is_global:
+        return index
+    warm, maximum = (None, None) if wanted is None else (wanted.warm_throughput, wanted.on_demand_maximum)
+    return replace(
+        index,
+        warm_throughput=warm_throughput(warm, index.warm_throughput, index.throughput, index.name),
+        on_demand_maximum=on_demand_maximum(
+            maximum, index.on_demand_maximum, is_provisioned=is_provisioned, index_name=index.name
+        ),
+    )
 
 
 def check_table(table: Table) -> None:
@@ -182,6 +280,42 @@ def check_table(table: Table) -> None:
                 f"{INVALID}ProvisionedThroughput must be specified for index: {index.name}",
                 field=f"{_GLOBAL}.provisioned_throughput",
             )
+
+
+def restored_table(
+    source: Table, *, name: str, uuid: str, restored_from: Restoration, now_ms: int, overrides: TableChange
+) -> Table:
+    """The definition of a table that is restored, still without ids: what DynamoDB restores of another one.
+
+    That is its key, indexes, capacity, class and encryption, as far as nothing else is asked for; not its stream,
+    expiry, tags and protection. Raises ValidationError if there can be no such table.
+    """
+    wanted = Table(
+        name=name,
+        id=0,
+        uuid=uuid,
+        create_time_ms=now_ms,
+        partition_key=source.partition_key,
+        sort_key=source.sort_key,
+        # It is filled as items are put, whatever the other one still lacked.
+        indexes=tuple(
+            replace(index, id=0, is_backfilling=False, throughput_changes=NO_THROUGHPUT_CHANGES)
+            for index in source.indexes
+        ),
+        throughput=source.throughput,
+        warm_throughput=source.warm_throughput,
+        on_demand_maximum=source.on_demand_maximum,
+        table_class=source.table_class,
+        encryption=source.encryption,
+        restored_from=restored_from,
+    )
+    # What is asked for may be as it was.
+    if overrides.throughput == source.throughput:
+        overrides = replace(overrides, throughput=None)
+    if overrides.encryption == source.encryption:
+        overrides = replace(overrides, switches_encryption=False)
+    changed = overrides.apply(wanted, now_ms)
+    return replace(changed, on_demand_since_ms=None, throughput_changes=NO_THROUGHPUT_CHANGES)
 
 
 def key_types(

@@ -118,8 +118,8 @@ class _SingleWrite:
     def plan(self, group: Group) -> Outcome | None:
         """Carries the write out.
 
-        Raises what `decide` raises, ProvisionedThroughputExceededError, and ThrottlingError if there is no room to show
-        what it would make.
+        Raises what `decide` raises, ProvisionedThroughputExceededError, and ThrottlingError beyond the maximum of a
+        table on demand, or if there is no room to show what it would make.
         """
         table, metering, wanted = self.table, self._metering, self._wanted
         table.check_exists()
@@ -145,8 +145,9 @@ class _SingleWrite:
         changes = replace_item(group, table, self.key, old, new)
         if metering is None:
             return None
-        if not changes and wanted is None and table.definition.throughput is None:
-            metering.count_write(table.definition, write_units(larger_size(old_item, new)))
+        definition = table.definition
+        if not changes and wanted is None and definition.throughput is None and definition.on_demand_maximum is None:
+            metering.count_write(definition, write_units(larger_size(old_item, new)))
             return None
         consumption = consumption_of(table, old_item, new, changes)
         metering.consume(consumption)

@@ -168,7 +168,7 @@ class Transaction:
             error.consumption = consumption_of(write.table, error.item, None, (), transactional=True)
             write.note_failed(error)
             return None, error
-        except (ValidationError, ProvisionedThroughputExceededError) as error:
+        except (ValidationError, ProvisionedThroughputExceededError, ThrottlingError) as error:
             return None, error
 
     def _carry_out(self, group: Group, write: Write, decision: Decision) -> Consumption:
@@ -188,7 +188,7 @@ def _consumed_in_vain(write: Write, decision: Decision | None, cause: HeadraceEr
     if isinstance(cause, ConditionalCheckFailedError):
         consumption: Consumption = cause.consumption
         return consumption
-    if isinstance(cause, ProvisionedThroughputExceededError):
+    if isinstance(cause, ProvisionedThroughputExceededError | ThrottlingError):
         return Consumption(write.table.definition)
     old, new = (None, None) if decision is None else decision
     return consumption_of(write.table, None if old is None else old.item, new, (), transactional=True)

@@ -416,8 +416,20 @@ def test_the_billing_of_a_table_is_changed_and_changed_back(client: Client) -> N
     assert more.provisioned_throughput == with_units(5, 7)
     # Nothing changes, as nothing has to.
     assert rebill(client, made.table_name, PROVISIONED) == more
-    assert rebill(client, made.table_name, PAY_PER_REQUEST) == made
-    assert rebill(client, made.table_name, PAY_PER_REQUEST) == made
+    again = rebill(client, made.table_name, PAY_PER_REQUEST)
+    assert again.last_update_to_pay_per_request_date_time.ToNanoseconds() > made.creation_date_time.ToNanoseconds()
+    assert again.throughput_changes.last_increase_date_time.ToNanoseconds() > made.creation_date_time.ToNanoseconds()
+    for table in (made, again):
+        table.ClearField("last_update_to_pay_per_request_date_time")
+        table.ClearField("throughput_changes")
+    assert again == made
+    again = rebill(client, made.table_name, PAY_PER_REQUEST)
+    assert again.last_update_to_pay_per_request_date_time.ToNanoseconds() > made.creation_date_time.ToNanoseconds()
+    assert again.throughput_changes.last_increase_date_time.ToNanoseconds() > made.creation_date_time.ToNanoseconds()
+    for table in (made, again):
+        table.ClearField("last_update_to_pay_per_request_date_time")
+        table.ClearField("throughput_changes")
+    assert again == made
 
 
 def test_throughput_that_does_not_change_is_refused(client: Client) -> None:

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from broker.model.errors import ProvisionedThroughputExceededError
-from broker.model.tables import Index, ProjectionType, Table, Throughput
+from broker.model.errors import ProvisionedThroughputExceededError, ThrottlingError
+from broker.model.tables import Index, ProjectionType, SomeThroughput, Table, Throughput
 from broker.tables.capacity import CapacityMetering, Consumption, Kind, ThroughputLimiter, read_units, write_units
 from tests.unit.engine import AT, ID, FakeClock
 
@@ -54,66 +54,65 @@ def test_a_consumption_adds_up_by_table_and_index() -> None:
 
 def test_300_seconds_of_unused_units_may_be_used_at_once_and_no_more() -> None:
     limiter = ThroughputLimiter(FakeClock())
-    limiter.charge(1, TEN, Kind.WRITE, 2_999)
-    limiter.check(1, TEN, Kind.WRITE)
-    limiter.charge(1, TEN, Kind.WRITE, 1)
-    with pytest.raises(ProvisionedThroughputExceededError, match="for the table was exceeded") as refused:
-        limiter.check(1, TEN, Kind.WRITE)
-    assert refused.value.retry_after_ms == 100
+    limiter.charge(1, 10, Kind.WRITE, 2_999)
+    assert limiter.wait_ms(1, 10, Kind.WRITE) == 0
+    limiter.charge(1, 10, Kind.WRITE, 1)
+    assert limiter.wait_ms(1, 10, Kind.WRITE) == 100
     # The other kinds, and other tables, are not concerned.
-    limiter.check(1, TEN, Kind.READ)
-    limiter.check(2, TEN, Kind.WRITE)
+    assert limiter.wait_ms(1, 10, Kind.READ) == 0
+    assert limiter.wait_ms(2, 10, Kind.WRITE) == 0
 
 
 def test_a_bucket_fills_with_time_up_to_300_seconds_worth() -> None:
     clock = FakeClock()
     limiter = ThroughputLimiter(clock)
-    limiter.charge(1, TEN, Kind.READ, 3_000)
+    limiter.charge(1, 10, Kind.READ, 3_000)
     clock.ms += 100
-    limiter.check(1, TEN, Kind.READ)
-    limiter.charge(1, TEN, Kind.READ, 1)
-    with pytest.raises(ProvisionedThroughputExceededError):
-        limiter.check(1, TEN, Kind.READ)
+    assert limiter.wait_ms(1, 10, Kind.READ) == 0
+    limiter.charge(1, 10, Kind.READ, 1)
+    assert limiter.wait_ms(1, 10, Kind.READ) == 100
     clock.ms += 1_000_000
-    limiter.charge(1, TEN, Kind.READ, 3_000)
-    with pytest.raises(ProvisionedThroughputExceededError):
-        limiter.check(1, TEN, Kind.READ)
+    limiter.charge(1, 10, Kind.READ, 3_000)
+    assert limiter.wait_ms(1, 10, Kind.READ) == 100
 
 
 def test_what_an_operation_takes_beyond_the_bucket_is_owed_until_it_has_filled_again() -> None:
     clock = FakeClock()
     limiter = ThroughputLimiter(clock)
-    limiter.charge(1, TEN, Kind.WRITE, 3_000 + 19)
-    with pytest.raises(ProvisionedThroughputExceededError) as refused:
-        limiter.check(1, TEN, Kind.WRITE)
-    assert refused.value.retry_after_ms == 2_000
+    limiter.charge(1, 10, Kind.WRITE, 3_000 + 19)
+    assert limiter.wait_ms(1, 10, Kind.WRITE) == 2_000
     clock.ms += 1_900
-    with pytest.raises(ProvisionedThroughputExceededError):
-        limiter.check(1, TEN, Kind.WRITE)
+    assert limiter.wait_ms(1, 10, Kind.WRITE) == 100
     clock.ms += 100
-    limiter.check(1, TEN, Kind.WRITE)
+    assert limiter.wait_ms(1, 10, Kind.WRITE) == 0
 
 
 def test_a_clock_that_is_set_back_neither_fills_nor_freezes_a_bucket() -> None:
     clock = FakeClock()
     limiter = ThroughputLimiter(clock)
-    limiter.charge(1, TEN, Kind.WRITE, 3_000)
+    limiter.charge(1, 10, Kind.WRITE, 3_000)
     clock.ms -= 3_600_000
-    with pytest.raises(ProvisionedThroughputExceededError):
-        limiter.check(1, TEN, Kind.WRITE)
+    assert limiter.wait_ms(1, 10, Kind.WRITE) == 100
     clock.ms += 100
-    limiter.check(1, TEN, Kind.WRITE)
+    assert limiter.wait_ms(1, 10, Kind.WRITE) == 0
 
 
 def test_new_throughput_holds_at_once() -> None:
-    clock = FakeClock()
-    limiter = ThroughputLimiter(clock)
-    limiter.check(1, TEN, Kind.WRITE)
-    limiter.charge(1, ONE, Kind.WRITE, 300)
-    with pytest.raises(ProvisionedThroughputExceededError):
-        limiter.check(1, ONE, Kind.WRITE)
+    limiter = ThroughputLimiter(FakeClock())
+    assert limiter.wait_ms(1, 10, Kind.WRITE) == 0
+    limiter.charge(1, 1, Kind.WRITE, 300)
+    assert limiter.wait_ms(1, 1, Kind.WRITE) == 1_000
     limiter.forget(1)
-    limiter.check(1, ONE, Kind.WRITE)
+    assert limiter.wait_ms(1, 1, Kind.WRITE) == 0
+
+
+def test_a_refusal_says_which_level_was_exceeded_and_when_to_come_again() -> None:
+    metering = CapacityMetering(FakeClock())
+    metering.consume(consumed(PROVISIONED, writes=3_000))
+    with pytest.raises(ProvisionedThroughputExceededError, match="for the table was exceeded") as refused:
+        metering.admit_write(PROVISIONED)
+    assert refused.value.retry_after_ms == 100
+    assert refused.value.metadata == {"kind": "write", "limit": "10"}
 
 
 def test_a_stream_is_read_at_twice_the_rate_of_writes() -> None:
@@ -168,3 +167,52 @@ def test_a_global_index_without_room_refuses_the_writes_of_its_table_but_not_its
     assert refused.value.metadata["index_name"] == "global"
     metering.admit_read(PROVISIONED)
     metering.admit_read(PROVISIONED, GLOBAL)
+
+
+def with_maximum(*, reads: int | None = None, writes: int | None = None) -> Table:
+    return replace(ON_DEMAND, on_demand_maximum=SomeThroughput(read_units=reads, write_units=writes))
+
+
+def test_a_table_on_demand_takes_300_seconds_of_its_maximum_at_once_and_no_more() -> None:
+    metering, table = CapacityMetering(FakeClock()), with_maximum(reads=5, writes=2)
+    metering.consume(consumed(table, reads=1_499.5, writes=599))
+    metering.admit_read(table)
+    metering.admit_write(table)
+    metering.consume(consumed(table, reads=0.5, writes=1))
+    with pytest.raises(ThrottlingError, match="exceeds the maximum OnDemandThroughput") as refused:
+        metering.admit_read(table)
+    assert (refused.value.reason, refused.value.retry_after_ms) == ("THROTTLING", 200)
+    with pytest.raises(ThrottlingError) as refused:
+        metering.admit_write(table)
+    assert refused.value.metadata == {"kind": "write", "limit": "2"}
+    assert metering.all()[0].throttled_requests == 2
+
+
+def test_a_maximum_of_one_kind_does_not_limit_the_other() -> None:
+    metering, table = CapacityMetering(FakeClock()), with_maximum(writes=1)
+    metering.consume(consumed(table, reads=1e9, writes=300))
+    metering.admit_read(table)
+    metering.admit_stream_read(table)
+    with pytest.raises(ThrottlingError):
+        metering.admit_write(table)
+
+
+def test_a_local_index_is_limited_by_the_maximum_of_its_table() -> None:
+    metering, table = CapacityMetering(FakeClock()), with_maximum(reads=1)
+    metering.consume(consumed(table, reads=300, index=LOCAL))
+    with pytest.raises(ThrottlingError):
+        metering.admit_read(table, LOCAL)
+
+
+def test_a_global_index_has_a_maximum_of_its_own_also_if_its_table_has_none() -> None:
+    limited = replace(GLOBAL, throughput=None, on_demand_maximum=SomeThroughput(read_units=1, write_units=1))
+    table = replace(ON_DEMAND, indexes=(LOCAL, limited))
+    metering = CapacityMetering(FakeClock())
+    metering.admit_write(table)
+    metering.consume(consumed(table, reads=300, writes=300, index=limited))
+    with pytest.raises(ThrottlingError) as refused:
+        metering.admit_write(table)
+    assert refused.value.metadata["index_name"] == "global"
+    with pytest.raises(ThrottlingError):
+        metering.admit_read(table, limited)
+    metering.admit_read(table)

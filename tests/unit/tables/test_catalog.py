@@ -12,12 +12,13 @@ import pytest
 from broker.encoding.items import canonicalize
 from broker.encoding.keys import table_prefix
 from broker.model.errors import HeadraceError, ResourceInUseError, ResourceNotFoundError, ValidationError
-from broker.model.tables import HASH_MAX, Index, ProjectionType, StreamViewType, Throughput
+from broker.model.tables import HASH_MAX, Index, ProjectionType, StreamViewType, Throughput, ThroughputChanges
 from broker.storage.commit import Group
 from broker.storage.rocks import Family, Store
 from broker.tables.catalog import Catalog
 from broker.tables.definition import NewTable, TableChange
 from broker.tables.operations import Put
+from broker.tables.settings import IndexSettings
 from tests.unit.engine import AT, ID, NOON_MS, REGION, TIMEOUT_S, Engine, FakeClock, running
 from tests.values import item
 
@@ -303,7 +304,9 @@ async def test_an_index_that_is_being_filled_can_go_but_not_be_provisioned(engin
     await engine.catalog.update_table("pets", TableChange(new_indexes=(new,), definitions={"at": AT.type}))
     two = replace(one, read_units=2)
     with pytest.raises(ResourceInUseError, match="Index is being created: by-at"):
-        await engine.catalog.update_table("pets", TableChange(index_throughputs=(("by-at", two),)))
+        await engine.catalog.update_table(
+            "pets", TableChange(index_settings=(IndexSettings(name="by-at", throughput=two),))
+        )
     after = await engine.catalog.update_table("pets", TableChange(deleted_indexes=("by-at",)))
     assert after.indexes == ()
 
@@ -406,3 +409,23 @@ async def test_a_definition_is_found_again_whole(store: Store, clock: FakeClock)
         before = await engine.catalog.update_time_to_live("pets", "until", is_enabled=True)
     async with running(store, clock) as engine:
         assert engine.catalog.open_table("pets").definition == before
+
+
+async def test_a_table_of_a_store_from_before_there_were_settings_has_the_defaults(engine: Engine) -> None:
+    index = (
+        '{"name":"by-at","id":2,"is_global":true,"partition_key":{"name":"at","type":"N"},"sort_key":null,'
+        '"projection_type":"ALL","non_key_attributes":[],"is_backfilling":false,"throughput":null}'
+    )
+    document = (
+        '{"name":"old","id":1,"uuid":"u","create_time_ms":77,"partition_key":{"name":"id","type":"S"},"sort_key":null,'
+        '"stream_label":"","stream_settings":{"retention_seconds":86400,"retention_bytes":0,"min_shards":1,'
+        f'"max_shards":null}},"indexes":[{index}],"time_to_live":null,"throughput":null,"is_protected":false,"tags":{{}}}}'
+    )
+    await engine.do(lambda group: group.put(Family.CATALOG, b"table/old", document.encode()))
+    table = Catalog(engine.store, engine.committer, REGION, Random(1)).open_table("old").definition
+    for limited in (table, table.indexes[0]):
+        assert limited.warm_throughput == Throughput(read_units=12_000, write_units=4_000)
+        assert limited.on_demand_maximum is None
+        assert limited.throughput_changes == ThroughputChanges()
+    assert table.last_on_demand_ms == 77
+    assert (table.table_class, table.encryption, table.restored_from) == (None, None, None)

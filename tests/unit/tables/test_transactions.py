@@ -23,6 +23,7 @@ from broker.tables.capacity import BURST_SECONDS, CapacityMetering
 from broker.tables.catalog import OpenTable
 from broker.tables.definition import BillingMode, TableChange
 from broker.tables.operations import Check, Delete, Put
+from broker.tables.settings import IndexSettings
 from broker.tables.transactions import TOKEN_SECONDS, RequestToken, RequestTokens, Transaction
 from tests.unit.engine import Engine, FakeClock, running
 from tests.values import item
@@ -166,7 +167,7 @@ async def test_a_transaction_takes_from_the_bucket_of_an_index_as_a_single_write
     change = TableChange(
         billing_mode=BillingMode.PROVISIONED,
         throughput=replace(one, write_units=100),
-        index_throughputs=(("by-state", one),),
+        index_settings=(IndexSettings(name="by-state", throughput=one),),
     )
     await engine.catalog.update_table("pets", change)
     # Of the 300 units that the index has saved these take 147, 147 and 6.

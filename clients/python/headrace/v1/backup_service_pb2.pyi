@@ -11,6 +11,7 @@ import google.protobuf.internal.enum_type_wrapper
 import google.protobuf.message
 import google.protobuf.timestamp_pb2
 import headrace.v1.table_pb2
+import headrace.v1.table_service_pb2
 import sys
 import typing
 
@@ -98,6 +99,8 @@ class BackupDescription(google.protobuf.message.Message):
 
     BACKUP_DETAILS_FIELD_NUMBER: builtins.int
     TABLE_NAMES_FIELD_NUMBER: builtins.int
+    SOURCE_TABLE_DETAILS_FIELD_NUMBER: builtins.int
+    SOURCE_TABLE_FEATURE_DETAILS_FIELD_NUMBER: builtins.int
     @property
     def backup_details(self) -> global___BackupDetails:
         """The backup."""
@@ -106,16 +109,134 @@ class BackupDescription(google.protobuf.message.Message):
     def table_names(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
         """The tables in it, in the order of their UTF-8 bytes."""
 
+    @property
+    def source_table_details(self) -> global___SourceTableDetails:
+        """The table that was asked for, as it was when the backup was made; absent if none was."""
+
+    @property
+    def source_table_feature_details(self) -> global___SourceTableFeatureDetails:
+        """More of that table."""
+
     def __init__(
         self,
         *,
         backup_details: global___BackupDetails | None = ...,
         table_names: collections.abc.Iterable[builtins.str] | None = ...,
+        source_table_details: global___SourceTableDetails | None = ...,
+        source_table_feature_details: global___SourceTableFeatureDetails | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["backup_details", b"backup_details"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["backup_details", b"backup_details", "table_names", b"table_names"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["backup_details", b"backup_details", "source_table_details", b"source_table_details", "source_table_feature_details", b"source_table_feature_details"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["backup_details", b"backup_details", "source_table_details", b"source_table_details", "source_table_feature_details", b"source_table_feature_details", "table_names", b"table_names"]) -> None: ...
 
 global___BackupDescription = BackupDescription
+
+@typing.final
+class SourceTableDetails(google.protobuf.message.Message):
+    """A table in a backup."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    TABLE_NAME_FIELD_NUMBER: builtins.int
+    TABLE_ID_FIELD_NUMBER: builtins.int
+    TABLE_ARN_FIELD_NUMBER: builtins.int
+    TABLE_SIZE_BYTES_FIELD_NUMBER: builtins.int
+    KEY_SCHEMA_FIELD_NUMBER: builtins.int
+    TABLE_CREATION_DATE_TIME_FIELD_NUMBER: builtins.int
+    PROVISIONED_THROUGHPUT_FIELD_NUMBER: builtins.int
+    ON_DEMAND_THROUGHPUT_FIELD_NUMBER: builtins.int
+    ITEM_COUNT_FIELD_NUMBER: builtins.int
+    BILLING_MODE_FIELD_NUMBER: builtins.int
+    table_name: builtins.str
+    """Its name."""
+    table_id: builtins.str
+    """The table_id of TableDescription."""
+    table_arn: builtins.str
+    """The table's ARN."""
+    table_size_bytes: builtins.int
+    """The size of its items by DynamoDB's rules, in bytes."""
+    item_count: builtins.int
+    """How many items it has."""
+    billing_mode: headrace.v1.table_pb2.BillingMode.ValueType
+    """How its capacity was limited."""
+    @property
+    def key_schema(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[headrace.v1.table_pb2.KeySchemaElement]:
+        """The partition key, then the sort key if there is one."""
+
+    @property
+    def table_creation_date_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
+        """When the table was made."""
+
+    @property
+    def provisioned_throughput(self) -> headrace.v1.table_pb2.ProvisionedThroughput:
+        """What was provisioned; zeros with PAY_PER_REQUEST."""
+
+    @property
+    def on_demand_throughput(self) -> headrace.v1.table_pb2.OnDemandThroughput:
+        """Absent without a maximum."""
+
+    def __init__(
+        self,
+        *,
+        table_name: builtins.str = ...,
+        table_id: builtins.str = ...,
+        table_arn: builtins.str = ...,
+        table_size_bytes: builtins.int = ...,
+        key_schema: collections.abc.Iterable[headrace.v1.table_pb2.KeySchemaElement] | None = ...,
+        table_creation_date_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+        provisioned_throughput: headrace.v1.table_pb2.ProvisionedThroughput | None = ...,
+        on_demand_throughput: headrace.v1.table_pb2.OnDemandThroughput | None = ...,
+        item_count: builtins.int = ...,
+        billing_mode: headrace.v1.table_pb2.BillingMode.ValueType = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["on_demand_throughput", b"on_demand_throughput", "provisioned_throughput", b"provisioned_throughput", "table_creation_date_time", b"table_creation_date_time"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["billing_mode", b"billing_mode", "item_count", b"item_count", "key_schema", b"key_schema", "on_demand_throughput", b"on_demand_throughput", "provisioned_throughput", b"provisioned_throughput", "table_arn", b"table_arn", "table_creation_date_time", b"table_creation_date_time", "table_id", b"table_id", "table_name", b"table_name", "table_size_bytes", b"table_size_bytes"]) -> None: ...
+
+global___SourceTableDetails = SourceTableDetails
+
+@typing.final
+class SourceTableFeatureDetails(google.protobuf.message.Message):
+    """What else a table in a backup had."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    LOCAL_SECONDARY_INDEXES_FIELD_NUMBER: builtins.int
+    GLOBAL_SECONDARY_INDEXES_FIELD_NUMBER: builtins.int
+    STREAM_DESCRIPTION_FIELD_NUMBER: builtins.int
+    TIME_TO_LIVE_DESCRIPTION_FIELD_NUMBER: builtins.int
+    SSE_DESCRIPTION_FIELD_NUMBER: builtins.int
+    @property
+    def local_secondary_indexes(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[headrace.v1.table_pb2.LocalSecondaryIndex]:
+        """In the order of their names."""
+
+    @property
+    def global_secondary_indexes(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[headrace.v1.table_pb2.GlobalSecondaryIndex]:
+        """In the order of their names."""
+
+    @property
+    def stream_description(self) -> headrace.v1.table_pb2.StreamSpecification:
+        """Absent if no stream was enabled."""
+
+    @property
+    def time_to_live_description(self) -> headrace.v1.table_service_pb2.TimeToLiveDescription:
+        """Absent if its items did not expire."""
+
+    @property
+    def sse_description(self) -> headrace.v1.table_pb2.SseDescription:
+        """Absent without encryption by a key of the caller's account."""
+
+    def __init__(
+        self,
+        *,
+        local_secondary_indexes: collections.abc.Iterable[headrace.v1.table_pb2.LocalSecondaryIndex] | None = ...,
+        global_secondary_indexes: collections.abc.Iterable[headrace.v1.table_pb2.GlobalSecondaryIndex] | None = ...,
+        stream_description: headrace.v1.table_pb2.StreamSpecification | None = ...,
+        time_to_live_description: headrace.v1.table_service_pb2.TimeToLiveDescription | None = ...,
+        sse_description: headrace.v1.table_pb2.SseDescription | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["sse_description", b"sse_description", "stream_description", b"stream_description", "time_to_live_description", b"time_to_live_description"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["global_secondary_indexes", b"global_secondary_indexes", "local_secondary_indexes", b"local_secondary_indexes", "sse_description", b"sse_description", "stream_description", b"stream_description", "time_to_live_description", b"time_to_live_description"]) -> None: ...
+
+global___SourceTableFeatureDetails = SourceTableFeatureDetails
 
 @typing.final
 class CreateBackupRequest(google.protobuf.message.Message):
@@ -163,14 +284,18 @@ class DescribeBackupRequest(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     BACKUP_ARN_FIELD_NUMBER: builtins.int
+    SOURCE_TABLE_NAME_FIELD_NUMBER: builtins.int
     backup_arn: builtins.str
     """The backup's ARN."""
+    source_table_name: builtins.str
+    """A table in it of which more is to be told; BACKUP_NOT_FOUND if it is not in it. Empty: none."""
     def __init__(
         self,
         *,
         backup_arn: builtins.str = ...,
+        source_table_name: builtins.str = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["backup_arn", b"backup_arn"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["backup_arn", b"backup_arn", "source_table_name", b"source_table_name"]) -> None: ...
 
 global___DescribeBackupRequest = DescribeBackupRequest
 
@@ -250,14 +375,18 @@ class DeleteBackupRequest(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     BACKUP_ARN_FIELD_NUMBER: builtins.int
+    SOURCE_TABLE_NAME_FIELD_NUMBER: builtins.int
     backup_arn: builtins.str
     """The backup's ARN."""
+    source_table_name: builtins.str
+    """As in DescribeBackupRequest. The backup is removed whole."""
     def __init__(
         self,
         *,
         backup_arn: builtins.str = ...,
+        source_table_name: builtins.str = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["backup_arn", b"backup_arn"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["backup_arn", b"backup_arn", "source_table_name", b"source_table_name"]) -> None: ...
 
 global___DeleteBackupRequest = DeleteBackupRequest
 
@@ -291,20 +420,45 @@ class RestoreTableFromBackupRequest(google.protobuf.message.Message):
     BACKUP_ARN_FIELD_NUMBER: builtins.int
     SOURCE_TABLE_NAME_FIELD_NUMBER: builtins.int
     TARGET_TABLE_NAME_FIELD_NUMBER: builtins.int
+    BILLING_MODE_OVERRIDE_FIELD_NUMBER: builtins.int
+    PROVISIONED_THROUGHPUT_OVERRIDE_FIELD_NUMBER: builtins.int
+    ON_DEMAND_THROUGHPUT_OVERRIDE_FIELD_NUMBER: builtins.int
+    SSE_SPECIFICATION_OVERRIDE_FIELD_NUMBER: builtins.int
     backup_arn: builtins.str
     """The backup's ARN."""
     source_table_name: builtins.str
     """The table in the backup."""
     target_table_name: builtins.str
     """The table to make: 3 to 255 characters of a-z, A-Z, 0-9, '_', '-' and '.'."""
+    billing_mode_override: headrace.v1.table_pb2.BillingMode.ValueType
+    """How its capacity shall be limited. Absent, as the following: as in the backup. With PROVISIONED each global index must have
+    been provisioned.
+    """
+    @property
+    def provisioned_throughput_override(self) -> headrace.v1.table_pb2.ProvisionedThroughput:
+        """What shall be provisioned for it."""
+
+    @property
+    def on_demand_throughput_override(self) -> headrace.v1.table_pb2.OnDemandThroughput:
+        """Its maximum on demand."""
+
+    @property
+    def sse_specification_override(self) -> headrace.v1.table_pb2.SseSpecification:
+        """Its encryption, which is only remembered."""
+
     def __init__(
         self,
         *,
         backup_arn: builtins.str = ...,
         source_table_name: builtins.str = ...,
         target_table_name: builtins.str = ...,
+        billing_mode_override: headrace.v1.table_pb2.BillingMode.ValueType = ...,
+        provisioned_throughput_override: headrace.v1.table_pb2.ProvisionedThroughput | None = ...,
+        on_demand_throughput_override: headrace.v1.table_pb2.OnDemandThroughput | None = ...,
+        sse_specification_override: headrace.v1.table_pb2.SseSpecification | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["backup_arn", b"backup_arn", "source_table_name", b"source_table_name", "target_table_name", b"target_table_name"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["on_demand_throughput_override", b"on_demand_throughput_override", "provisioned_throughput_override", b"provisioned_throughput_override", "sse_specification_override", b"sse_specification_override"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["backup_arn", b"backup_arn", "billing_mode_override", b"billing_mode_override", "on_demand_throughput_override", b"on_demand_throughput_override", "provisioned_throughput_override", b"provisioned_throughput_override", "source_table_name", b"source_table_name", "sse_specification_override", b"sse_specification_override", "target_table_name", b"target_table_name"]) -> None: ...
 
 global___RestoreTableFromBackupRequest = RestoreTableFromBackupRequest
 

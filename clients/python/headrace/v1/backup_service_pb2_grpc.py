@@ -100,10 +100,11 @@ class BackupServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def RestoreTableFromBackup(self, request, context):
-        """Makes a new table with the key and the items that a table had in a backup. Not restored are, as in DynamoDB, its stream
-        and the settings of it. The table is there, whole and ACTIVE, when the call returns, which takes as long as writing its
-        items does; if the caller leaves before that, or the node stops, there will be no such table.
-        Errors: VALIDATION (also if the backup has no such table); BACKUP_NOT_FOUND; BACKUP_IN_USE while it is being made;
+        """Makes a new table as a table was in a backup: with its key, items, indexes, capacity, class and encryption. Not restored
+        are, as in DynamoDB, its stream and the settings of it, expiry, tags and protection. The table is there, whole and ACTIVE,
+        when the call returns, which takes as long as writing its items does; if the caller leaves before that, or the node stops,
+        there will be no such table.
+        Errors: VALIDATION (also if the backup has no such table, or an override does not fit it); BACKUP_NOT_FOUND; BACKUP_IN_USE while it is being made;
         TABLE_ALREADY_EXISTS if the name is taken.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

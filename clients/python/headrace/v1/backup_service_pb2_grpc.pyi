@@ -56,10 +56,11 @@ class BackupServiceStub:
         headrace.v1.backup_service_pb2.RestoreTableFromBackupRequest,
         headrace.v1.backup_service_pb2.RestoreTableFromBackupResponse,
     ]
-    """Makes a new table with the key and the items that a table had in a backup. Not restored are, as in DynamoDB, its stream
-    and the settings of it. The table is there, whole and ACTIVE, when the call returns, which takes as long as writing its
-    items does; if the caller leaves before that, or the node stops, there will be no such table.
-    Errors: VALIDATION (also if the backup has no such table); BACKUP_NOT_FOUND; BACKUP_IN_USE while it is being made;
+    """Makes a new table as a table was in a backup: with its key, items, indexes, capacity, class and encryption. Not restored
+    are, as in DynamoDB, its stream and the settings of it, expiry, tags and protection. The table is there, whole and ACTIVE,
+    when the call returns, which takes as long as writing its items does; if the caller leaves before that, or the node stops,
+    there will be no such table.
+    Errors: VALIDATION (also if the backup has no such table, or an override does not fit it); BACKUP_NOT_FOUND; BACKUP_IN_USE while it is being made;
     TABLE_ALREADY_EXISTS if the name is taken.
     """
 
@@ -101,10 +102,11 @@ class BackupServiceAsyncStub:
         headrace.v1.backup_service_pb2.RestoreTableFromBackupRequest,
         headrace.v1.backup_service_pb2.RestoreTableFromBackupResponse,
     ]
-    """Makes a new table with the key and the items that a table had in a backup. Not restored are, as in DynamoDB, its stream
-    and the settings of it. The table is there, whole and ACTIVE, when the call returns, which takes as long as writing its
-    items does; if the caller leaves before that, or the node stops, there will be no such table.
-    Errors: VALIDATION (also if the backup has no such table); BACKUP_NOT_FOUND; BACKUP_IN_USE while it is being made;
+    """Makes a new table as a table was in a backup: with its key, items, indexes, capacity, class and encryption. Not restored
+    are, as in DynamoDB, its stream and the settings of it, expiry, tags and protection. The table is there, whole and ACTIVE,
+    when the call returns, which takes as long as writing its items does; if the caller leaves before that, or the node stops,
+    there will be no such table.
+    Errors: VALIDATION (also if the backup has no such table, or an override does not fit it); BACKUP_NOT_FOUND; BACKUP_IN_USE while it is being made;
     TABLE_ALREADY_EXISTS if the name is taken.
     """
 
@@ -156,10 +158,11 @@ class BackupServiceServicer(metaclass=abc.ABCMeta):
         request: headrace.v1.backup_service_pb2.RestoreTableFromBackupRequest,
         context: _ServicerContext,
     ) -> typing.Union[headrace.v1.backup_service_pb2.RestoreTableFromBackupResponse, collections.abc.Awaitable[headrace.v1.backup_service_pb2.RestoreTableFromBackupResponse]]:
-        """Makes a new table with the key and the items that a table had in a backup. Not restored are, as in DynamoDB, its stream
-        and the settings of it. The table is there, whole and ACTIVE, when the call returns, which takes as long as writing its
-        items does; if the caller leaves before that, or the node stops, there will be no such table.
-        Errors: VALIDATION (also if the backup has no such table); BACKUP_NOT_FOUND; BACKUP_IN_USE while it is being made;
+        """Makes a new table as a table was in a backup: with its key, items, indexes, capacity, class and encryption. Not restored
+        are, as in DynamoDB, its stream and the settings of it, expiry, tags and protection. The table is there, whole and ACTIVE,
+        when the call returns, which takes as long as writing its items does; if the caller leaves before that, or the node stops,
+        there will be no such table.
+        Errors: VALIDATION (also if the backup has no such table, or an override does not fit it); BACKUP_NOT_FOUND; BACKUP_IN_USE while it is being made;
         TABLE_ALREADY_EXISTS if the name is taken.
         """
 

@@ -125,6 +125,90 @@ BILLING_MODE_PAY_PER_REQUEST: BillingMode.ValueType  # 2
 """As much as is asked for. (DynamoDB's default is PROVISIONED, which then must be given.)"""
 global___BillingMode = BillingMode
 
+class _TableClass:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: typing_extensions.TypeAlias = ValueType
+
+class _TableClassEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_TableClass.ValueType], builtins.type):
+    DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+    TABLE_CLASS_UNSPECIFIED: _TableClass.ValueType  # 0
+    """As STANDARD for a new table; for an existing one, as it is."""
+    TABLE_CLASS_STANDARD: _TableClass.ValueType  # 1
+    """DynamoDB's default."""
+    TABLE_CLASS_STANDARD_INFREQUENT_ACCESS: _TableClass.ValueType  # 2
+    """At AWS cheaper to keep and dearer to use."""
+
+class TableClass(_TableClass, metaclass=_TableClassEnumTypeWrapper):
+    """How DynamoDB stores and bills a table. Here it is only remembered and shown."""
+
+TABLE_CLASS_UNSPECIFIED: TableClass.ValueType  # 0
+"""As STANDARD for a new table; for an existing one, as it is."""
+TABLE_CLASS_STANDARD: TableClass.ValueType  # 1
+"""DynamoDB's default."""
+TABLE_CLASS_STANDARD_INFREQUENT_ACCESS: TableClass.ValueType  # 2
+"""At AWS cheaper to keep and dearer to use."""
+global___TableClass = TableClass
+
+class _SseType:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: typing_extensions.TypeAlias = ValueType
+
+class _SseTypeEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_SseType.ValueType], builtins.type):
+    DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+    SSE_TYPE_UNSPECIFIED: _SseType.ValueType  # 0
+    """As KMS."""
+    SSE_TYPE_AES256: _SseType.ValueType  # 1
+    """Refused with VALIDATION, as in DynamoDB."""
+    SSE_TYPE_KMS: _SseType.ValueType  # 2
+    """A key of AWS's key service."""
+
+class SseType(_SseType, metaclass=_SseTypeEnumTypeWrapper):
+    """How DynamoDB keys the encryption of a table."""
+
+SSE_TYPE_UNSPECIFIED: SseType.ValueType  # 0
+"""As KMS."""
+SSE_TYPE_AES256: SseType.ValueType  # 1
+"""Refused with VALIDATION, as in DynamoDB."""
+SSE_TYPE_KMS: SseType.ValueType  # 2
+"""A key of AWS's key service."""
+global___SseType = SseType
+
+class _SseStatus:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: typing_extensions.TypeAlias = ValueType
+
+class _SseStatusEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_SseStatus.ValueType], builtins.type):
+    DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+    SSE_STATUS_UNSPECIFIED: _SseStatus.ValueType  # 0
+    """Not set."""
+    SSE_STATUS_ENABLING: _SseStatus.ValueType  # 1
+    """Being switched on. Not used here, as the next but one."""
+    SSE_STATUS_ENABLED: _SseStatus.ValueType  # 2
+    """On: remembered as asked for."""
+    SSE_STATUS_DISABLING: _SseStatus.ValueType  # 3
+    """Being switched off."""
+    SSE_STATUS_DISABLED: _SseStatus.ValueType  # 4
+    """Off. Not used here: then there is no description."""
+    SSE_STATUS_UPDATING: _SseStatus.ValueType  # 5
+    """Being changed. Not used here."""
+
+class SseStatus(_SseStatus, metaclass=_SseStatusEnumTypeWrapper):
+    """Whether encryption is on."""
+
+SSE_STATUS_UNSPECIFIED: SseStatus.ValueType  # 0
+"""Not set."""
+SSE_STATUS_ENABLING: SseStatus.ValueType  # 1
+"""Being switched on. Not used here, as the next but one."""
+SSE_STATUS_ENABLED: SseStatus.ValueType  # 2
+"""On: remembered as asked for."""
+SSE_STATUS_DISABLING: SseStatus.ValueType  # 3
+"""Being switched off."""
+SSE_STATUS_DISABLED: SseStatus.ValueType  # 4
+"""Off. Not used here: then there is no description."""
+SSE_STATUS_UPDATING: SseStatus.ValueType  # 5
+"""Being changed. Not used here."""
+global___SseStatus = SseStatus
+
 class _IndexStatus:
     ValueType = typing.NewType("ValueType", builtins.int)
     V: typing_extensions.TypeAlias = ValueType
@@ -347,6 +431,208 @@ class ProvisionedThroughput(google.protobuf.message.Message):
 global___ProvisionedThroughput = ProvisionedThroughput
 
 @typing.final
+class ThroughputChanges(google.protobuf.message.Message):
+    """When provisioned throughput was changed."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    LAST_INCREASE_DATE_TIME_FIELD_NUMBER: builtins.int
+    LAST_DECREASE_DATE_TIME_FIELD_NUMBER: builtins.int
+    NUMBER_OF_DECREASES_TODAY_FIELD_NUMBER: builtins.int
+    number_of_decreases_today: builtins.int
+    """How often they were lowered on this day, in UTC."""
+    @property
+    def last_increase_date_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
+        """When read or write units were last raised; absent: never."""
+
+    @property
+    def last_decrease_date_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
+        """When read or write units were last lowered; absent: never."""
+
+    def __init__(
+        self,
+        *,
+        last_increase_date_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+        last_decrease_date_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+        number_of_decreases_today: builtins.int = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["last_decrease_date_time", b"last_decrease_date_time", "last_increase_date_time", b"last_increase_date_time"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["last_decrease_date_time", b"last_decrease_date_time", "last_increase_date_time", b"last_increase_date_time", "number_of_decreases_today", b"number_of_decreases_today"]) -> None: ...
+
+global___ThroughputChanges = ThroughputChanges
+
+@typing.final
+class WarmThroughput(google.protobuf.message.Message):
+    """Units a second for which a table or global index is prepared at once. Here it is only remembered and shown: capacity comes
+    from the node, not from partitions. In a request at least one of the two is required; the other stays as it is.
+    """
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    READ_UNITS_PER_SECOND_FIELD_NUMBER: builtins.int
+    WRITE_UNITS_PER_SECOND_FIELD_NUMBER: builtins.int
+    read_units_per_second: builtins.int
+    """12,000 if never set. It cannot be lowered, and is at least the provisioned throughput; at most 10^12."""
+    write_units_per_second: builtins.int
+    """4,000 if never set; bounds as above."""
+    def __init__(
+        self,
+        *,
+        read_units_per_second: builtins.int | None = ...,
+        write_units_per_second: builtins.int | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["_read_units_per_second", b"_read_units_per_second", "_write_units_per_second", b"_write_units_per_second", "read_units_per_second", b"read_units_per_second", "write_units_per_second", b"write_units_per_second"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_read_units_per_second", b"_read_units_per_second", "_write_units_per_second", b"_write_units_per_second", "read_units_per_second", b"read_units_per_second", "write_units_per_second", b"write_units_per_second"]) -> None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_read_units_per_second", b"_read_units_per_second"]) -> typing.Literal["read_units_per_second"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_write_units_per_second", b"_write_units_per_second"]) -> typing.Literal["write_units_per_second"] | None: ...
+
+global___WarmThroughput = WarmThroughput
+
+@typing.final
+class OnDemandThroughput(google.protobuf.message.Message):
+    """The most request units a second that a table or global index on demand takes; what goes beyond it is refused with THROTTLING.
+    As with provisioned throughput, up to 300 seconds of unused units may be used later. Refused with PROVISIONED. In a request
+    at least one of the two is required, and the other stays as it is; a description has those that are set.
+    """
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    MAX_READ_REQUEST_UNITS_FIELD_NUMBER: builtins.int
+    MAX_WRITE_REQUEST_UNITS_FIELD_NUMBER: builtins.int
+    max_read_request_units: builtins.int
+    """1 to 10^12; -1 removes the maximum."""
+    max_write_request_units: builtins.int
+    """As above."""
+    def __init__(
+        self,
+        *,
+        max_read_request_units: builtins.int | None = ...,
+        max_write_request_units: builtins.int | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["_max_read_request_units", b"_max_read_request_units", "_max_write_request_units", b"_max_write_request_units", "max_read_request_units", b"max_read_request_units", "max_write_request_units", b"max_write_request_units"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_max_read_request_units", b"_max_read_request_units", "_max_write_request_units", b"_max_write_request_units", "max_read_request_units", b"max_read_request_units", "max_write_request_units", b"max_write_request_units"]) -> None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_max_read_request_units", b"_max_read_request_units"]) -> typing.Literal["max_read_request_units"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_max_write_request_units", b"_max_write_request_units"]) -> typing.Literal["max_write_request_units"] | None: ...
+
+global___OnDemandThroughput = OnDemandThroughput
+
+@typing.final
+class TableClassSummary(google.protobuf.message.Message):
+    """The class of a table."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    TABLE_CLASS_FIELD_NUMBER: builtins.int
+    LAST_UPDATE_DATE_TIME_FIELD_NUMBER: builtins.int
+    table_class: global___TableClass.ValueType
+    """The class."""
+    @property
+    def last_update_date_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
+        """When it was last changed; absent: never since the table was created."""
+
+    def __init__(
+        self,
+        *,
+        table_class: global___TableClass.ValueType = ...,
+        last_update_date_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["last_update_date_time", b"last_update_date_time"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["last_update_date_time", b"last_update_date_time", "table_class", b"table_class"]) -> None: ...
+
+global___TableClassSummary = TableClassSummary
+
+@typing.final
+class SseSpecification(google.protobuf.message.Message):
+    """Encryption at rest that a table is to have. Here it is only remembered and shown: the broker encrypts nothing; encrypt the
+    disk of the data folder.
+    """
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    ENABLED_FIELD_NUMBER: builtins.int
+    SSE_TYPE_FIELD_NUMBER: builtins.int
+    KMS_MASTER_KEY_ID_FIELD_NUMBER: builtins.int
+    enabled: builtins.bool
+    """True: with a key of the caller's account. False, as in a table that never had this: with one of AWS's."""
+    sse_type: global___SseType.ValueType
+    """Only with enabled."""
+    kms_master_key_id: builtins.str
+    """Only with enabled: the id, ARN or alias of a key, at most 2,048 characters; empty: alias/aws/dynamodb."""
+    def __init__(
+        self,
+        *,
+        enabled: builtins.bool = ...,
+        sse_type: global___SseType.ValueType = ...,
+        kms_master_key_id: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["enabled", b"enabled", "kms_master_key_id", b"kms_master_key_id", "sse_type", b"sse_type"]) -> None: ...
+
+global___SseSpecification = SseSpecification
+
+@typing.final
+class SseDescription(google.protobuf.message.Message):
+    """The encryption that was asked for."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    STATUS_FIELD_NUMBER: builtins.int
+    SSE_TYPE_FIELD_NUMBER: builtins.int
+    KMS_MASTER_KEY_ARN_FIELD_NUMBER: builtins.int
+    status: global___SseStatus.ValueType
+    """ENABLED."""
+    sse_type: global___SseType.ValueType
+    """KMS."""
+    kms_master_key_arn: builtins.str
+    """The key, as an ARN."""
+    def __init__(
+        self,
+        *,
+        status: global___SseStatus.ValueType = ...,
+        sse_type: global___SseType.ValueType = ...,
+        kms_master_key_arn: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["kms_master_key_arn", b"kms_master_key_arn", "sse_type", b"sse_type", "status", b"status"]) -> None: ...
+
+global___SseDescription = SseDescription
+
+@typing.final
+class RestoreSummary(google.protobuf.message.Message):
+    """What a table was restored from."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    SOURCE_BACKUP_ARN_FIELD_NUMBER: builtins.int
+    SOURCE_TABLE_ARN_FIELD_NUMBER: builtins.int
+    RESTORE_DATE_TIME_FIELD_NUMBER: builtins.int
+    RESTORE_IN_PROGRESS_FIELD_NUMBER: builtins.int
+    source_backup_arn: builtins.str
+    """The backup; empty if it was restored from its change log."""
+    source_table_arn: builtins.str
+    """The table that it was."""
+    restore_in_progress: builtins.bool
+    """False: a table is shown when it is restored."""
+    @property
+    def restore_date_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
+        """The time as of which it was restored."""
+
+    def __init__(
+        self,
+        *,
+        source_backup_arn: builtins.str = ...,
+        source_table_arn: builtins.str = ...,
+        restore_date_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+        restore_in_progress: builtins.bool = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["restore_date_time", b"restore_date_time"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["restore_date_time", b"restore_date_time", "restore_in_progress", b"restore_in_progress", "source_backup_arn", b"source_backup_arn", "source_table_arn", b"source_table_arn"]) -> None: ...
+
+global___RestoreSummary = RestoreSummary
+
+@typing.final
 class LocalSecondaryIndex(google.protobuf.message.Message):
     """A local secondary index to create: the same partition key, another sort key."""
 
@@ -387,6 +673,8 @@ class GlobalSecondaryIndex(google.protobuf.message.Message):
     KEY_SCHEMA_FIELD_NUMBER: builtins.int
     PROJECTION_FIELD_NUMBER: builtins.int
     PROVISIONED_THROUGHPUT_FIELD_NUMBER: builtins.int
+    ON_DEMAND_THROUGHPUT_FIELD_NUMBER: builtins.int
+    WARM_THROUGHPUT_FIELD_NUMBER: builtins.int
     index_name: builtins.str
     """As in LocalSecondaryIndex."""
     @property
@@ -401,6 +689,14 @@ class GlobalSecondaryIndex(google.protobuf.message.Message):
     def provisioned_throughput(self) -> global___ProvisionedThroughput:
         """Required if the table is PROVISIONED, refused otherwise."""
 
+    @property
+    def on_demand_throughput(self) -> global___OnDemandThroughput:
+        """Absent: no maximum."""
+
+    @property
+    def warm_throughput(self) -> global___WarmThroughput:
+        """Absent: the defaults."""
+
     def __init__(
         self,
         *,
@@ -408,9 +704,11 @@ class GlobalSecondaryIndex(google.protobuf.message.Message):
         key_schema: collections.abc.Iterable[global___KeySchemaElement] | None = ...,
         projection: global___Projection | None = ...,
         provisioned_throughput: global___ProvisionedThroughput | None = ...,
+        on_demand_throughput: global___OnDemandThroughput | None = ...,
+        warm_throughput: global___WarmThroughput | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["projection", b"projection", "provisioned_throughput", b"provisioned_throughput"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["index_name", b"index_name", "key_schema", b"key_schema", "projection", b"projection", "provisioned_throughput", b"provisioned_throughput"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["on_demand_throughput", b"on_demand_throughput", "projection", b"projection", "provisioned_throughput", b"provisioned_throughput", "warm_throughput", b"warm_throughput"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["index_name", b"index_name", "key_schema", b"key_schema", "on_demand_throughput", b"on_demand_throughput", "projection", b"projection", "provisioned_throughput", b"provisioned_throughput", "warm_throughput", b"warm_throughput"]) -> None: ...
 
 global___GlobalSecondaryIndex = GlobalSecondaryIndex
 
@@ -429,6 +727,9 @@ class IndexDescription(google.protobuf.message.Message):
     PROVISIONED_THROUGHPUT_FIELD_NUMBER: builtins.int
     ITEM_COUNT_FIELD_NUMBER: builtins.int
     INDEX_SIZE_BYTES_FIELD_NUMBER: builtins.int
+    THROUGHPUT_CHANGES_FIELD_NUMBER: builtins.int
+    ON_DEMAND_THROUGHPUT_FIELD_NUMBER: builtins.int
+    WARM_THROUGHPUT_FIELD_NUMBER: builtins.int
     index_name: builtins.str
     """Its name."""
     index_arn: builtins.str
@@ -453,6 +754,18 @@ class IndexDescription(google.protobuf.message.Message):
     def provisioned_throughput(self) -> global___ProvisionedThroughput:
         """What is provisioned for it; absent for local ones and without PROVISIONED."""
 
+    @property
+    def throughput_changes(self) -> global___ThroughputChanges:
+        """When provisioned_throughput was changed; absent where that is."""
+
+    @property
+    def on_demand_throughput(self) -> global___OnDemandThroughput:
+        """Absent without a maximum."""
+
+    @property
+    def warm_throughput(self) -> global___WarmThroughput:
+        """Absent for local ones."""
+
     def __init__(
         self,
         *,
@@ -465,9 +778,12 @@ class IndexDescription(google.protobuf.message.Message):
         provisioned_throughput: global___ProvisionedThroughput | None = ...,
         item_count: builtins.int = ...,
         index_size_bytes: builtins.int = ...,
+        throughput_changes: global___ThroughputChanges | None = ...,
+        on_demand_throughput: global___OnDemandThroughput | None = ...,
+        warm_throughput: global___WarmThroughput | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["projection", b"projection", "provisioned_throughput", b"provisioned_throughput"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["backfilling", b"backfilling", "index_arn", b"index_arn", "index_name", b"index_name", "index_size_bytes", b"index_size_bytes", "index_status", b"index_status", "item_count", b"item_count", "key_schema", b"key_schema", "projection", b"projection", "provisioned_throughput", b"provisioned_throughput"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["on_demand_throughput", b"on_demand_throughput", "projection", b"projection", "provisioned_throughput", b"provisioned_throughput", "throughput_changes", b"throughput_changes", "warm_throughput", b"warm_throughput"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["backfilling", b"backfilling", "index_arn", b"index_arn", "index_name", b"index_name", "index_size_bytes", b"index_size_bytes", "index_status", b"index_status", "item_count", b"item_count", "key_schema", b"key_schema", "on_demand_throughput", b"on_demand_throughput", "projection", b"projection", "provisioned_throughput", b"provisioned_throughput", "throughput_changes", b"throughput_changes", "warm_throughput", b"warm_throughput"]) -> None: ...
 
 global___IndexDescription = IndexDescription
 
@@ -517,6 +833,13 @@ class TableDescription(google.protobuf.message.Message):
     DELETION_PROTECTION_ENABLED_FIELD_NUMBER: builtins.int
     ITEM_COUNT_FIELD_NUMBER: builtins.int
     TABLE_SIZE_BYTES_FIELD_NUMBER: builtins.int
+    THROUGHPUT_CHANGES_FIELD_NUMBER: builtins.int
+    LAST_UPDATE_TO_PAY_PER_REQUEST_DATE_TIME_FIELD_NUMBER: builtins.int
+    WARM_THROUGHPUT_FIELD_NUMBER: builtins.int
+    ON_DEMAND_THROUGHPUT_FIELD_NUMBER: builtins.int
+    TABLE_CLASS_SUMMARY_FIELD_NUMBER: builtins.int
+    SSE_DESCRIPTION_FIELD_NUMBER: builtins.int
+    RESTORE_SUMMARY_FIELD_NUMBER: builtins.int
     table_name: builtins.str
     """3 to 255 characters of a-z, A-Z, 0-9, '_', '-' and '.'."""
     table_arn: builtins.str
@@ -569,6 +892,34 @@ class TableDescription(google.protobuf.message.Message):
     def global_secondary_indexes(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___IndexDescription]:
         """In the order of their names."""
 
+    @property
+    def throughput_changes(self) -> global___ThroughputChanges:
+        """When provisioned_throughput was changed."""
+
+    @property
+    def last_update_to_pay_per_request_date_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
+        """When billing_mode was last set to PAY_PER_REQUEST; absent if it never was."""
+
+    @property
+    def warm_throughput(self) -> global___WarmThroughput:
+        """Always present."""
+
+    @property
+    def on_demand_throughput(self) -> global___OnDemandThroughput:
+        """Absent without a maximum."""
+
+    @property
+    def table_class_summary(self) -> global___TableClassSummary:
+        """Absent if the class was never named: STANDARD."""
+
+    @property
+    def sse_description(self) -> global___SseDescription:
+        """Absent without encryption by a key of the caller's account."""
+
+    @property
+    def restore_summary(self) -> global___RestoreSummary:
+        """Absent if the table was not restored."""
+
     def __init__(
         self,
         *,
@@ -590,8 +941,15 @@ class TableDescription(google.protobuf.message.Message):
         deletion_protection_enabled: builtins.bool = ...,
         item_count: builtins.int = ...,
         table_size_bytes: builtins.int = ...,
+        throughput_changes: global___ThroughputChanges | None = ...,
+        last_update_to_pay_per_request_date_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+        warm_throughput: global___WarmThroughput | None = ...,
+        on_demand_throughput: global___OnDemandThroughput | None = ...,
+        table_class_summary: global___TableClassSummary | None = ...,
+        sse_description: global___SseDescription | None = ...,
+        restore_summary: global___RestoreSummary | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["creation_date_time", b"creation_date_time", "provisioned_throughput", b"provisioned_throughput", "stream_settings", b"stream_settings", "stream_specification", b"stream_specification"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["attribute_definitions", b"attribute_definitions", "billing_mode", b"billing_mode", "creation_date_time", b"creation_date_time", "deletion_protection_enabled", b"deletion_protection_enabled", "global_secondary_indexes", b"global_secondary_indexes", "item_count", b"item_count", "key_schema", b"key_schema", "latest_stream_arn", b"latest_stream_arn", "latest_stream_label", b"latest_stream_label", "local_secondary_indexes", b"local_secondary_indexes", "provisioned_throughput", b"provisioned_throughput", "stream_settings", b"stream_settings", "stream_specification", b"stream_specification", "table_arn", b"table_arn", "table_id", b"table_id", "table_name", b"table_name", "table_size_bytes", b"table_size_bytes", "table_status", b"table_status"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["creation_date_time", b"creation_date_time", "last_update_to_pay_per_request_date_time", b"last_update_to_pay_per_request_date_time", "on_demand_throughput", b"on_demand_throughput", "provisioned_throughput", b"provisioned_throughput", "restore_summary", b"restore_summary", "sse_description", b"sse_description", "stream_settings", b"stream_settings", "stream_specification", b"stream_specification", "table_class_summary", b"table_class_summary", "throughput_changes", b"throughput_changes", "warm_throughput", b"warm_throughput"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["attribute_definitions", b"attribute_definitions", "billing_mode", b"billing_mode", "creation_date_time", b"creation_date_time", "deletion_protection_enabled", b"deletion_protection_enabled", "global_secondary_indexes", b"global_secondary_indexes", "item_count", b"item_count", "key_schema", b"key_schema", "last_update_to_pay_per_request_date_time", b"last_update_to_pay_per_request_date_time", "latest_stream_arn", b"latest_stream_arn", "latest_stream_label", b"latest_stream_label", "local_secondary_indexes", b"local_secondary_indexes", "on_demand_throughput", b"on_demand_throughput", "provisioned_throughput", b"provisioned_throughput", "restore_summary", b"restore_summary", "sse_description", b"sse_description", "stream_settings", b"stream_settings", "stream_specification", b"stream_specification", "table_arn", b"table_arn", "table_class_summary", b"table_class_summary", "table_id", b"table_id", "table_name", b"table_name", "table_size_bytes", b"table_size_bytes", "table_status", b"table_status", "throughput_changes", b"throughput_changes", "warm_throughput", b"warm_throughput"]) -> None: ...
 
 global___TableDescription = TableDescription

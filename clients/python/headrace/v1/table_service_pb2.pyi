@@ -69,12 +69,18 @@ class CreateTableRequest(google.protobuf.message.Message):
     PROVISIONED_THROUGHPUT_FIELD_NUMBER: builtins.int
     DELETION_PROTECTION_ENABLED_FIELD_NUMBER: builtins.int
     TAGS_FIELD_NUMBER: builtins.int
+    ON_DEMAND_THROUGHPUT_FIELD_NUMBER: builtins.int
+    WARM_THROUGHPUT_FIELD_NUMBER: builtins.int
+    TABLE_CLASS_FIELD_NUMBER: builtins.int
+    SSE_SPECIFICATION_FIELD_NUMBER: builtins.int
     table_name: builtins.str
     """3 to 255 characters of a-z, A-Z, 0-9, '_', '-' and '.'."""
     billing_mode: headrace.v1.table_pb2.BillingMode.ValueType
     """PAY_PER_REQUEST if absent."""
     deletion_protection_enabled: builtins.bool
     """Whether the table is protected against deletion."""
+    table_class: headrace.v1.table_pb2.TableClass.ValueType
+    """STANDARD if absent."""
     @property
     def key_schema(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[headrace.v1.table_pb2.KeySchemaElement]:
         """One HASH element, then at most one RANGE element."""
@@ -107,6 +113,18 @@ class CreateTableRequest(google.protobuf.message.Message):
     def tags(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[headrace.v1.table_pb2.Tag]:
         """At most 50."""
 
+    @property
+    def on_demand_throughput(self) -> headrace.v1.table_pb2.OnDemandThroughput:
+        """Absent: no maximum."""
+
+    @property
+    def warm_throughput(self) -> headrace.v1.table_pb2.WarmThroughput:
+        """Absent: the defaults."""
+
+    @property
+    def sse_specification(self) -> headrace.v1.table_pb2.SseSpecification:
+        """Absent: not enabled."""
+
     def __init__(
         self,
         *,
@@ -121,9 +139,13 @@ class CreateTableRequest(google.protobuf.message.Message):
         provisioned_throughput: headrace.v1.table_pb2.ProvisionedThroughput | None = ...,
         deletion_protection_enabled: builtins.bool = ...,
         tags: collections.abc.Iterable[headrace.v1.table_pb2.Tag] | None = ...,
+        on_demand_throughput: headrace.v1.table_pb2.OnDemandThroughput | None = ...,
+        warm_throughput: headrace.v1.table_pb2.WarmThroughput | None = ...,
+        table_class: headrace.v1.table_pb2.TableClass.ValueType = ...,
+        sse_specification: headrace.v1.table_pb2.SseSpecification | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["provisioned_throughput", b"provisioned_throughput", "stream_settings", b"stream_settings", "stream_specification", b"stream_specification"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["attribute_definitions", b"attribute_definitions", "billing_mode", b"billing_mode", "deletion_protection_enabled", b"deletion_protection_enabled", "global_secondary_indexes", b"global_secondary_indexes", "key_schema", b"key_schema", "local_secondary_indexes", b"local_secondary_indexes", "provisioned_throughput", b"provisioned_throughput", "stream_settings", b"stream_settings", "stream_specification", b"stream_specification", "table_name", b"table_name", "tags", b"tags"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["on_demand_throughput", b"on_demand_throughput", "provisioned_throughput", b"provisioned_throughput", "sse_specification", b"sse_specification", "stream_settings", b"stream_settings", "stream_specification", b"stream_specification", "warm_throughput", b"warm_throughput"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["attribute_definitions", b"attribute_definitions", "billing_mode", b"billing_mode", "deletion_protection_enabled", b"deletion_protection_enabled", "global_secondary_indexes", b"global_secondary_indexes", "key_schema", b"key_schema", "local_secondary_indexes", b"local_secondary_indexes", "on_demand_throughput", b"on_demand_throughput", "provisioned_throughput", b"provisioned_throughput", "sse_specification", b"sse_specification", "stream_settings", b"stream_settings", "stream_specification", b"stream_specification", "table_class", b"table_class", "table_name", b"table_name", "tags", b"tags", "warm_throughput", b"warm_throughput"]) -> None: ...
 
 global___CreateTableRequest = CreateTableRequest
 
@@ -249,11 +271,17 @@ class UpdateTableRequest(google.protobuf.message.Message):
     BILLING_MODE_FIELD_NUMBER: builtins.int
     PROVISIONED_THROUGHPUT_FIELD_NUMBER: builtins.int
     DELETION_PROTECTION_ENABLED_FIELD_NUMBER: builtins.int
+    ON_DEMAND_THROUGHPUT_FIELD_NUMBER: builtins.int
+    WARM_THROUGHPUT_FIELD_NUMBER: builtins.int
+    TABLE_CLASS_FIELD_NUMBER: builtins.int
+    SSE_SPECIFICATION_FIELD_NUMBER: builtins.int
     table_name: builtins.str
     """The table's name."""
     billing_mode: headrace.v1.table_pb2.BillingMode.ValueType
     """Absent: as it is."""
     deletion_protection_enabled: builtins.bool
+    """Absent: as it is."""
+    table_class: headrace.v1.table_pb2.TableClass.ValueType
     """Absent: as it is."""
     @property
     def stream_specification(self) -> headrace.v1.table_pb2.StreamSpecification:
@@ -275,6 +303,18 @@ class UpdateTableRequest(google.protobuf.message.Message):
     def provisioned_throughput(self) -> headrace.v1.table_pb2.ProvisionedThroughput:
         """Required when billing_mode changes to PROVISIONED."""
 
+    @property
+    def on_demand_throughput(self) -> headrace.v1.table_pb2.OnDemandThroughput:
+        """Absent: as it is; a change to PROVISIONED removes it."""
+
+    @property
+    def warm_throughput(self) -> headrace.v1.table_pb2.WarmThroughput:
+        """Absent: as it is."""
+
+    @property
+    def sse_specification(self) -> headrace.v1.table_pb2.SseSpecification:
+        """Absent: as it is. Refused if nothing would change."""
+
     def __init__(
         self,
         *,
@@ -286,9 +326,13 @@ class UpdateTableRequest(google.protobuf.message.Message):
         billing_mode: headrace.v1.table_pb2.BillingMode.ValueType = ...,
         provisioned_throughput: headrace.v1.table_pb2.ProvisionedThroughput | None = ...,
         deletion_protection_enabled: builtins.bool | None = ...,
+        on_demand_throughput: headrace.v1.table_pb2.OnDemandThroughput | None = ...,
+        warm_throughput: headrace.v1.table_pb2.WarmThroughput | None = ...,
+        table_class: headrace.v1.table_pb2.TableClass.ValueType = ...,
+        sse_specification: headrace.v1.table_pb2.SseSpecification | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["_deletion_protection_enabled", b"_deletion_protection_enabled", "deletion_protection_enabled", b"deletion_protection_enabled", "provisioned_throughput", b"provisioned_throughput", "stream_settings", b"stream_settings", "stream_specification", b"stream_specification"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_deletion_protection_enabled", b"_deletion_protection_enabled", "attribute_definitions", b"attribute_definitions", "billing_mode", b"billing_mode", "deletion_protection_enabled", b"deletion_protection_enabled", "global_secondary_index_updates", b"global_secondary_index_updates", "provisioned_throughput", b"provisioned_throughput", "stream_settings", b"stream_settings", "stream_specification", b"stream_specification", "table_name", b"table_name"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_deletion_protection_enabled", b"_deletion_protection_enabled", "deletion_protection_enabled", b"deletion_protection_enabled", "on_demand_throughput", b"on_demand_throughput", "provisioned_throughput", b"provisioned_throughput", "sse_specification", b"sse_specification", "stream_settings", b"stream_settings", "stream_specification", b"stream_specification", "warm_throughput", b"warm_throughput"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_deletion_protection_enabled", b"_deletion_protection_enabled", "attribute_definitions", b"attribute_definitions", "billing_mode", b"billing_mode", "deletion_protection_enabled", b"deletion_protection_enabled", "global_secondary_index_updates", b"global_secondary_index_updates", "on_demand_throughput", b"on_demand_throughput", "provisioned_throughput", b"provisioned_throughput", "sse_specification", b"sse_specification", "stream_settings", b"stream_settings", "stream_specification", b"stream_specification", "table_class", b"table_class", "table_name", b"table_name", "warm_throughput", b"warm_throughput"]) -> None: ...
     def WhichOneof(self, oneof_group: typing.Literal["_deletion_protection_enabled", b"_deletion_protection_enabled"]) -> typing.Literal["deletion_protection_enabled"] | None: ...
 
 global___UpdateTableRequest = UpdateTableRequest
@@ -308,7 +352,7 @@ class GlobalSecondaryIndexUpdate(google.protobuf.message.Message):
 
     @property
     def update(self) -> global___UpdateGlobalSecondaryIndex:
-        """The index whose throughput to change."""
+        """The index whose throughput, of any kind, to change."""
 
     @property
     def delete(self) -> global___DeleteGlobalSecondaryIndex:
@@ -329,26 +373,38 @@ global___GlobalSecondaryIndexUpdate = GlobalSecondaryIndexUpdate
 
 @typing.final
 class UpdateGlobalSecondaryIndex(google.protobuf.message.Message):
-    """New throughput of an index."""
+    """New throughput of an index; at least one kind is required."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     INDEX_NAME_FIELD_NUMBER: builtins.int
     PROVISIONED_THROUGHPUT_FIELD_NUMBER: builtins.int
+    ON_DEMAND_THROUGHPUT_FIELD_NUMBER: builtins.int
+    WARM_THROUGHPUT_FIELD_NUMBER: builtins.int
     index_name: builtins.str
     """The index's name."""
     @property
     def provisioned_throughput(self) -> headrace.v1.table_pb2.ProvisionedThroughput:
-        """The throughput it shall have; the table must be PROVISIONED."""
+        """The throughput it shall have; the table must be PROVISIONED. Absent: as it is."""
+
+    @property
+    def on_demand_throughput(self) -> headrace.v1.table_pb2.OnDemandThroughput:
+        """Its maximum; the table must be PAY_PER_REQUEST. Absent: as it is."""
+
+    @property
+    def warm_throughput(self) -> headrace.v1.table_pb2.WarmThroughput:
+        """Absent: as it is."""
 
     def __init__(
         self,
         *,
         index_name: builtins.str = ...,
         provisioned_throughput: headrace.v1.table_pb2.ProvisionedThroughput | None = ...,
+        on_demand_throughput: headrace.v1.table_pb2.OnDemandThroughput | None = ...,
+        warm_throughput: headrace.v1.table_pb2.WarmThroughput | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["provisioned_throughput", b"provisioned_throughput"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["index_name", b"index_name", "provisioned_throughput", b"provisioned_throughput"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["on_demand_throughput", b"on_demand_throughput", "provisioned_throughput", b"provisioned_throughput", "warm_throughput", b"warm_throughput"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["index_name", b"index_name", "on_demand_throughput", b"on_demand_throughput", "provisioned_throughput", b"provisioned_throughput", "warm_throughput", b"warm_throughput"]) -> None: ...
 
 global___UpdateGlobalSecondaryIndex = UpdateGlobalSecondaryIndex
 
@@ -539,6 +595,28 @@ class DescribeTimeToLiveResponse(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["attribute_name", b"attribute_name", "time_to_live_status", b"time_to_live_status"]) -> None: ...
 
 global___DescribeTimeToLiveResponse = DescribeTimeToLiveResponse
+
+@typing.final
+class TimeToLiveDescription(google.protobuf.message.Message):
+    """Whether and by which attribute the items of a table in a backup expired."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    TIME_TO_LIVE_STATUS_FIELD_NUMBER: builtins.int
+    ATTRIBUTE_NAME_FIELD_NUMBER: builtins.int
+    time_to_live_status: global___TimeToLiveStatus.ValueType
+    """Whether items expired."""
+    attribute_name: builtins.str
+    """By which attribute."""
+    def __init__(
+        self,
+        *,
+        time_to_live_status: global___TimeToLiveStatus.ValueType = ...,
+        attribute_name: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["attribute_name", b"attribute_name", "time_to_live_status", b"time_to_live_status"]) -> None: ...
+
+global___TimeToLiveDescription = TimeToLiveDescription
 
 @typing.final
 class TagResourceRequest(google.protobuf.message.Message):
