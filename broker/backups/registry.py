@@ -9,7 +9,7 @@ from bisect import bisect_right
 from collections import Counter
 from contextlib import closing
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 import msgspec
 
@@ -24,10 +24,11 @@ from broker.model.errors import (
     UnavailableError,
     ValidationError,
 )
-from broker.model.tables import Table
+from broker.model.tables import Restoration, Stream, Table, stream_name
 from broker.storage import layout
 from broker.storage.documents import Documents
 from broker.storage.rocks import Family, StoreOpenError
+from broker.tables.definition import TableChange
 from broker.tables.operations import replace_item
 from broker.tables.validate import check_table_name
 
@@ -50,6 +51,8 @@ BACKUPS_MAX: Final = 1_000
 # Of a restore, what is one submission: so much it may hold up the other writes.
 RESTORE_BATCH_ITEMS_MAX: Final = 100
 RESTORE_BATCH_BYTES_MAX: Final = 1024 * 1024
+# What a restored table is to have otherwise than its source.
+AS_IT_WAS: Final = TableChange()
 _OVERHEAD_BYTES: Final = 256
 _QUOTED_MAX: Final = 200
 _NAME: Final = re.compile(r"[a-zA-Z0-9_.-]+", re.ASCII)
@@ -57,6 +60,16 @@ _NAME: Final = re.compile(r"[a-zA-Z0-9_.-]+", re.ASCII)
 _log: Final = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
+
+
+class SourceTable(NamedTuple):
+    """A table as it is in a backup."""
+
+    definition: Table
+    # The enabled one.
+    stream: Stream | None
+    items: int
+    size_bytes: int
 
 
 class Backups:
@@ -143,13 +156,46 @@ class Backups:
         _log.info("removed a backup id=%s name=%s", backup.id, backup.name)
         return msgspec.structs.replace(backup, status=BackupStatus.DELETED)
 
-    async def restore_table(self, arn: str, source_name: str, target_name: str) -> Table:
+    async def source_table(self, backup: Backup, name: str) -> SourceTable:
+        """A table as it is in a backup; of one that is being made, as it is now. Raises BackupNotFoundError."""
+        if backup.status is BackupStatus.CREATING:
+            opened = self._catalog.find_table(name)
+            if opened is None:
+                raise _no_backup_of(backup, name)
+            return SourceTable(opened.definition, opened.stream, *self._catalog.size_of(opened.definition.id))
+        if name not in backup.table_names:
+            raise _no_backup_of(backup, name)
+        return await asyncio.shield(self._begin(self._look_into(backup, name)))
+
+    async def _look_into(self, backup: Backup, name: str) -> SourceTable:
+        self._readers[backup.id] += 1
+        try:
+            return await asyncio.to_thread(self._read_table, backup, name)
+        finally:
+            self._readers[backup.id] -= 1
+
+    def _read_table(self, backup: Backup, name: str) -> SourceTable:
+        try:
+            with closing(self._folder.open_store(backup.id)) as store:
+                table = Documents(store, "table", Table).get(name)
+                assert table is not None, "the document of the backup names its tables"
+                stream = Documents(store, "stream", Stream).get(stream_name(name, table.stream_label))
+                value = store.get(Family.CATALOG, layout.size_key(table.id))
+        except StoreOpenError as error:
+            raise UnavailableError(f"The backup cannot be read: {error}", backup_arn=backup.arn) from error
+        is_enabled = stream is not None and stream.is_enabled
+        size = layout.NO_ITEMS if value is None else layout.decode_size(value)
+        return SourceTable(table, stream if is_enabled else None, *size)
+
+    async def restore_table(
+        self, arn: str, source_name: str, target_name: str, overrides: TableChange = AS_IT_WAS
+    ) -> Table:
         """Makes a new table of the items that a table had; returns when it is there, whole.
 
         If the caller leaves before that, or the node stops, there will be no such table.
 
-        Raises as `describe`; ValidationError if the backup has no such table; BackupInUseError if it is being made;
-        TableAlreadyExistsError.
+        Raises as `describe`; ValidationError if the backup has no such table, or the overrides do not fit it;
+        BackupInUseError if it is being made; TableAlreadyExistsError.
         """
         check_table_name(source_name, "source_table_name")
         check_table_name(target_name, "target_table_name")
@@ -164,7 +210,7 @@ class Backups:
         self._stops.add(stop)
         self._readers[backup.id] += 1
         try:
-            return await asyncio.shield(self._begin(self._restore(backup, source_name, target_name, stop)))
+            return await asyncio.shield(self._begin(self._restore(backup, source_name, target_name, overrides, stop)))
         finally:
             self._stops.discard(stop)
             stop.set()
@@ -200,12 +246,17 @@ class Backups:
         _log.info("made a backup id=%s name=%s bytes=%d", made.id, made.name, made.size_bytes)
         return made
 
-    async def _restore(self, backup: Backup, source_name: str, target_name: str, stop: asyncio.Event) -> Table:
+    async def _restore(
+        self, backup: Backup, source_name: str, target_name: str, overrides: TableChange, stop: asyncio.Event
+    ) -> Table:
         try:
             with closing(self._folder.open_store(backup.id)) as store:
                 source = Documents(store, "table", Table).get(source_name)
                 assert source is not None, "the document of the backup names its tables"
-                restored = await self._catalog.begin_restore(target_name, source)
+                restored_from = Restoration(
+                    source_table_name=source_name, time_ms=backup.create_time_ms, backup_arn=backup.arn
+                )
+                restored = await self._catalog.begin_restore(target_name, source, restored_from, overrides)
                 try:
                     await self._copy(store, source, restored, stop)
                     table = await self._catalog.finish_restore(restored)
@@ -235,6 +286,12 @@ class Backups:
         except UnavailableError:
             # The node stops; the next one removes it.
             return
+
+
+def _no_backup_of(backup: Backup, table_name: str) -> BackupNotFoundError:
+    return BackupNotFoundError(
+        f"Backup not found: there is no table {table_name[:_QUOTED_MAX]} in {backup.arn}", backup_arn=backup.arn
+    )
 
 
 class _RestoreItem:

@@ -6,13 +6,15 @@ from typing import TYPE_CHECKING, Final
 
 from broker.backups.folder import BackupStatus
 from broker.model.sequence import format_sequence_number
+from broker.model.tables import table_arn
 from broker.rpc import convert
 from broker.tables.validate import page_limit
 from headrace.v1 import backup_service_pb2 as pb
+from headrace.v1.table_service_pb2 import TIME_TO_LIVE_STATUS_ENABLED, TimeToLiveDescription
 
 if TYPE_CHECKING:
     from broker.backups.folder import Backup
-    from broker.backups.registry import Backups
+    from broker.backups.registry import Backups, SourceTable
     from broker.tables.catalog import Catalog
 
 _STATUSES: Final = {status: pb.BackupStatus.Value(f"BACKUP_STATUS_{status}") for status in BackupStatus}
@@ -31,7 +33,8 @@ class BackupService:
 
     async def DescribeBackup(self, request: pb.DescribeBackupRequest) -> pb.DescribeBackupResponse:
         """Describes a backup."""
-        return pb.DescribeBackupResponse(backup_description=_description(self._backups.describe(request.backup_arn)))
+        description = await self._description(self._backups.describe(request.backup_arn), request.source_table_name)
+        return pb.DescribeBackupResponse(backup_description=description)
 
     async def ListBackups(self, request: pb.ListBackupsRequest) -> pb.ListBackupsResponse:
         """Lists backups."""
@@ -44,17 +47,28 @@ class BackupService:
 
     async def DeleteBackup(self, request: pb.DeleteBackupRequest) -> pb.DeleteBackupResponse:
         """Removes a backup."""
+        backup = self._backups.describe(request.backup_arn)
+        description = await self._description(backup, request.source_table_name)
         deleted = await self._backups.delete(request.backup_arn)
-        return pb.DeleteBackupResponse(backup_description=_description(deleted))
+        description.backup_details.CopyFrom(_details(deleted))
+        return pb.DeleteBackupResponse(backup_description=description)
 
     async def RestoreTableFromBackup(
         self, request: pb.RestoreTableFromBackupRequest
     ) -> pb.RestoreTableFromBackupResponse:
         """Makes a table of one in a backup."""
         table = await self._backups.restore_table(
-            request.backup_arn, request.source_table_name, request.target_table_name
+            request.backup_arn, request.source_table_name, request.target_table_name, convert.restore_overrides(request)
         )
         return pb.RestoreTableFromBackupResponse(table_description=convert.table_description(table, self._catalog))
+
+    async def _description(self, backup: Backup, table_name: str) -> pb.BackupDescription:
+        description = pb.BackupDescription(backup_details=_details(backup), table_names=backup.table_names)
+        if table_name:
+            source = await self._backups.source_table(backup, table_name)
+            description.source_table_details.CopyFrom(_source_details(source, self._catalog.region))
+            description.source_table_feature_details.CopyFrom(_source_features(source, self._catalog.region))
+        return description
 
 
 def _details(backup: Backup) -> pb.BackupDetails:
@@ -69,5 +83,32 @@ def _details(backup: Backup) -> pb.BackupDetails:
     )
 
 
-def _description(backup: Backup) -> pb.BackupDescription:
-    return pb.BackupDescription(backup_details=_details(backup), table_names=backup.table_names)
+def _source_details(source: SourceTable, region: str) -> pb.SourceTableDetails:
+    table = source.definition
+    return pb.SourceTableDetails(
+        table_name=table.name,
+        table_id=table.uuid,
+        table_arn=table_arn(region, table.name),
+        table_size_bytes=source.size_bytes,
+        key_schema=convert.key_schema(table.key_attributes),
+        table_creation_date_time=convert.timestamp(table.create_time_ms),
+        provisioned_throughput=convert.provisioned(table.throughput),
+        on_demand_throughput=convert.on_demand(table.on_demand_maximum),
+        item_count=source.items,
+        billing_mode=convert.billing_mode_of(table),
+    )
+
+
+def _source_features(source: SourceTable, region: str) -> pb.SourceTableFeatureDetails:
+    table, expiry = source.definition, source.definition.time_to_live
+    return pb.SourceTableFeatureDetails(
+        local_secondary_indexes=[convert.local_index(index) for index in table.indexes if not index.is_global],
+        global_secondary_indexes=[convert.global_index(index) for index in table.indexes if index.is_global],
+        stream_description=None if source.stream is None else convert.stream_specification(source.stream),
+        time_to_live_description=(
+            None
+            if expiry is None
+            else TimeToLiveDescription(time_to_live_status=TIME_TO_LIVE_STATUS_ENABLED, attribute_name=expiry.attribute)
+        ),
+        sse_description=convert.encryption(table.encryption, region),
+    )

@@ -11,7 +11,7 @@ from random import Random
 import pytest
 
 from broker.backups.folder import Backup, BackupFolder, BackupStatus, RestoreError, restore_store
-from broker.backups.registry import BACKUPS_MAX, RESTORE_BATCH_ITEMS_MAX, Backups
+from broker.backups.registry import AS_IT_WAS, BACKUPS_MAX, RESTORE_BATCH_ITEMS_MAX, Backups
 from broker.encoding.items import canonicalize
 from broker.encoding.keys import table_prefix
 from broker.model.errors import (
@@ -23,6 +23,7 @@ from broker.model.errors import (
     UnavailableError,
     ValidationError,
 )
+from broker.model.tables import Restoration
 from broker.storage.identity import open_identity
 from broker.storage.rocks import RESTORING_MARK, Family, Store, StoreOpenError
 from broker.tables.catalog import OpenTable
@@ -30,6 +31,7 @@ from broker.tables.operations import Put
 from tests.unit.engine import AT, REGION, TIMEOUT_S, Engine, FakeClock, running
 from tests.values import item
 
+FROM_PETS = Restoration(source_table_name="pets", time_ms=1)
 # More turns of the event loop than a restore takes to begin.
 TURNS_MAX = 10_000
 
@@ -150,7 +152,7 @@ async def test_a_name_that_is_taken_is_not_restored_to(engine: Engine, backups: 
     backup = await backups.create("nightly")
     with pytest.raises(TableAlreadyExistsError):
         await backups.restore_table(backup.arn, "pets", "pets")
-    await engine.catalog.begin_restore("copy", table.definition)
+    await engine.catalog.begin_restore("copy", table.definition, FROM_PETS, AS_IT_WAS)
     with pytest.raises(TableAlreadyExistsError):
         await backups.restore_table(backup.arn, "pets", "copy")
     with pytest.raises(ResourceInUseError):
@@ -184,7 +186,7 @@ async def test_a_restore_that_the_end_of_the_node_broke_off_is_removed_at_the_ne
 ) -> None:
     table = await engine.table("pets", sort_key=AT)
     await fill(engine, table, 3)
-    half = await engine.catalog.begin_restore("copy", table.definition)
+    half = await engine.catalog.begin_restore("copy", table.definition, FROM_PETS, AS_IT_WAS)
     await fill(engine, half, 2)
     assert contents(engine.store, half.definition.id)
     await backups.start()
