@@ -21,6 +21,8 @@ from headrace.v1 import attribute_value_pb2
 
 _ITEM: Final = Item.DESCRIPTOR.full_name
 _VALUE: Final = attribute_value_pb2.AttributeValue.DESCRIPTOR.full_name
+# Words of fields that AWS writes in capitals.
+_ABBREVIATIONS: Final = {"sse": "SSE", "kms": "KMS"}
 _TIMESTAMP: Final = "google.protobuf.Timestamp"
 _NANOS_PER_SECOND: Final = 1_000_000_000
 _INTEGER_BOUNDS: Final = {
@@ -64,7 +66,7 @@ class MessageCodec:
 
 
 def _member_name(field_name: str) -> str:
-    return "".join(word.capitalize() for word in field_name.split("_"))
+    return "".join(_ABBREVIATIONS.get(word) or word.capitalize() for word in field_name.split("_"))
 
 
 def _codec(descriptor: Descriptor, known: dict[str, MessageCodec]) -> MessageCodec:

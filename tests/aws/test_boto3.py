@@ -46,7 +46,10 @@ def test_a_table_is_described_as_dynamodb_does(dynamodb: Any, orders: str) -> No
     table = dynamodb.describe_table(TableName=orders)["Table"]
     assert table["TableStatus"] == "ACTIVE"
     assert table["TableArn"] == f"arn:aws:dynamodb:{REGION}:000000000000:table/{orders}"
-    assert table["BillingModeSummary"] == {"BillingMode": "PAY_PER_REQUEST"}
+    assert table["BillingModeSummary"] == {
+        "BillingMode": "PAY_PER_REQUEST",
+        "LastUpdateToPayPerRequestDateTime": table["CreationDateTime"],
+    }
     assert (table["ItemCount"], table["TableSizeBytes"]) == (0, 0)
     none = {"ReadCapacityUnits": 0, "WriteCapacityUnits": 0, "NumberOfDecreasesToday": 0}
     assert table["ProvisionedThroughput"] == none

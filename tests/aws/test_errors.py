@@ -232,20 +232,6 @@ def test_what_is_beyond_the_throughput_is_refused(dynamodb: Any) -> None:
     dynamodb.delete_table(TableName="narrow")
 
 
-def test_what_only_matters_at_aws_is_passed_over(dynamodb: Any, orders: str) -> None:
-    table: dict[str, Any] = {
-        "TableName": f"{orders}-encrypted",
-        "KeySchema": [{"AttributeName": "id", "KeyType": "HASH"}],
-        "AttributeDefinitions": [{"AttributeName": "id", "AttributeType": "S"}],
-        "BillingMode": "PAY_PER_REQUEST",
-        "SSESpecification": {"Enabled": True},
-        "TableClass": "STANDARD_INFREQUENT_ACCESS",
-        "OnDemandThroughput": {"MaxReadRequestUnits": 5},
-        "WarmThroughput": {"ReadUnitsPerSecond": 12_000},
-    }
-    assert dynamodb.create_table(**table)["TableDescription"]["TableStatus"] == "ACTIVE"
-
-
 def test_what_is_not_supported_is_refused_by_name(dynamodb: Any, orders: str) -> None:
     with pytest.raises(ClientError, match=r"ValidationException.*ReplicaUpdates is not supported"):
         dynamodb.update_table(TableName=orders, ReplicaUpdates=[{"Create": {"RegionName": "us-south-1"}}])

@@ -85,6 +85,12 @@ def duplicate_item() -> AwsError:
     return AwsError(_DYNAMODB + "DuplicateItemException", "Duplicate primary key exists in table")
 
 
+def policy_not_found(arn: str) -> AwsError:
+    """A table or stream to which no policy is attached."""
+    message = f"Resource-based policy not found for the provided ResourceArn: {arn}"
+    return AwsError(_DYNAMODB + "PolicyNotFoundException", message)
+
+
 def transaction_canceled(reasons: list[dict[str, Any]]) -> AwsError:
     """A transaction that was cancelled for these reasons."""
     codes = ", ".join(reason["Code"] for reason in reasons)

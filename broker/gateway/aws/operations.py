@@ -10,33 +10,55 @@ from hashlib import md5
 from typing import Any, Final, TypeAlias
 
 from broker.gateway.aws import legacy
-from broker.gateway.aws.errors import conditional_check_failed, transaction_canceled
+from broker.gateway.aws.errors import conditional_check_failed, policy_not_found, transaction_canceled
 from broker.gateway.aws.partiql.execute import PartiQL
-from broker.gateway.aws.shapes import elements, required, structure
-from broker.model.errors import ValidationError
+from broker.gateway.aws.shapes import elements, required, string, structure, unexpected
+from broker.model.errors import ResourceNotFoundError, ValidationError
 
 Json: TypeAlias = dict[str, Any]
 Call: TypeAlias = Callable[[str, Json], Awaitable[Json]]
 Operation: TypeAlias = Callable[[Json], Awaitable[Json]]
+# None is answered with an empty body.
+AnyOperation: TypeAlias = Callable[[Json], Awaitable[Json | None]]
 
 # What AWS allows a new account; nothing is limited by account here. Source: Developer Guide, "Quotas in DynamoDB".
 _ACCOUNT_CAPACITY_UNITS: Final = 80_000
 _TABLE_CAPACITY_UNITS: Final = 40_000
 _GIGABYTE: Final = 1024**3
 _ENDPOINT_CACHE_MINUTES: Final = 1440
+# The most that a page of exports or imports may be asked to have.
+_LIST_PAGE_MAX: Final = 25
+# Of a table that is being deleted. Source: API Reference, the example of DeleteTable.
+_TOLD_OF_DELETED: Final = (
+    "TableName",
+    "TableArn",
+    "TableId",
+    "TableStatus",
+    "ItemCount",
+    "TableSizeBytes",
+    "ProvisionedThroughput",
+    "BillingModeSummary",
+    "DeletionProtectionEnabled",
+)
 # In the ARN of a backup at which a page of them ends; no table has this name.
 _ANY_TABLE: Final = "-"
 
 # Parameters that would change what an operation does, and do not here.
 _UNSUPPORTED: Final[Mapping[str, tuple[str, ...]]] = {
-    "CreateTable": ("ResourcePolicy", "GlobalTableSourceArn"),
-    "UpdateTable": ("ReplicaUpdates", "GlobalTableWitnessUpdates", "MultiRegionConsistency"),
+    "CreateTable": ("ResourcePolicy", "GlobalTableSourceArn", "GlobalTableSettingsReplicationMode", "VectorIndexes"),
+    "UpdateTable": (
+        "ReplicaUpdates",
+        "GlobalTableWitnessUpdates",
+        "MultiRegionConsistency",
+        "GlobalTableSettingsReplicationMode",
+        "DisassociationProtectionEnabled",
+        "VectorIndexUpdates",
+    ),
     "ListBackups": ("TimeRangeLowerBound", "TimeRangeUpperBound"),
     "RestoreTableFromBackup": (
-        "BillingModeOverride",
         "GlobalSecondaryIndexOverride",
         "LocalSecondaryIndexOverride",
-        "ProvisionedThroughputOverride",
+        "VectorIndexOverride",
     ),
 }
 
@@ -48,7 +70,7 @@ class DynamoDB:
         """`call` carries out a method of our services."""
         self._call = call
         self._region = region
-        self.tables_and_items: dict[str, Operation] = {
+        operations: dict[str, Operation] = {
             "PutItem": self._writing("PutItem"),
             "UpdateItem": self._writing("UpdateItem"),
             "DeleteItem": self._writing("DeleteItem"),
@@ -61,13 +83,11 @@ class DynamoDB:
             "TransactGetItems": self._transact_get_items,
             "CreateTable": self._create_table,
             "UpdateTable": self._update_table,
-            "DescribeTable": self._describing_table("DescribeTable"),
-            "DeleteTable": self._describing_table("DeleteTable"),
+            "DescribeTable": self._describe_table,
+            "DeleteTable": self._delete_table,
             "ListTables": self._list_tables,
             "UpdateTimeToLive": self._update_time_to_live,
             "DescribeTimeToLive": self._describe_time_to_live,
-            "TagResource": self._calling("TagResource"),
-            "UntagResource": self._calling("UntagResource"),
             "ListTagsOfResource": self._list_tags,
             "DescribeContinuousBackups": self._describe_continuous_backups,
             "DescribeLimits": self._describe_limits,
@@ -76,16 +96,24 @@ class DynamoDB:
             "DeleteBackup": self._delete_backup,
             "ListBackups": self._list_backups,
             "RestoreTableFromBackup": self._restore_table,
+            "DescribeContributorInsights": self._describe_contributor_insights,
+            "DescribeKinesisStreamingDestination": self._describe_kinesis_destination,
+            "GetResourcePolicy": self._get_resource_policy,
+            "ListExports": _listing_none("ExportSummaries", "MaxResults"),
+            "ListImports": _listing_none("ImportSummaryList", "PageSize"),
         }
         for name in legacy.OPERATIONS:
-            self.tables_and_items[name] = _modernized(name, self.tables_and_items[name])
-        statements = PartiQL(dict(self.tables_and_items))
-        self.tables_and_items |= {
+            operations[name] = _modernized(name, operations[name])
+        statements = PartiQL(operations)
+        self.tables_and_items: Mapping[str, AnyOperation] = {
+            **operations,
+            "TagResource": self._answering_nothing("TagResource"),
+            "UntagResource": self._answering_nothing("UntagResource"),
             "ExecuteStatement": statements.execute_statement,
             "BatchExecuteStatement": statements.execute_batch,
             "ExecuteTransaction": statements.execute_transaction,
         }
-        self.streams: dict[str, Operation] = {
+        self.streams: Mapping[str, AnyOperation] = {
             "ListStreams": self._list_streams,
             "DescribeStream": self._describe_stream,
             "GetShardIterator": self._get_shard_iterator,
@@ -175,12 +203,14 @@ class DynamoDB:
         response = await self._call("UpdateTable", request)
         return {"TableDescription": _table(response["TableDescription"])}
 
-    def _describing_table(self, name: str) -> Operation:
-        async def describe(request: Json) -> Json:
-            response = await self._call(name, request)
-            return {member: _table(description) for member, description in response.items()}
+    async def _describe_table(self, request: Json) -> Json:
+        response = await self._call("DescribeTable", request)
+        return {"Table": _table(response["Table"])}
 
-        return describe
+    async def _delete_table(self, request: Json) -> Json:
+        response = await self._call("DeleteTable", request)
+        description = _table(response["TableDescription"])
+        return {"TableDescription": {name: description[name] for name in _TOLD_OF_DELETED if name in description}}
 
     async def _list_tables(self, request: Json) -> Json:
         return {"TableNames": [], **await self._call("ListTables", request)}
@@ -193,9 +223,9 @@ class DynamoDB:
     async def _describe_time_to_live(self, request: Json) -> Json:
         return {"TimeToLiveDescription": await self._call("DescribeTimeToLive", request)}
 
-    def _calling(self, name: str) -> Operation:
-        async def carry_out(request: Json) -> Json:
-            return await self._call(name, request)
+    def _answering_nothing(self, name: str) -> Callable[[Json], Awaitable[None]]:
+        async def carry_out(request: Json) -> None:
+            await self._call(name, request)
 
         return carry_out
 
@@ -218,6 +248,33 @@ class DynamoDB:
             "TableMaxWriteCapacityUnits": _TABLE_CAPACITY_UNITS,
         }
 
+    # What there never is here: the answers for a table for which it was never switched on.
+
+    async def _describe_contributor_insights(self, request: Json) -> Json:
+        table = (await self._call("DescribeTable", {"TableName": request.get("TableName")}))["Table"]
+        result = {"TableName": table["TableName"], "ContributorInsightsStatus": "DISABLED"}
+        index_name = request.get("IndexName")
+        if index_name is None:
+            return result
+        if index_name not in {index["IndexName"] for index in table.get("GlobalSecondaryIndexes", ())}:
+            raise ResourceNotFoundError(
+                f"Requested resource not found: Index: {index_name} of table: {table['TableName']} not found"
+            )
+        return {**result, "IndexName": index_name}
+
+    async def _describe_kinesis_destination(self, request: Json) -> Json:
+        table = (await self._call("DescribeTable", {"TableName": request.get("TableName")}))["Table"]
+        return {"TableName": table["TableName"], "KinesisDataStreamDestinations": []}
+
+    async def _get_resource_policy(self, request: Json) -> Json:
+        arn = string(required(request, "ResourceArn"), "ResourceArn")
+        # Both raise if there is no such table or stream.
+        if "/stream/" in arn:
+            await self._call("DescribeStream", {"StreamArn": arn, "Limit": 1})
+        else:
+            await self._call("ListTagsOfResource", {"ResourceArn": arn})
+        raise policy_not_found(arn)
+
     # Backups. Ours are of all tables: a table's backup is named by both, arn:...:table/NAME/backup/ID.
 
     async def _create_backup(self, request: Json) -> Json:
@@ -233,17 +290,17 @@ class DynamoDB:
 
     async def _on_backup(self, name: str, request: Json) -> Json:
         arn, table_name = _split_backup_arn(request.get("BackupArn"))
-        response = await self._call(name, {"BackupArn": arn})
-        details = response["BackupDescription"]["BackupDetails"]
+        response = await self._call(name, {"BackupArn": arn, "SourceTableName": table_name})
+        described = response["BackupDescription"]
+        source = {"ItemCount": 0, "TableSizeBytes": 0, **described["SourceTableDetails"]}
+        source["ProvisionedThroughput"] = _units(source)
+        features = described.get("SourceTableFeatureDetails", {})
+        for index in features.get("GlobalSecondaryIndexes", ()):
+            index["ProvisionedThroughput"] = _units(index)
         description = {
-            "BackupDetails": _backup_details(details, table_name),
-            "SourceTableDetails": {
-                "TableName": table_name,
-                "TableId": "",
-                "KeySchema": [],
-                "TableCreationDateTime": details["BackupCreationDateTime"],
-                "ProvisionedThroughput": {"ReadCapacityUnits": 0, "WriteCapacityUnits": 0},
-            },
+            "BackupDetails": _backup_details(described["BackupDetails"], table_name),
+            "SourceTableDetails": source,
+            "SourceTableFeatureDetails": features,
         }
         return {"BackupDescription": description}
 
@@ -273,11 +330,7 @@ class DynamoDB:
     async def _restore_table(self, request: Json) -> Json:
         _check_supported("RestoreTableFromBackup", request)
         arn, table_name = _split_backup_arn(request.get("BackupArn"))
-        asked = {
-            "BackupArn": arn,
-            "SourceTableName": table_name,
-            "TargetTableName": request.get("TargetTableName"),
-        }
+        asked = {**request, "BackupArn": arn, "SourceTableName": table_name}
         response = await self._call("RestoreTableFromBackup", asked)
         return {"TableDescription": _table(response["TableDescription"])}
 
@@ -357,6 +410,30 @@ def _write_operation(table_name: str, write: Any) -> Json:
     )
 
 
+def _listing_none(member: str, limit: str) -> Operation:
+    """A list of what there never is here."""
+
+    async def answer(request: Json) -> Json:
+        if request.get("TableArn") is not None:
+            string(request["TableArn"], "TableArn")
+        most = request.get(limit)
+        if most is not None:
+            if type(most) is not int:
+                raise unexpected(most, limit)
+            if not 1 <= most <= _LIST_PAGE_MAX:
+                bound, value = ("greater", 1) if most < 1 else ("less", _LIST_PAGE_MAX)
+                raise ValidationError(
+                    f"1 validation error detected: Value '{most}' at '{limit[0].lower()}{limit[1:]}' failed to satisfy "
+                    f"constraint: Member must have value {bound} than or equal to {value}",
+                    field=limit,
+                )
+        if request.get("NextToken") is not None:
+            raise ValidationError("NextToken is not one that this operation has given", field="NextToken")
+        return {member: []}
+
+    return answer
+
+
 def _with_capacity(response: Json) -> Json:
     consumed = response.get("ConsumedCapacity")
     if consumed is not None:
@@ -406,7 +483,16 @@ def _capacity(capacity: Json, *, transactional: bool) -> Json:
 def _table(description: Json) -> Json:
     """A table in DynamoDB's shape, which tells also zeros."""
     description.pop("StreamSettings", None)
-    description["BillingModeSummary"] = {"BillingMode": description.pop("BillingMode")}
+    mode, since = description.pop("BillingMode"), description.pop("LastUpdateToPayPerRequestDateTime", None)
+    if since is not None:
+        description["BillingModeSummary"] = {"BillingMode": mode, "LastUpdateToPayPerRequestDateTime": since}
+    description["WarmThroughput"]["Status"] = "ACTIVE"
+    restored = description.get("RestoreSummary")
+    if restored is not None:
+        restored["RestoreInProgress"] = False
+        if "SourceBackupArn" in restored:
+            source = restored["SourceTableArn"].rpartition("/")[2]
+            restored["SourceBackupArn"] = _backup_arn(restored["SourceBackupArn"], source)
     for name in ("ItemCount", "TableSizeBytes"):
         description.setdefault(name, 0)
     description.setdefault("DeletionProtectionEnabled", False)
@@ -417,6 +503,7 @@ def _table(description: Json) -> Json:
         _fill_index(index)
     for index in description.get("GlobalSecondaryIndexes", ()):
         index["ProvisionedThroughput"] = _throughput(index)
+        index["WarmThroughput"]["Status"] = "ACTIVE"
         _fill_index(index)
     return description
 
@@ -427,8 +514,11 @@ def _fill_index(index: Json) -> None:
 
 
 def _throughput(description: Json) -> Json:
-    none = {"NumberOfDecreasesToday": 0, "ReadCapacityUnits": 0, "WriteCapacityUnits": 0}
-    return {**none, **description.get("ProvisionedThroughput", {})}
+    return {"NumberOfDecreasesToday": 0, **_units(description), **description.pop("ThroughputChanges", {})}
+
+
+def _units(description: Json) -> Json:
+    return {"ReadCapacityUnits": 0, "WriteCapacityUnits": 0, **description.get("ProvisionedThroughput", {})}
 
 
 def _backup_details(details: Json, table_name: str) -> Json:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from random import Random
 
-    from broker.gateway.aws.operations import DynamoDB, Operation
+    from broker.gateway.aws.operations import AnyOperation, DynamoDB
     from broker.gateway.aws.signature import Signatures
 
 # DynamoDB's limit of a request.
@@ -72,7 +72,7 @@ class AwsProtocol:
     ) -> None:
         """Without `signatures` anybody may call. Request ids are drawn from `random`."""
         self._signatures = signatures
-        self._operations: Mapping[str, Operation] = {
+        self._operations: Mapping[str, AnyOperation] = {
             f"{service}.{name}": operation
             for service, named in (
                 (_DYNAMODB_TARGET, operations.tables_and_items),
@@ -104,7 +104,7 @@ class AwsProtocol:
         response.force_close()
         return response
 
-    async def _admit(self, request: web.BaseRequest) -> dict[str, Any]:
+    async def _admit(self, request: web.BaseRequest) -> dict[str, Any] | None:
         """Receives a body, which is counted while it is held, and serves the request."""
         if (request.content_length or 0) > BODY_BYTES_MAX:
             raise _too_large()
@@ -120,7 +120,7 @@ class AwsProtocol:
         finally:
             self.bodies_bytes -= len(body)
 
-    async def _serve(self, request: web.BaseRequest, body: bytearray) -> dict[str, Any]:
+    async def _serve(self, request: web.BaseRequest, body: bytearray) -> dict[str, Any] | None:
         headers = request.headers
         if self._signatures is not None:
             self._signatures.check(headers, body, request.remote or "")
@@ -137,7 +137,7 @@ class AwsProtocol:
         finally:
             self.bodies_bytes -= len(inflated)
 
-    async def _carry_out(self, request: web.BaseRequest, body: bytearray) -> dict[str, Any]:
+    async def _carry_out(self, request: web.BaseRequest, body: bytearray) -> dict[str, Any] | None:
         target = request.headers.get("X-Amz-Target", "")
         operation = self._operations.get(target)
         if operation is not None:
@@ -175,7 +175,7 @@ class AwsProtocol:
         self.bodies_bytes += len(part)
 
     def _response(self, request: web.BaseRequest, content: Any, status: int) -> web.Response:
-        body = orjson.dumps(content)
+        body = b"" if content is None else orjson.dumps(content)
         headers = {
             "Content-Type": CONTENT_TYPE,
             "x-amzn-RequestId": f"{self._random.getrandbits(_REQUEST_ID_BITS):052X}",
