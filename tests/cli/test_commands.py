@@ -114,6 +114,26 @@ def test_an_index_is_added_read_and_removed(headrace: Headrace, orders: str) -> 
     assert "none" in done(headrace("table", "delete-index", orders, "by-stage"))
 
 
+def test_capacity_class_and_encryption_are_set_and_shown(headrace: Headrace, orders: str) -> None:
+    options = ["--max-write-units", "5", "--warm-read-units", "12001", "--table-class", "STANDARD_INFREQUENT_ACCESS"]
+    done(headrace("table", "update", orders, *options, "--encryption", "on"))
+    shown = done(headrace("table", "describe", orders))
+    assert "on demand, at most 5 write units a second" in shown
+    assert "12001 read and 4000 write units" in shown
+    assert "STANDARD_INFREQUENT_ACCESS" in shown
+    assert "the broker encrypts nothing" in shown
+    done(headrace("table", "update", orders, "--max-write-units", "-1", "--encryption", "off"))
+    again = parsed(headrace("table", "describe", orders, "-o", "json"))
+    assert (again["on_demand_throughput"], again["kms_master_key_arn"]) == (None, None)
+    assert again["table_class"] == "STANDARD_INFREQUENT_ACCESS"
+    name = f"{orders}-provided"
+    created = headrace("table", "create", name, "--partition-key", "id", "--max-read-units", "7", "-o", "json")
+    assert parsed(created)["on_demand_throughput"] == {
+        "max_read_request_units": 7,
+        "max_write_request_units": None,
+    }
+
+
 def test_items_can_be_let_expire(headrace: Headrace, orders: str) -> None:
     done(headrace("table", "expire", orders, "until"))
     again = headrace("table", "expire", orders, "until")

@@ -13,14 +13,15 @@ import headrace
 PUBLIC_NAMES = """
     Action AsyncClient AsyncConsumerBatch AsyncConsumerFunction BackupDescription BackupDetails BackupInUseError
     BackupNotFoundError CancellationReason Capacity CapacityMeter ChangeRecord Client ConditionCheck
-    ConditionalCheckFailedError ConsumedCapacity ConsumerBatch ConsumerFunction ConsumerGroup ConsumerGroupExplanation
-    DeadlineExceededError Delete ExpiredIteratorError Gap Get GlobalIndex HeadraceError
-    IdempotentParameterMismatchError IndexDescription Item KeyAttribute KeyType Keys LeaseFencedError
-    LimitExceededError LocalIndex NackReason Operation Page ParkedKey ProjectionType ProvisionedThroughput
-    ProvisionedThroughputExceededError Put ReadUsage RecordBatch ResourceInUseError ResourceNotFoundError ReturnValues
-    Select Shard ShardCheckpoint ShardExplanation ShardIteratorType Stream StreamDescription StreamSettings
-    TableAlreadyExistsError TableDescription ThrottlingError TimeToLive TransactionCanceledError
-    TrimmedDataAccessError UnavailableError Update ValidationError Version ViewType WriteResult consumes
+    ConditionalCheckFailedError ConsumedCapacity ConsumerBatch ConsumerFunction ConsumerGroup
+    ConsumerGroupExplanation DeadlineExceededError Delete ExpiredIteratorError Gap Get GlobalIndex GlobalIndexUpdate
+    HeadraceError IdempotentParameterMismatchError IndexDescription Item KeyAttribute KeyType Keys LeaseFencedError
+    LimitExceededError LocalIndex NackReason OnDemandThroughput Operation Page ParkedKey ProjectionType
+    ProvisionedThroughput ProvisionedThroughputExceededError Put ReadUsage RecordBatch ResourceInUseError
+    ResourceNotFoundError RestoreSummary ReturnValues Select Shard ShardCheckpoint ShardExplanation
+    ShardIteratorType Stream StreamDescription StreamSettings TableAlreadyExistsError TableClass TableDescription
+    ThrottlingError ThroughputChanges TimeToLive TransactionCanceledError TrimmedDataAccessError UnavailableError
+    Update ValidationError Version ViewType WarmThroughput WriteResult consumes
 """.split()
 
 CALLS = """

@@ -202,6 +202,61 @@ async def test_what_calls_consume_is_added_up(connect: Connect, endpoint: str, n
         assert consumed.global_indexes["by-state"].write_capacity_units == 1
 
 
+async def test_what_a_table_is_told_of_capacity_class_and_encryption_is_described(
+    connect: Connect, endpoint: str, name: str
+) -> None:
+    by_state = GlobalIndex(
+        index_name="by-state",
+        partition_key=("state", "S"),
+        on_demand_throughput=headrace.OnDemandThroughput(3),
+        warm_throughput=headrace.WarmThroughput(12_001),
+    )
+    async with connect(endpoint) as client:
+        made = await client.create_table(
+            name,
+            global_indexes=[by_state],
+            on_demand_throughput=(10, None),
+            warm_throughput=(None, 4_001),
+            table_class="STANDARD_INFREQUENT_ACCESS",
+            encryption="alias/mine",
+        )
+        assert (made.on_demand_throughput, made.warm_throughput) == ((10, None), (12_000, 4_001))
+        assert (made.table_class, made.table_class_update_date_time) == ("STANDARD_INFREQUENT_ACCESS", None)
+        assert made.kms_master_key_arn is not None
+        assert made.kms_master_key_arn.endswith(":alias/mine")
+        assert made.last_update_to_pay_per_request_date_time == made.creation_date_time
+        (index,) = made.global_indexes
+        assert (index.on_demand_throughput, index.warm_throughput) == ((3, None), (12_001, 4_000))
+        wanted = headrace.GlobalIndexUpdate(on_demand_throughput=headrace.OnDemandThroughput(-1, 5))
+        changed = await client.update_table(
+            name,
+            update_indexes={"by-state": wanted},
+            on_demand_throughput=(-1, None),
+            table_class="STANDARD",
+            encryption=False,
+        )
+        assert (changed.on_demand_throughput, changed.warm_throughput) == (None, (12_000, 4_001))
+        assert changed.global_indexes[0].on_demand_throughput == (None, 5)
+        assert (changed.table_class, changed.kms_master_key_arn) == ("STANDARD", None)
+        assert changed.table_class_update_date_time is not None
+        units = headrace.GlobalIndexUpdate(provisioned_throughput=(2, 2))
+        await client.update_table(name, provisioned_throughput=(5, 5), update_indexes={"by-state": units})
+        lowered = await client.update_table(name, provisioned_throughput=(5, 4))
+        assert lowered.throughput_changes is not None
+        assert lowered.throughput_changes.last_decrease_date_time is not None
+        assert lowered.throughput_changes.last_increase_date_time is None
+        backup = await client.create_backup(name)
+        restored = await client.restore_table_from_backup(
+            backup.backup_arn, source_table=name, target_table=f"{name}-restored"
+        )
+        assert restored.restore_summary == (
+            backup.backup_arn,
+            made.table_arn,
+            backup.backup_creation_date_time,
+        )
+        await client.delete_backup(backup.backup_arn)
+
+
 async def test_a_tables_settings_are_kept(connect: Connect, endpoint: str, name: str) -> None:
     async with connect(endpoint) as client:
         made = await client.create_table(

@@ -20,17 +20,20 @@ from headrace._models import (
     Gap,
     Get,
     GlobalIndex,
+    GlobalIndexUpdate,
     IndexDescription,
     Item,
     KeyAttribute,
     Keys,
     LocalIndex,
+    OnDemandThroughput,
     Operation,
     Page,
     ParkedKey,
     ProvisionedThroughput,
     Put,
     ReadUsage,
+    RestoreSummary,
     Shard,
     ShardCheckpoint,
     ShardExplanation,
@@ -38,8 +41,10 @@ from headrace._models import (
     StreamDescription,
     StreamSettings,
     TableDescription,
+    ThroughputChanges,
     TimeToLive,
     Update,
+    WarmThroughput,
 )
 from headrace._values import fill_attributes, from_item, to_item
 from headrace.errors import (
@@ -122,7 +127,7 @@ def to_create_table_request(
 def fill_index_updates(
     request: table_service_pb2.UpdateTableRequest,
     create: GlobalIndex | None,
-    update: Mapping[str, tuple[int, int]] | None,
+    update: Mapping[str, tuple[int, int] | GlobalIndexUpdate] | None,
     delete: str | None,
 ) -> None:
     """Adds changes of global indexes to a request."""
@@ -131,13 +136,57 @@ def fill_index_updates(
         definitions = _Keys(create.partition_key, create.sort_key).definitions
         request.attribute_definitions.extend(map(_to_attribute_definition, definitions))
         updates.add(create=_to_global_index(create))
-    for name, throughput in (update or {}).items():
-        change = table_service_pb2.UpdateGlobalSecondaryIndex(
-            index_name=name, provisioned_throughput=to_throughput(throughput)
-        )
+    for name, asked in (update or {}).items():
+        wanted = asked if isinstance(asked, GlobalIndexUpdate) else GlobalIndexUpdate(provisioned_throughput=asked)
+        change = table_service_pb2.UpdateGlobalSecondaryIndex(index_name=name)
+        _fill_throughput(change, wanted)
         updates.add(update=change)
     if delete is not None:
         updates.add(delete=table_service_pb2.DeleteGlobalSecondaryIndex(index_name=delete))
+
+
+def fill_settings(
+    request: table_service_pb2.CreateTableRequest | table_service_pb2.UpdateTableRequest,
+    *,
+    on_demand_throughput: tuple[int | None, int | None] | None,
+    warm_throughput: tuple[int | None, int | None] | None,
+    table_class: str | None,
+    encryption: bool | str | None,
+) -> None:
+    """Sets what creating and updating a table have in common."""
+    if on_demand_throughput is not None:
+        request.on_demand_throughput.CopyFrom(_to_on_demand(on_demand_throughput))
+    if warm_throughput is not None:
+        request.warm_throughput.CopyFrom(_to_warm(warm_throughput))
+    if table_class is not None:
+        request.table_class = enum_value(table_pb2.TableClass, table_class, "table_class")
+    if encryption is not None:
+        key = encryption if isinstance(encryption, str) else ""
+        request.sse_specification.CopyFrom(
+            table_pb2.SseSpecification(enabled=encryption is not False, kms_master_key_id=key)
+        )
+
+
+def _fill_throughput(
+    message: table_pb2.GlobalSecondaryIndex | table_service_pb2.UpdateGlobalSecondaryIndex,
+    wanted: GlobalIndex | GlobalIndexUpdate,
+) -> None:
+    if wanted.provisioned_throughput is not None:
+        message.provisioned_throughput.CopyFrom(to_throughput(wanted.provisioned_throughput))
+    if wanted.on_demand_throughput is not None:
+        message.on_demand_throughput.CopyFrom(_to_on_demand(wanted.on_demand_throughput))
+    if wanted.warm_throughput is not None:
+        message.warm_throughput.CopyFrom(_to_warm(wanted.warm_throughput))
+
+
+def _to_on_demand(throughput: tuple[int | None, int | None]) -> table_pb2.OnDemandThroughput:
+    reads, writes = throughput
+    return table_pb2.OnDemandThroughput(max_read_request_units=reads, max_write_request_units=writes)
+
+
+def _to_warm(throughput: tuple[int | None, int | None]) -> table_pb2.WarmThroughput:
+    reads, writes = throughput
+    return table_pb2.WarmThroughput(read_units_per_second=reads, write_units_per_second=writes)
 
 
 def to_throughput(throughput: tuple[int, int]) -> table_pb2.ProvisionedThroughput:
@@ -172,13 +221,13 @@ def _to_attribute_definition(key: tuple[str, str]) -> table_pb2.AttributeDefinit
 
 
 def _to_global_index(index: GlobalIndex) -> table_pb2.GlobalSecondaryIndex:
-    throughput = index.provisioned_throughput
-    return table_pb2.GlobalSecondaryIndex(
+    message = table_pb2.GlobalSecondaryIndex(
         index_name=index.index_name,
         key_schema=_Keys(index.partition_key, index.sort_key).schema,
         projection=_to_projection(index),
-        provisioned_throughput=None if throughput is None else to_throughput(throughput),
     )
+    _fill_throughput(message, index)
+    return message
 
 
 def _to_projection(index: LocalIndex | GlobalIndex) -> table_pb2.Projection:
@@ -519,6 +568,18 @@ def to_table_description(message: table_pb2.TableDescription) -> TableDescriptio
         deletion_protection_enabled=message.deletion_protection_enabled,
         item_count=message.item_count,
         table_size_bytes=message.table_size_bytes,
+        throughput_changes=_to_changes(message),
+        last_update_to_pay_per_request_date_time=_to_time(message, "last_update_to_pay_per_request_date_time"),
+        on_demand_throughput=_from_on_demand(message),
+        warm_throughput=_from_warm(message),
+        table_class=(
+            enum_name(table_pb2.TableClass, message.table_class_summary.table_class)
+            if message.HasField("table_class_summary")
+            else "STANDARD"
+        ),
+        table_class_update_date_time=_to_time(message.table_class_summary, "last_update_date_time"),
+        kms_master_key_arn=message.sse_description.kms_master_key_arn or None,
+        restore_summary=_to_restore_summary(message),
     )
 
 
@@ -538,7 +599,50 @@ def _to_index(message: table_pb2.IndexDescription, types: Mapping[str, str]) -> 
         ),
         item_count=message.item_count,
         index_size_bytes=message.index_size_bytes,
+        throughput_changes=_to_changes(message),
+        on_demand_throughput=_from_on_demand(message),
+        warm_throughput=_from_warm(message),
     )
+
+
+def _to_changes(message: table_pb2.TableDescription | table_pb2.IndexDescription) -> ThroughputChanges | None:
+    if not message.HasField("throughput_changes"):
+        return None
+    changes = message.throughput_changes
+    return ThroughputChanges(
+        _to_time(changes, "last_increase_date_time"),
+        _to_time(changes, "last_decrease_date_time"),
+        changes.number_of_decreases_today,
+    )
+
+
+def _from_on_demand(message: table_pb2.TableDescription | table_pb2.IndexDescription) -> OnDemandThroughput | None:
+    if not message.HasField("on_demand_throughput"):
+        return None
+    told = message.on_demand_throughput
+    return OnDemandThroughput(
+        told.max_read_request_units if told.HasField("max_read_request_units") else None,
+        told.max_write_request_units if told.HasField("max_write_request_units") else None,
+    )
+
+
+def _from_warm(message: table_pb2.TableDescription | table_pb2.IndexDescription) -> WarmThroughput | None:
+    if not message.HasField("warm_throughput"):
+        return None
+    told = message.warm_throughput
+    return WarmThroughput(told.read_units_per_second, told.write_units_per_second)
+
+
+def _to_restore_summary(message: table_pb2.TableDescription) -> RestoreSummary | None:
+    if not message.HasField("restore_summary"):
+        return None
+    told = message.restore_summary
+    return RestoreSummary(told.source_backup_arn or None, told.source_table_arn, told.restore_date_time.ToDatetime(UTC))
+
+
+def _to_time(message: Any, field: str) -> datetime | None:
+    """A time that may be absent."""
+    return getattr(message, field).ToDatetime(UTC) if message.HasField(field) else None
 
 
 def _to_throughput(message: table_pb2.ProvisionedThroughput) -> ProvisionedThroughput:

@@ -17,6 +17,7 @@ ShardIteratorType: TypeAlias = Literal[
 ]
 NackReason: TypeAlias = Literal["TRANSIENT", "FATAL", "SHUTDOWN"]
 ProjectionType: TypeAlias = Literal["ALL", "KEYS_ONLY", "INCLUDE"]
+TableClass: TypeAlias = Literal["STANDARD", "STANDARD_INFREQUENT_ACCESS"]
 ReturnValues: TypeAlias = Literal["NONE", "ALL_OLD", "UPDATED_OLD", "ALL_NEW", "UPDATED_NEW"]
 Select: TypeAlias = Literal["ALL_ATTRIBUTES", "ALL_PROJECTED_ATTRIBUTES", "SPECIFIC_ATTRIBUTES", "COUNT"]
 
@@ -51,6 +52,39 @@ class ProvisionedThroughput(NamedTuple):
     write_capacity_units: int
 
 
+class OnDemandThroughput(NamedTuple):
+    """The most request units a second of a table or index on demand. To set: None leaves it, -1 removes it."""
+
+    max_read_request_units: int | None = None
+    max_write_request_units: int | None = None
+
+
+class WarmThroughput(NamedTuple):
+    """Units a second for which a table or index is prepared; the broker only remembers them. To set: None leaves it."""
+
+    read_units_per_second: int | None = None
+    write_units_per_second: int | None = None
+
+
+class ThroughputChanges(NamedTuple):
+    """When provisioned throughput was last raised and lowered; None: never."""
+
+    last_increase_date_time: datetime | None
+    last_decrease_date_time: datetime | None
+    # In UTC.
+    number_of_decreases_today: int
+
+
+class RestoreSummary(NamedTuple):
+    """What a table was restored from."""
+
+    # None: from its change log.
+    source_backup_arn: str | None
+    source_table_arn: str
+    # As of when.
+    restore_date_time: datetime
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LocalIndex:
     """A local secondary index to create: the table's partition key with another sort key."""
@@ -75,6 +109,19 @@ class GlobalIndex:
     non_key_attributes: tuple[str, ...] = ()
     # Read and write capacity units a second; required if the table is provisioned, refused if it is not.
     provisioned_throughput: tuple[int, int] | None = None
+    # None: no maximum; refused if the table is provisioned.
+    on_demand_throughput: OnDemandThroughput | None = None
+    warm_throughput: WarmThroughput | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GlobalIndexUpdate:
+    """Throughput of a global index to change; None: as it is."""
+
+    # As in GlobalIndex.
+    provisioned_throughput: tuple[int, int] | None = None
+    on_demand_throughput: OnDemandThroughput | None = None
+    warm_throughput: WarmThroughput | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,6 +143,11 @@ class IndexDescription:
     provisioned_throughput: ProvisionedThroughput | None
     item_count: int
     index_size_bytes: int
+    throughput_changes: ThroughputChanges | None = None
+    # None: no maximum.
+    on_demand_throughput: OnDemandThroughput | None = None
+    # None: local.
+    warm_throughput: WarmThroughput | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,6 +181,20 @@ class TableDescription:
     # What it holds; the size by DynamoDB's rules.
     item_count: int
     table_size_bytes: int
+    throughput_changes: ThroughputChanges | None = None
+    # When it was last put on demand; None: never.
+    last_update_to_pay_per_request_date_time: datetime | None = None
+    # None: no maximum.
+    on_demand_throughput: OnDemandThroughput | None = None
+    # None: a broker that does not tell.
+    warm_throughput: WarmThroughput | None = None
+    # STANDARD or STANDARD_INFREQUENT_ACCESS, which the broker only remembers, and when it was last changed.
+    table_class: str = "STANDARD"
+    table_class_update_date_time: datetime | None = None
+    # The key that encryption was asked for with, which the broker only remembers; None: none was.
+    kms_master_key_arn: str | None = None
+    # None: it was not restored.
+    restore_summary: RestoreSummary | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

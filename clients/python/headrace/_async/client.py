@@ -28,6 +28,7 @@ from headrace._messages import (
     enum_value,
     fill_index_updates,
     fill_read,
+    fill_settings,
     to_attributes,
     to_backup_description,
     to_backup_details,
@@ -67,6 +68,7 @@ from headrace._models import (
     Delete,
     Get,
     GlobalIndex,
+    GlobalIndexUpdate,
     Item,
     Keys,
     KeyType,
@@ -82,6 +84,7 @@ from headrace._models import (
     Stream,
     StreamDescription,
     StreamSettings,
+    TableClass,
     TableDescription,
     TimeToLive,
     Update,
@@ -173,6 +176,10 @@ class AsyncClient:
         local_indexes: Iterable[LocalIndex] = (),
         global_indexes: Iterable[GlobalIndex] = (),
         provisioned_throughput: tuple[int, int] | None = None,
+        on_demand_throughput: tuple[int | None, int | None] | None = None,
+        warm_throughput: tuple[int | None, int | None] | None = None,
+        table_class: TableClass | None = None,
+        encryption: bool | str | None = None,
         deletion_protection: bool = False,
         tags: Mapping[str, str] | None = None,
     ) -> TableDescription:
@@ -180,6 +187,10 @@ class AsyncClient:
 
         There may be 5 local indexes, if there is a sort key, 20 global ones and 50 tags. `provisioned_throughput` is
         read and write capacity units a second, beyond which calls are refused; None: on demand.
+        `on_demand_throughput` is the most read and write request units a second that a table on demand takes.
+
+        `warm_throughput`, `table_class` and `encryption` (True, or the id, alias or ARN of a key of AWS's key service)
+        are remembered and shown, for programs that set and read them; the broker does nothing else with them.
 
         Raises: ValidationError; ResourceInUseError if the table exists.
         """
@@ -191,6 +202,13 @@ class AsyncClient:
         if provisioned_throughput is not None:
             request.billing_mode = table_pb2.BILLING_MODE_PROVISIONED
             request.provisioned_throughput.CopyFrom(to_throughput(provisioned_throughput))
+        fill_settings(
+            request,
+            on_demand_throughput=on_demand_throughput,
+            warm_throughput=warm_throughput,
+            table_class=table_class,
+            encryption=encryption,
+        )
         request.deletion_protection_enabled = deletion_protection
         request.tags.extend(to_tags(tags))
         response = await self._call(self._stubs.tables.CreateTable, request)
@@ -223,18 +241,24 @@ class AsyncClient:
         stream: ViewType | EllipsisType | None = ...,
         stream_settings: StreamSettings | None = None,
         create_index: GlobalIndex | None = None,
-        update_indexes: Mapping[str, tuple[int, int]] | None = None,
+        update_indexes: Mapping[str, tuple[int, int] | GlobalIndexUpdate] | None = None,
         delete_index: str | None = None,
         provisioned_throughput: tuple[int, int] | EllipsisType | None = ...,
+        on_demand_throughput: tuple[int | None, int | None] | None = None,
+        warm_throughput: tuple[int | None, int | None] | None = None,
+        table_class: TableClass | None = None,
+        encryption: bool | str | None = None,
         deletion_protection: bool | None = None,
     ) -> TableDescription:
         """Changes a table, all of it or nothing; what is left out stays as it is.
 
         `stream` enables a new stream that records these images, or with None disables the stream. At most one global
         index is created or deleted at a time; a new one is filled in the background: see wait_for_indexes.
-        `update_indexes` gives global indexes other read and write capacity units a second, by name.
+        `update_indexes` gives global indexes other read and write capacity units a second, or other throughput of any
+        kind, by name.
         `provisioned_throughput` does so for the table, or with None puts it on demand; one that was on demand needs
-        `update_indexes` for each of its indexes, too.
+        `update_indexes` for each of its indexes, too. The other settings are as in create_table; in
+        `on_demand_throughput` -1 removes a maximum, and `encryption=False` takes back what was asked for.
 
         Raises: ValidationError, ResourceNotFoundError; ResourceInUseError for an index that is being filled;
         LimitExceededError.
@@ -252,6 +276,13 @@ class AsyncClient:
         elif not isinstance(provisioned_throughput, EllipsisType):
             request.billing_mode = table_pb2.BILLING_MODE_PROVISIONED
             request.provisioned_throughput.CopyFrom(to_throughput(provisioned_throughput))
+        fill_settings(
+            request,
+            on_demand_throughput=on_demand_throughput,
+            warm_throughput=warm_throughput,
+            table_class=table_class,
+            encryption=encryption,
+        )
         response = await self._call(self._stubs.tables.UpdateTable, request)
         return to_table_description(response.table_description)
 

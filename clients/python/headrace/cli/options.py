@@ -135,6 +135,51 @@ def stream_settings_options(command: _Command) -> _Command:
     return command
 
 
+def table_settings_options(command: _Command) -> _Command:
+    """Add the settings of a table that are not of its stream, as the argument `settings` of `table_settings`."""
+    for option in reversed(
+        (
+            click.option(
+                "--max-read-units",
+                type=int,
+                help="On demand, take at most so many read units a second; -1: any.",
+            ),
+            click.option(
+                "--max-write-units",
+                type=int,
+                help="On demand, take at most so many write units a second; -1: any.",
+            ),
+            click.option("--warm-read-units", type=int, help="Remember and show this warm throughput."),
+            click.option("--warm-write-units", type=int, help="Remember and show this warm throughput."),
+            click.option(
+                "--table-class",
+                type=click.Choice(["STANDARD", "STANDARD_INFREQUENT_ACCESS"], case_sensitive=False),
+                help="Remember and show this class.",
+            ),
+            click.option(
+                "--encryption",
+                metavar="[on|off|KEY]",
+                help="Remember and show encryption with a key of AWS's key service. The broker encrypts nothing.",
+            ),
+        )
+    ):
+        command = option(command)
+    return command
+
+
+def table_settings(settings: dict[str, Any]) -> dict[str, Any]:
+    """What `table_settings_options` added, taken out of other options, as arguments of a client."""
+    on_demand = settings.pop("max_read_units"), settings.pop("max_write_units")
+    warm = settings.pop("warm_read_units"), settings.pop("warm_write_units")
+    encryption = settings.pop("encryption")
+    return {
+        "on_demand_throughput": None if on_demand == (None, None) else on_demand,
+        "warm_throughput": None if warm == (None, None) else warm,
+        "table_class": settings.pop("table_class"),
+        "encryption": {"on": True, "off": False}.get(encryption, encryption),
+    }
+
+
 def start_option(*names: str, default: str, help_text: str) -> Callable[[_Command], _Command]:
     """Add --from as the argument `start: str | datetime`: one of some names, a time, or so long ago."""
 

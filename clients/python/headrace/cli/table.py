@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -12,12 +12,14 @@ from headrace.cli.options import (
     output_option,
     parse_key_attribute,
     stream_settings_options,
+    table_settings,
+    table_settings_options,
     view_type_option,
 )
 from headrace.cli.render import byte_count_text, duration_text, print_fields, print_json, print_table, size_text
 
 if TYPE_CHECKING:
-    from headrace import IndexDescription, ProvisionedThroughput, StreamSettings, TableDescription
+    from headrace import IndexDescription, RestoreSummary, StreamSettings, TableDescription
     from headrace._models import KeyType, ProjectionType, ViewType
 
 __all__ = ["print_description", "table"]
@@ -40,6 +42,7 @@ def table() -> None:
 @click.option("--sort-key", metavar="NAME[:TYPE]", callback=parse_key_attribute, help="As --partition-key.")
 @view_type_option(help_text="Enable the table's stream; its records hold these images.")
 @stream_settings_options
+@table_settings_options
 @endpoint_option
 @output_option
 def create(
@@ -50,11 +53,12 @@ def create(
     view_type: ViewType | None,
     endpoint: str | None,
     output: str,
-    **settings: int | None,
+    **settings: Any,
 ) -> None:
     """Create TABLE; it can be used when the command returns."""
     from headrace import Client, StreamSettings
 
+    others = table_settings(settings)
     with Client(endpoint) as client:
         created = client.create_table(
             table_name,
@@ -62,6 +66,7 @@ def create(
             sort_key=None if sort_key is None else _with_default_type(sort_key),
             stream=view_type,
             stream_settings=StreamSettings(**settings),
+            **others,
         )
     print_description(created, output)
 
@@ -99,6 +104,7 @@ def list_(*, endpoint: str | None, output: str) -> None:
 @view_type_option(help_text="Enable a new stream; its records hold these images.")
 @click.option("--no-stream", is_flag=True, help="Disable the stream; it stays readable until its records age out.")
 @stream_settings_options
+@table_settings_options
 @endpoint_option
 @output_option
 def update(
@@ -108,21 +114,24 @@ def update(
     no_stream: bool,
     endpoint: str | None,
     output: str,
-    **settings: int | None,
+    **settings: Any,
 ) -> None:
-    """Enable or disable the stream of TABLE, or change how long it keeps records and how many shards it has."""
+    """Change settings of TABLE, all that are given or none: its stream, how long that keeps records, its throughput."""
+    others = table_settings(settings)
     has_settings = any(setting is not None for setting in settings.values())
     is_switched = no_stream or view_type is not None
-    if (no_stream and view_type is not None) or not (is_switched or has_settings):
+    is_changed = has_settings or is_switched or any(setting is not None for setting in others.values())
+    if (no_stream and view_type is not None) or not is_changed:
         raise click.UsageError("give --stream VIEW_TYPE or --no-stream, or settings to change")
     from headrace import Client, StreamSettings
 
     with Client(endpoint) as client:
-        if has_settings:
-            client.update_stream_settings(table_name, StreamSettings(**settings))
-        if is_switched:
-            client.update_table(table_name, stream=view_type)
-        updated = client.describe_table(table_name)
+        updated = client.update_table(
+            table_name,
+            stream=view_type if is_switched else ...,
+            stream_settings=StreamSettings(**settings) if has_settings else None,
+            **others,
+        )
     print_description(updated, output)
 
 
@@ -233,12 +242,16 @@ def print_description(table: TableDescription, output: str) -> None:
                 "key": _key_text(table),
                 "items": f"{table.item_count} ({byte_count_text(table.table_size_bytes)})",
                 "indexes": "\n".join(map(_index_text, (*table.local_indexes, *table.global_indexes))) or "none",
-                "capacity": _capacity_text(table.provisioned_throughput),
+                "capacity": _capacity_text(table),
+                "warm throughput": _units_text(table.warm_throughput),
+                "class": table.table_class,
+                "encryption": _encryption_text(table.kms_master_key_arn),
                 "stream": table.stream_view_type or "off",
                 "latest stream": table.latest_stream_arn,
                 "retention": _retention_text(settings),
                 "shards": f"{settings.min_shards} to {settings.max_shards}",
                 "created": table.creation_date_time,
+                "restored": _restored_text(table.restore_summary),
                 "arn": table.table_arn,
             }
         )
@@ -254,10 +267,31 @@ def _index_text(index: IndexDescription) -> str:
     return f"{index.index_name}: {_key_text(index)}; {projected}; {index.item_count} items{state}"
 
 
-def _capacity_text(throughput: ProvisionedThroughput | None) -> str:
-    if throughput is None:
+def _capacity_text(table: TableDescription) -> str:
+    if table.provisioned_throughput is not None:
+        return f"{_units_text(table.provisioned_throughput)} a second"
+    if table.on_demand_throughput is None:
         return "on demand"
-    return f"{throughput.read_capacity_units} read and {throughput.write_capacity_units} write units a second"
+    return f"on demand, at most {_units_text(table.on_demand_throughput)} a second"
+
+
+def _units_text(throughput: tuple[int | None, int | None] | None) -> str | None:
+    """Read and write units, as far as there is a number of them."""
+    if throughput is None:
+        return None
+    kinds = zip(throughput, ("read", "write"), strict=True)
+    return " and ".join(f"{units} {kind}" for units, kind in kinds if units is not None) + " units"
+
+
+def _encryption_text(key_arn: str | None) -> str:
+    return "none" if key_arn is None else f"asked for with {key_arn}; the broker encrypts nothing"
+
+
+def _restored_text(summary: RestoreSummary | None) -> str | None:
+    if summary is None:
+        return None
+    source = summary.source_backup_arn or "its change log"
+    return f"from {source}, {summary.source_table_arn} as of {summary.restore_date_time:%Y-%m-%d %H:%M:%S} UTC"
 
 
 def _retention_text(settings: StreamSettings) -> str:
