@@ -215,3 +215,16 @@ def cancellation_code(cause: HeadraceError | None) -> str:
 def _cut(text: str, bytes_max: int) -> str:
     data = text.encode()
     return text if len(data) <= bytes_max else data[:bytes_max].decode(errors="ignore") + "..."
+
+
+def forget_frames(error: BaseException) -> None:
+    """Drop the traceback of an error, and the errors that led to it.
+
+    A traceback keeps its frames, and these keep the request and all that was made of it. Whoever keeps an error, or
+    shows it to somebody who does, forgets its frames first.
+    """
+    error.__traceback__ = error.__cause__ = error.__context__ = None
+    if isinstance(error, TransactionCanceledError):
+        for cause in error.causes:
+            if cause is not None:
+                forget_frames(cause)

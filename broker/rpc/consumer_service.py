@@ -27,7 +27,7 @@ from broker.consumers.members import NO_LAG, SNAPSHOT_RANGES
 from broker.model.errors import ValidationError
 from broker.model.sequence import format_sequence_number, parse_sequence_number
 from broker.rpc.convert import millis, timestamp
-from broker.rpc.handlers import requests
+from broker.rpc.handlers import messages
 from broker.rpc.response_budget import ReaderBudget, ResponseBudget
 from broker.rpc.status import to_message
 from broker.streams.shards import horizon
@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from broker.consumers.members import Members
     from broker.consumers.parking import ParkedKey
     from broker.model.tables import Stream
+    from broker.rpc.handlers import Requests
     from broker.rpc.status import Context
     from broker.streams.tail import LogReader
     from broker.tables.catalog import Catalog
@@ -85,9 +86,9 @@ class ConsumerService:
         self._reader = reader
         self._budget = budget
 
-    async def Consume(self, iterator: AsyncIterator[pb.ConsumeRequest], context: Context) -> None:
+    async def Consume(self, requests: Requests, context: Context) -> None:
         """Serves one member until it leaves."""
-        incoming = requests(iterator)
+        incoming: AsyncIterator[pb.ConsumeRequest] = messages(requests)
         first = await anext(incoming, None)
         if first is None or first.WhichOneof("kind") != "start":
             raise ValidationError("The first message must be start", field="kind")

@@ -14,7 +14,8 @@ import grpc
 from google.protobuf import message_factory
 from google.protobuf.message import DecodeError, Message
 
-from broker.model.errors import CorruptionError, HeadraceError, UnavailableError, ValidationError
+from broker.model.errors import CorruptionError, HeadraceError, UnavailableError, ValidationError, forget_frames
+from broker.rpc.request_budget import Received
 from broker.rpc.status import abort
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
     from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 
+    from broker.rpc.request_budget import RequestBudget
     from broker.rpc.status import Context
     from broker.telemetry import RpcCounter, Telemetry
 
@@ -72,24 +74,17 @@ class Drain:
             self._idle.set()
 
 
-class _Malformed:
-    """Stands for a request whose bytes are not a message of its type."""
-
-    def __init__(self, error: DecodeError) -> None:
-        self.error = error
-
-
 def service_handler(
-    descriptor: ServiceDescriptor, service: object, drain: Drain, telemetry: Telemetry
+    descriptor: ServiceDescriptor, service: object, drain: Drain, telemetry: Telemetry, budget: RequestBudget
 ) -> grpc.GenericRpcHandler:
     """Handlers for all methods of a service; `service` has a coroutine method of each name.
 
-    A unary method takes (request) and returns the response. A streaming one takes (request or request
-    iterator, context) and writes its responses to the context.
+    A unary method takes (request) and returns the response. A streaming one takes (request or `Requests`, context) and
+    writes its responses to the context.
     """
     handlers = {}
     for method in descriptor.methods:
-        deserialize = _deserializer(method)
+        deserialize = _deserializer(method, budget)
         function = getattr(service, method.name)
         counter = telemetry.rpc_counter(f"{descriptor.name}/{method.name}")
         if not method.client_streaming and not method.server_streaming:
@@ -99,37 +94,56 @@ def service_handler(
                 response_serializer=_serialize,
             )
             continue
-        make = (
-            grpc.stream_stream_rpc_method_handler if method.client_streaming else grpc.unary_stream_rpc_method_handler
+        make, serve = (
+            (grpc.stream_stream_rpc_method_handler, _streaming(function, drain, budget))
+            if method.client_streaming
+            else (grpc.unary_stream_rpc_method_handler, _answering(function, drain))
         )
         handlers[method.name] = make(
-            _handler(_streaming(function, drain), counter, drain),
-            request_deserializer=deserialize,
-            response_serializer=_serialize,
+            _handler(serve, counter, drain), request_deserializer=deserialize, response_serializer=_serialize
         )
     return grpc.method_handlers_generic_handler(descriptor.full_name, handlers)
 
 
-def checked(request: Any) -> Any:
-    """A request of a stream of requests. Raises ValidationError if its bytes were not a message of its type."""
-    if isinstance(request, _Malformed):
-        raise ValidationError(
-            f"The request is not a valid message, or nests too deeply: {request.error}", field="request"
-        ) from request.error
-    return request
+class Requests:
+    """The requests of a stream, one after the other. Each counts as under way until it is closed."""
+
+    def __init__(self, iterator: AsyncIterator[Received], budget: RequestBudget) -> None:
+        self._iterator = iterator
+        self._budget = budget
+
+    def __aiter__(self) -> Requests:
+        return self
+
+    async def __anext__(self) -> Received:
+        """The next request, when there is room for it."""
+        await self._budget.room()
+        return await anext(self._iterator)
 
 
-def _deserializer(method: MethodDescriptor) -> Callable[[bytes], Any]:
-    parse = message_factory.GetMessageClass(method.input_type).FromString
-
-    def deserialize(data: bytes) -> Any:
-        # An exception here would reach the caller as INTERNAL, outside of the error boundary.
+async def messages(requests: Requests) -> AsyncIterator[Any]:
+    """The messages of a stream, each under way until the next one is asked for. Raises HeadraceError."""
+    async for request in requests:
         try:
-            return parse(data)
-        except DecodeError as error:
-            return _Malformed(error)
+            yield request.take()
+        finally:
+            request.close()
 
-    return deserialize
+
+def _deserializer(method: MethodDescriptor, budget: RequestBudget) -> Callable[[bytes], Received]:
+    from_string = message_factory.GetMessageClass(method.input_type).FromString
+    may_wait = method.client_streaming
+
+    # An exception here would reach the caller as INTERNAL, outside of the error boundary.
+    def parse(data: bytes) -> Any:
+        if not may_wait and (refusal := budget.refusal(len(data))) is not None:
+            return refusal
+        try:
+            return from_string(data)
+        except DecodeError as error:
+            return ValidationError(f"The request is not a valid message, or nests too deeply: {error}", field="request")
+
+    return lambda data: Received(data, parse, budget)
 
 
 def _serialize(response: Message | bytes) -> bytes:
@@ -143,27 +157,49 @@ def _handler(
 
     async def handle(request: Any, context: Context) -> Any:
         counter.started += 1
+        error: Exception
         try:
             with drain:
-                return await serve(checked(request), context)
-        except HeadraceError as error:
-            counter.failed += 1
-            await abort(context, error)
-        except Exception as error:
-            counter.failed += 1
-            await _abort_unexpected(context, error)
+                return await serve(request, context)
+        except Exception as raised:
+            error = raised
+        counter.failed += 1
+        # gRPC keeps what `abort` raises, and a traceback keeps the frames of the call, and so the request: a ring that
+        # only a rare collection of garbage would open.
+        del request
+        await _abort(context, error)
 
     return handle
 
 
-def _unary(function: Callable[[Any], Awaitable[Any]]) -> Callable[[Any, Context], Awaitable[Any]]:
-    return lambda request, _: function(request)
+def _unary(function: Callable[[Any], Awaitable[Any]]) -> Callable[[Received, Context], Awaitable[Any]]:
+    async def serve(request: Received, _: Context) -> Any:
+        try:
+            return await function(request.take())
+        finally:
+            request.close()
+
+    return serve
+
+
+def _answering(
+    function: Callable[[Any, Context], Awaitable[None]], drain: Drain
+) -> Callable[[Received, Context], Awaitable[None]]:
+    """A method that answers one request with a stream."""
+
+    async def serve(request: Received, context: Context) -> None:
+        try:
+            await _until_drained(function(request.take(), context), drain)
+        finally:
+            request.close()
+
+    return serve
 
 
 def _streaming(
-    function: Callable[[Any, Context], Awaitable[None]], drain: Drain
-) -> Callable[[Any, Context], Awaitable[None]]:
-    return lambda request, context: _until_drained(function(request, context), drain)
+    function: Callable[[Any, Context], Awaitable[None]], drain: Drain, budget: RequestBudget
+) -> Callable[[AsyncIterator[Received], Context], Awaitable[None]]:
+    return lambda iterator, context: _until_drained(function(Requests(iterator, budget), context), drain)
 
 
 async def _until_drained(work: Awaitable[None], drain: Drain) -> None:
@@ -184,11 +220,18 @@ async def _until_drained(work: Awaitable[None], drain: Drain) -> None:
             working.exception()
 
 
-async def _abort_unexpected(context: Context, error: Exception) -> None:
-    """A fault of ours: the caller learns that, the log learns the rest."""
+async def _abort(context: Context, error: Exception) -> None:
+    """Ends a call with the status of an error."""
     if isinstance(error, grpc.aio.AbortError):
         raise error
+    if isinstance(error, grpc.aio.InternalError):
+        # gRPC's core refuses to write to a call that its client has left. That is how streams are cancelled.
+        raise asyncio.CancelledError
+    if isinstance(error, HeadraceError):
+        forget_frames(error)
+        await abort(context, error)
     _log.error("request failed unexpectedly", exc_info=error)
+    forget_frames(error)
     is_corruption = isinstance(error, CorruptionError)
     await context.abort(
         grpc.StatusCode.DATA_LOSS if is_corruption else grpc.StatusCode.INTERNAL,
@@ -196,33 +239,40 @@ async def _abort_unexpected(context: Context, error: Exception) -> None:
     )
 
 
-async def requests(iterator: AsyncIterator[Any]) -> AsyncIterator[Any]:
-    """The requests of a stream, each checked."""
-    async for request in iterator:
-        yield checked(request)
-
-
 async def pipeline(
-    iterator: AsyncIterator[Any],
+    requests: Requests,
     context: Context,
     start: Callable[[Any], Awaitable[asyncio.Future[Message | bytes]]],
 ) -> None:
-    """Starts the requests of a stream in order, up to 16 ahead of the responses, which are written in order."""
+    """Starts the requests of a stream in order, up to 16 ahead of the responses, which are written in order.
+
+    A request is under way until its response is known.
+    """
     waiting: asyncio.Queue[asyncio.Future[Message | bytes] | None] = asyncio.Queue(PIPELINE_REQUESTS_MAX)
 
     async def respond() -> None:
         while (response := await waiting.get()) is not None:
             await context.write(await response)
 
+    async def begin(request: Received) -> asyncio.Future[Message | bytes]:
+        try:
+            response = await start(request.take())
+        except BaseException:
+            request.close()
+            raise
+        response.add_done_callback(lambda _: request.close())
+        return response
+
     try:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(respond())
             try:
-                async for request in requests(iterator):
-                    await waiting.put(await start(request))
+                async for request in requests:
+                    await waiting.put(await begin(request))
                 await waiting.put(None)
             except HeadraceError as error:
                 # What was started before is answered first; then this ends the call.
+                forget_frames(error)
                 refused: asyncio.Future[Message | bytes] = asyncio.get_running_loop().create_future()
                 refused.set_exception(error)
                 await waiting.put(refused)

@@ -26,6 +26,7 @@ from broker.model.errors import (
     TransactionCanceledError,
     ValidationError,
     cancellation_code,
+    forget_frames,
 )
 from broker.rpc.convert import consumed_capacity
 from broker.rpc.handlers import pipeline
@@ -37,13 +38,14 @@ from broker.tables.transactions import RequestToken, Transaction
 from headrace.v1 import item_service_pb2 as pb
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from broker.encoding.items import EncodedItem
     from broker.encoding.keys import ItemKey
     from broker.expressions.condition import Condition
     from broker.expressions.projection import Projection
     from broker.expressions.update import Update
+    from broker.rpc.handlers import Requests
     from broker.rpc.status import Context
     from broker.storage.commit import Committer, Operation
     from broker.tables.capacity import CapacityMetering
@@ -255,9 +257,9 @@ class ItemService:
             response += self._collections(_FIELD_3, written)
         return response
 
-    async def WriteItems(self, iterator: AsyncIterator[Any], context: Context) -> None:
+    async def WriteItems(self, requests: Requests, context: Context) -> None:
         """Carries out batch after batch."""
-        await pipeline(iterator, context, self._start_batch)
+        await pipeline(requests, context, self._start_batch)
 
     async def Query(self, request: Any) -> bytes:
         """Reads a page of the items of a partition key."""
@@ -384,6 +386,7 @@ class ItemService:
             try:
                 operations.append(self._operation(write, table_name, room=room))
             except HeadraceError as error:
+                forget_frames(error)
                 refused[index] = error
         submitted = await self._committer.submit_when_room(operations)
         return asyncio.ensure_future(_batch_response(request.operations, submitted, refused))

@@ -31,10 +31,9 @@ from headrace.v1 import record_pb2
 from headrace.v1 import replication_service_pb2 as pb
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
     from broker.consumers.groups import ConsumerGroups
     from broker.replication.registry import Replicas
+    from broker.rpc.handlers import Requests
     from broker.rpc.status import Context
     from broker.storage.commit import Committer, Operation
     from broker.storage.layout import StoredItem
@@ -131,7 +130,7 @@ class ReplicationService:
         if items:
             await context.write(_snapshot_response(items, last_place))
 
-    async def ApplyChanges(self, iterator: AsyncIterator[pb.ApplyChangesRequest], context: Context) -> None:
+    async def ApplyChanges(self, requests: Requests, context: Context) -> None:
         """Applies changes made elsewhere, request after request."""
         table: OpenTable | None = None
 
@@ -152,7 +151,7 @@ class ReplicationService:
             operations += [_apply_record(table, record) for record in request.records]
             return asyncio.ensure_future(_applied(await self._committer.submit_when_room(operations)))
 
-        await pipeline(iterator, context, start)
+        await pipeline(requests, context, start)
 
 
 def _apply_item(table: OpenTable, versioned: pb.VersionedItem) -> ApplyChange:

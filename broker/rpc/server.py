@@ -16,6 +16,7 @@ from broker.rpc.handlers import Drain, service_handler
 from broker.rpc.item_service import ItemService
 from broker.rpc.json_calls import JsonCalls
 from broker.rpc.replication_service import ReplicationService
+from broker.rpc.request_budget import RequestBudget
 from broker.rpc.response_budget import ResponseBudget
 from broker.rpc.stream_service import StreamService
 from broker.rpc.table_service import TableService
@@ -103,6 +104,7 @@ class RpcServer:
 
     def __init__(self, engine: Engine, telemetry: Telemetry) -> None:
         self._drain = Drain()
+        self._requests = RequestBudget()
         self._server = grpc.aio.server(options=OPTIONS)
         self._health = health.aio.HealthServicer()
         e = engine
@@ -124,7 +126,8 @@ class RpcServer:
         self._names = ["", health.SERVICE_NAME]
         for descriptor, service in services:
             self._names.append(descriptor.full_name)
-            self._server.add_generic_rpc_handlers([service_handler(descriptor, service, self._drain, telemetry)])
+            handler = service_handler(descriptor, service, self._drain, telemetry, self._requests)
+            self._server.add_generic_rpc_handlers([handler])
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         reflection.enable_server_reflection([*self._names[1:], reflection.SERVICE_NAME], self._server)
 

@@ -25,6 +25,7 @@ from broker.model.errors import (
     ThrottlingError,
     UnknownOperationError,
     ValidationError,
+    forget_frames,
 )
 
 if TYPE_CHECKING:
@@ -89,13 +90,8 @@ class AwsProtocol:
         """Carries out the request of a client; whatever is raised on the way leaves as DynamoDB's error."""
         try:
             return self._response(request, await self._admit(request), _OK)
-        except AwsError as error:
-            refusal = error
-        except HeadraceError as error:
-            refusal = translate(error)
         except Exception as error:
-            _log.error("request failed unexpectedly", exc_info=error)
-            refusal = internal_error("Internal error; the broker's log says more")
+            refusal = _refusal(error)
         return self._response(request, refusal.body, refusal.status)
 
     def refuse(self, request: web.BaseRequest, refusal: AwsError) -> web.Response:
@@ -190,6 +186,19 @@ class AwsProtocol:
             # What is left of the request is not wanted.
             response.force_close()
         return response
+
+
+def _refusal(error: Exception) -> AwsError:
+    """What the caller is told of an error. It keeps nothing of the request, as its traceback would."""
+    if isinstance(error, AwsError):
+        refusal = error
+    elif isinstance(error, HeadraceError):
+        refusal = translate(error)
+    else:
+        _log.error("request failed unexpectedly", exc_info=error)
+        refusal = internal_error("Internal error; the broker's log says more")
+    forget_frames(error)
+    return refusal
 
 
 async def _invite(request: web.BaseRequest) -> None:

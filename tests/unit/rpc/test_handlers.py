@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, NoReturn, cast
 
@@ -13,7 +14,8 @@ import pytest
 from google.rpc import error_details_pb2, status_pb2
 
 from broker.model.errors import CorruptionError, ResourceInUseError, UnavailableError, ValidationError
-from broker.rpc.handlers import PIPELINE_REQUESTS_MAX, Drain, pipeline, service_handler
+from broker.rpc.handlers import PIPELINE_REQUESTS_MAX, Drain, Requests, pipeline, service_handler
+from broker.rpc.request_budget import REQUESTS_BYTES_MAX, SMALL_REQUEST_BYTES, Received, RequestBudget
 from broker.telemetry import RpcCounter, Telemetry
 from headrace.v1 import item_service_pb2, stream_service_pb2, table_service_pb2
 from tests.unit.engine import TIMEOUT_S
@@ -83,7 +85,8 @@ class Server:
 
         telemetry = cast("Telemetry", self.counters)
         self._descriptor = descriptor
-        self._handler: Any = service_handler(descriptor, Service(), self.drain, telemetry)
+        self.budget = RequestBudget()
+        self._handler: Any = service_handler(descriptor, Service(), self.drain, telemetry, self.budget)
 
     def method(self, name: str) -> Any:
         return self._handler.service(Call(f"/{self._descriptor.full_name}/{name}"))
@@ -261,9 +264,15 @@ async def test_a_client_that_goes_away_ends_the_work() -> None:
 # Pipelines.
 
 
-async def numbers(count: int) -> AsyncIterator[int]:
-    for number in range(count):
-        yield number
+def numbers(count: int, budget: RequestBudget | None = None) -> Requests:
+    """A stream of requests, each a number and of 10 bytes."""
+    budget = budget or RequestBudget()
+
+    async def sent() -> AsyncIterator[Received]:
+        for number in range(count):
+            yield Received(bytes(10), lambda _, number=number: number, budget)
+
+    return Requests(sent(), budget)
 
 
 class Work:
@@ -361,23 +370,137 @@ async def test_a_failed_answer_ends_the_call_and_leaves_nothing_behind() -> None
 
 
 async def test_an_iterator_that_fails_ends_the_call() -> None:
-    async def failing() -> AsyncIterator[int]:
-        yield 0
+    budget = RequestBudget()
+
+    async def failing() -> AsyncIterator[Received]:
+        yield Received(b"", lambda _: 0, budget)
         raise ConnectionError("gone")
 
     work = Work()
-    running = asyncio.create_task(pipeline(failing(), cast("Any", Context()), work.start))
+    running = asyncio.create_task(pipeline(Requests(failing(), budget), cast("Any", Context()), work.start))
     async with asyncio.timeout(TIMEOUT_S):
         with pytest.raises(ConnectionError):
             await running
 
 
 async def test_a_malformed_request_in_a_stream_ends_the_call() -> None:
-    method = Server(ITEMS, raising(AssertionError("not reached"))).method("WriteItems")
+    server = Server(ITEMS, raising(AssertionError("not reached")))
+    method = server.method("WriteItems")
     malformed = method.request_deserializer(b"\x0a\xff")
 
     async def sent() -> AsyncIterator[Any]:
         yield malformed
 
     with pytest.raises(ValidationError, match="not a valid message"):
-        await pipeline(sent(), cast("Any", Context()), Work().start)
+        await pipeline(Requests(sent(), server.budget), cast("Any", Context()), Work().start)
+    assert server.budget.bytes == 0
+
+
+# What a request takes: it counts from its bytes to its answer, and a refused one leaves nothing behind.
+
+
+class Large:
+    """A part of a request, whose end a test can see."""
+
+
+@pytest.mark.parametrize("kind", ["unary", "streaming"])
+async def test_a_refused_call_keeps_nothing_of_its_request(kind: str) -> None:
+    async def does(*_: Any) -> NoReturn:
+        part = Large()
+        parts.append(weakref.ref(part))
+        try:
+            raise KeyError
+        except KeyError as error:
+            raise ValidationError("bad") from error
+
+    parts: list[weakref.ref[Large]] = []
+    server, context = Server(TABLES if kind == "unary" else STREAMS, does), Context()
+    gc.disable()
+    try:
+        with pytest.raises(grpc.aio.AbortError):
+            await (server.unary(b"", context) if kind == "unary" else server.streaming(b"", context))
+        await turns()
+        assert [part() for part in parts] == [None]
+    finally:
+        gc.enable()
+
+
+async def test_a_request_counts_until_it_is_answered() -> None:
+    seen: list[int] = []
+
+    async def does(_: Any) -> bytes:
+        seen.append(server.budget.bytes)
+        return b""
+
+    server = Server(TABLES, does)
+    await server.unary(LIST.SerializeToString(), Context())
+    assert seen == [len(LIST.SerializeToString())]
+    assert server.budget.bytes == 0
+
+
+@pytest.mark.parametrize(("under_way", "reason"), [(0, ""), (1, "THROTTLING")])
+async def test_a_request_beyond_the_bound_is_refused_before_it_is_parsed(under_way: int, reason: str) -> None:
+    async def does(request: table_service_pb2.ListTablesRequest) -> bytes:
+        return b""
+
+    server, context = Server(TABLES, does), Context()
+    request = table_service_pb2.ListTablesRequest(exclusive_start_table_name="x" * SMALL_REQUEST_BYTES)
+    data = request.SerializeToString()
+    server.budget.take(REQUESTS_BYTES_MAX - len(data) + under_way)
+    if reason:
+        with pytest.raises(grpc.aio.AbortError):
+            # These bytes are no message: nobody has looked.
+            await server.unary(b"\xff" * len(data), context)
+    else:
+        await server.unary(data, context)
+    assert context.reason == reason
+    assert server.budget.bytes == REQUESTS_BYTES_MAX - len(data) + under_way
+
+
+async def test_a_small_request_is_taken_beyond_the_bound() -> None:
+    server = Server(TABLES, raising(ResourceInUseError("reached")))
+    context = Context()
+    server.budget.take(REQUESTS_BYTES_MAX)
+    with pytest.raises(grpc.aio.AbortError):
+        await server.unary(LIST.SerializeToString(), context)
+    assert context.reason == "RESOURCE_IN_USE"
+
+
+async def test_a_stream_is_read_on_when_there_is_room() -> None:
+    budget = RequestBudget(bytes_max=20)
+    work, context = Work(), Context()
+    running = asyncio.create_task(pipeline(numbers(3, budget), cast("Any", context), work.start))
+    await turns()
+    assert (len(work.started), budget.bytes) == (2, 20)
+    work.started[0].set_result("answer")
+    await turns()
+    assert (len(work.started), budget.bytes) == (3, 20)
+    for future in work.started[1:]:
+        future.set_result("answer")
+    async with asyncio.timeout(TIMEOUT_S):
+        await running
+    assert budget.bytes == 0
+
+
+async def test_a_stream_that_is_left_gives_back_what_it_took() -> None:
+    budget = RequestBudget()
+    work = Work()
+    running = asyncio.create_task(pipeline(numbers(3, budget), cast("Any", Context()), work.start))
+    await turns()
+    assert budget.bytes == 30
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    for future in work.started:
+        if not future.done():
+            future.set_result("answer")
+    await turns()
+    assert budget.bytes == 0
+
+
+async def test_a_call_whose_client_has_left_is_no_error(caplog: pytest.LogCaptureFixture) -> None:
+    server, context = Server(STREAMS, raising(grpc.aio.InternalError("core refuses"))), Context()
+    with pytest.raises(asyncio.CancelledError):
+        await server.streaming(b"", context)
+    assert context.code is None
+    assert caplog.text == ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -11,9 +12,11 @@ from google.protobuf.message_factory import GetMessageClass
 from broker.consumers.groups import ConsumerGroups, Start
 from broker.model.errors import ResourceNotFoundError, ValidationError
 from broker.replication.registry import Replicas
+from broker.rpc.handlers import Requests
 from broker.rpc.item_service import ItemService
 from broker.rpc.mirror import ITEM_SERVICE
 from broker.rpc.replication_service import ReplicationService
+from broker.rpc.request_budget import Received, RequestBudget
 from broker.rpc.trigger_service import TriggerService
 from broker.tables.capacity import CapacityMetering
 from broker.tables.read import ItemReader
@@ -38,9 +41,15 @@ class Context:
         self.written.append(response)
 
 
-async def sent(*requests: Any) -> Any:
-    for request in requests:
-        yield request
+def sent(*requests: Any) -> Requests:
+    """A stream of requests."""
+    budget = RequestBudget()
+
+    async def iterator() -> AsyncIterator[Received]:
+        for request in requests:
+            yield Received(b"", lambda _, request=request: request, budget)
+
+    return Requests(iterator(), budget)
 
 
 @pytest.fixture

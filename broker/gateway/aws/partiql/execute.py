@@ -22,7 +22,7 @@ from broker.gateway.aws.partiql.requests import (
 )
 from broker.gateway.aws.partiql.statements import Delete, Exists, Insert, Select, Update, parse_statement
 from broker.gateway.aws.shapes import elements, required, string, structure
-from broker.model.errors import HeadraceError, ValidationError
+from broker.model.errors import HeadraceError, ValidationError, forget_frames
 
 if TYPE_CHECKING:
     from broker.gateway.aws.partiql.requests import Reading
@@ -316,6 +316,7 @@ async def _prepared_or_error(request: Json) -> _Prepared | AwsError:
     try:
         return await _prepared(request)
     except ValidationError as error:
+        forget_frames(error)
         return translate(error)
 
 
