@@ -10,7 +10,7 @@ import asyncio
 import logging
 import sys
 from itertools import islice
-from typing import TYPE_CHECKING, Final, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 from prometheus_client import REGISTRY, generate_latest
 
@@ -133,8 +133,34 @@ def _labels(names: Sequence[str], values: Sequence[str]) -> str:
     return f"{{{','.join(pairs)}}}"
 
 
+class _OneLine(logging.Formatter):
+    """An entry as one line of key=value; its traceback, if it has one, is a value with the line breaks escaped."""
+
+    def __init__(self) -> None:
+        super().__init__(_FORMAT)
+
+    def format(self, record: logging.LogRecord) -> str:
+        """An entry as its line."""
+        # What another handler has kept for us to append would be lines of their own.
+        record.exc_text = None
+        return super().format(record).replace("\r", "\\r").replace("\ntraceback=", " traceback=").replace("\n", "\\n")
+
+    def formatException(self, error: Any) -> str:  # noqa: N802 - the standard library's name
+        """A traceback as one more pair of the line."""
+        return f"traceback={super().formatException(error)!r}"
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Whether an entry of gRPC tells more than that a client has left its call, as each may at any time."""
+    error = record.exc_info[1] if record.exc_info else None
+    return type(error).__name__ != "ExecuteBatchError"
+
+
 def log_to_stderr(level: str) -> None:
     """Send the logs of the process to stderr, one line of key=value each."""
-    logging.basicConfig(level=level, stream=sys.stderr, format=_FORMAT)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_OneLine())
+    handler.addFilter(_is_news)
+    logging.basicConfig(level=level, handlers=[handler])
     # It tells the same trouble again for every call.
     logging.getLogger("grpc").setLevel(logging.ERROR)

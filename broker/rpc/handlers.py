@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import grpc
 from google.protobuf import message_factory
@@ -167,7 +167,7 @@ def _handler(
         # gRPC keeps what `abort` raises, and a traceback keeps the frames of the call, and so the request: a ring that
         # only a rare collection of garbage would open.
         del request
-        await _abort(context, error)
+        return await _abort(context, error)
 
     return handle
 
@@ -220,7 +220,7 @@ async def _until_drained(work: Awaitable[None], drain: Drain) -> None:
             working.exception()
 
 
-async def _abort(context: Context, error: Exception) -> None:
+async def _abort(context: Context, error: Exception) -> NoReturn:
     """Ends a call with the status of an error."""
     if isinstance(error, grpc.aio.AbortError):
         raise error
@@ -237,6 +237,7 @@ async def _abort(context: Context, error: Exception) -> None:
         grpc.StatusCode.DATA_LOSS if is_corruption else grpc.StatusCode.INTERNAL,
         "Stored data is damaged" if is_corruption else "Internal error; the broker's log says more",
     )
+    raise AssertionError("abort always raises")
 
 
 async def pipeline(

@@ -19,6 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from headrace.v1 import (
+    backup_service_pb2,
     consumer_service_pb2,
     item_service_pb2,
     replication_service_pb2,
@@ -26,6 +27,7 @@ from headrace.v1 import (
     table_service_pb2,
     trigger_service_pb2,
 )
+from headrace.v1.backup_service_pb2 import CreateBackupRequest
 from tests.broker_process import BrokerProcess
 from tests.rpc import Client, refusal_of
 from tests.values import item
@@ -39,6 +41,7 @@ METHODS: Final[dict[str, MethodDescriptor]] = {
         consumer_service_pb2,
         trigger_service_pb2,
         replication_service_pb2,
+        backup_service_pb2,
     )
     for service in module.DESCRIPTOR.services_by_name.values()
     for method in service.methods
@@ -54,12 +57,19 @@ REASONS: Final = {
     "TRIMMED_DATA_ACCESS",
     "LEASE_FENCED",
     "THROTTLING",
+    "BACKUP_NOT_FOUND",
+    "BACKUP_IN_USE",
+    "TABLE_ALREADY_EXISTS",
+    "LIMIT_EXCEEDED",
 }
 TABLE: Final = "hostile"
 CALL_TIMEOUT_S: Final = 5.0
 # A call that stays open is left after this long.
 STREAM_TIMEOUT_S: Final = 0.2
 NESTING_MAX: Final = 5
+
+# A backup that there is, unless one of the requests has deleted it.
+BACKUP_ARNS: Final[list[str]] = []
 
 TEXTS: Final = st.sampled_from(
     [
@@ -68,7 +78,7 @@ TEXTS: Final = st.sampled_from(
         "arn:aws:dynamodb:eu-north-1:000000000000:table/hostile", "127.0.0.1:1", "module.function", "python",
         "\x00", "\n", "é" * 200, "x" * 5_000, "\U0001f600", "../../etc/passwd", "%s{0}", "0" * 20 + "1", "9" * 21,
     ]
-) | st.text(max_size=8)  # fmt: skip
+) | st.text(max_size=8) | st.builds(lambda: BACKUP_ARNS[-1])  # fmt: skip
 SCALARS: Final[dict[int, st.SearchStrategy[Any]]] = {
     FieldDescriptor.TYPE_STRING: TEXTS,
     FieldDescriptor.TYPE_BYTES: st.binary(max_size=40),
@@ -114,6 +124,8 @@ def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
     """A broker that may be filled with rubbish, and that must still be well at the end."""
     folder: Path = tmp_path_factory.mktemp("hostile")
     with BrokerProcess(folder) as process, Client(process.grpc) as client:
+        made = client.backups.CreateBackup(CreateBackupRequest(backup_name="hostile"))
+        BACKUP_ARNS.append(made.backup_details.backup_arn)
         yield client
         table = client.create_table(name="still-well")
         client.put(table.name, item(id="a"))

@@ -526,6 +526,24 @@ async def test_what_is_wrong_with_an_acknowledgement_is_told_and_does_not_end_th
         assert (await member.batch()).numbers == numbers[2:]
 
 
+async def test_a_source_that_a_newer_lease_has_is_taken_away_and_given_anew(scene: Scene) -> None:
+    numbers = await scene.write("a", count=3)
+    async with scene.joined(batch_records_max=1, in_flight_records_max=1) as member:
+        await member.begin()
+        before = scene.state()
+        batch = await member.batch()
+        newer = await scene.plan(lambda group: scene.groups.plan_lease(group, GROUP, batch.source_id, may_skip=False))
+        scene.members.rebalance(GROUP)
+        assert (await member.take(events.Revoked)).source_id == batch.source_id
+        again = await member.take(events.Assigned)
+        assert again.epoch > newer.epoch > batch.epoch
+        # The old lease acknowledges nothing any more, and what was sent under it comes again.
+        assert (await member.batch()).numbers == numbers[:1]
+        await member.session.acknowledge(batch.source_id, batch.epoch, numbers[0])
+        assert isinstance((await member.take(events.Refused)).error, LeaseFencedError)
+        assert (scene.state().checkpoint, scene.state().epoch) == (before.checkpoint, again.epoch)
+
+
 async def test_acknowledgements_are_answered_in_order_and_not_taken_without_end(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:

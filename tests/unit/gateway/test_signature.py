@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from hashlib import sha256
 
 import pytest
 from botocore.auth import SigV4Auth
@@ -39,12 +40,13 @@ def signed(
     region: str = REGION,
     service: str = "dynamodb",
     headers: Mapping[str, str] | None = None,
+    data: bytes = BODY,
 ) -> dict[str, str]:
     """The headers of a request as botocore sends them now."""
     request = AWSRequest(
         method="POST",
         url="http://127.0.0.1:7421/",
-        data=BODY,
+        data=data,
         headers={"X-Amz-Target": "DynamoDB_20120810.PutItem", "Host": "127.0.0.1:7421", **(headers or {})},
     )
     SigV4Auth(Credentials(key, secret or KEYS.get(key, "x")), service, region).add_auth(request)
@@ -101,6 +103,19 @@ def test_another_body_secret_key_region_or_service_is_refused() -> None:
         check(signed(region="us-south-1"))
     with pytest.raises(InvalidSignatureError, match="scoped to"):
         check(signed(service="sqs"))
+
+
+# A header names the hash of some body; what counts is the hash of the body that came.
+def test_a_body_is_judged_by_itself_and_not_by_the_hash_that_a_header_names() -> None:
+    of_body, of_other = sha256(BODY).hexdigest(), sha256(BODY + b" ").hexdigest()
+    told = signed(headers={"X-Amz-Content-SHA256": of_body})
+    assert check(told) == "AKIDONE"
+    with pytest.raises(InvalidSignatureError, match="does not match"):
+        check(told, BODY + b" ")
+    # The signer vouches for another body, as one would that has only seen the header.
+    vouched = signed(headers={"X-Amz-Content-SHA256": of_other}, data=BODY + b" ")
+    with pytest.raises(InvalidSignatureError, match="does not match"):
+        check(vouched, BODY)
 
 
 @pytest.mark.parametrize("sign", [1, -1])

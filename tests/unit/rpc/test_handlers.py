@@ -7,6 +7,7 @@ import gc
 import logging
 import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 from typing import Any, NoReturn, cast
 
 import grpc
@@ -264,13 +265,17 @@ async def test_a_client_that_goes_away_ends_the_work() -> None:
 # Pipelines.
 
 
+def _parsed(message: Any, _: bytes) -> Any:
+    return message
+
+
 def numbers(count: int, budget: RequestBudget | None = None) -> Requests:
     """A stream of requests, each a number and of 10 bytes."""
     budget = budget or RequestBudget()
 
     async def sent() -> AsyncIterator[Received]:
         for number in range(count):
-            yield Received(bytes(10), lambda _, number=number: number, budget)
+            yield Received(bytes(10), partial(_parsed, number), budget)
 
     return Requests(sent(), budget)
 
@@ -408,10 +413,7 @@ async def test_a_refused_call_keeps_nothing_of_its_request(kind: str) -> None:
     async def does(*_: Any) -> NoReturn:
         part = Large()
         parts.append(weakref.ref(part))
-        try:
-            raise KeyError
-        except KeyError as error:
-            raise ValidationError("bad") from error
+        raise ValidationError("bad") from KeyError("its cause")
 
     parts: list[weakref.ref[Large]] = []
     server, context = Server(TABLES if kind == "unary" else STREAMS, does), Context()
@@ -440,7 +442,7 @@ async def test_a_request_counts_until_it_is_answered() -> None:
 
 @pytest.mark.parametrize(("under_way", "reason"), [(0, ""), (1, "THROTTLING")])
 async def test_a_request_beyond_the_bound_is_refused_before_it_is_parsed(under_way: int, reason: str) -> None:
-    async def does(request: table_service_pb2.ListTablesRequest) -> bytes:
+    async def does(_: Any) -> bytes:
         return b""
 
     server, context = Server(TABLES, does), Context()

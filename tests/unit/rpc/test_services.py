@@ -46,8 +46,9 @@ def sent(*requests: Any) -> Requests:
     budget = RequestBudget()
 
     async def iterator() -> AsyncIterator[Received]:
-        for request in requests:
-            yield Received(b"", lambda _, request=request: request, budget)
+        waiting = iter(requests)
+        for _ in requests:
+            yield Received(b"", lambda _: next(waiting), budget)
 
     return Requests(iterator(), budget)
 
