@@ -38,7 +38,10 @@ class Placeholders:
                         limit=PLACEHOLDER_BYTES_MAX,
                     )
         for key, name in names.items():
-            if not 1 <= len(name.encode()) <= ATTRIBUTE_NAME_BYTES_MAX:
+            # A character has at most four bytes, and most names are short.
+            if not name or (
+                len(name) > ATTRIBUTE_NAME_BYTES_MAX // 4 and len(name.encode()) > ATTRIBUTE_NAME_BYTES_MAX
+            ):
                 fault = f"Attribute name is too long: limit {ATTRIBUTE_NAME_BYTES_MAX} bytes"
                 raise ValidationError(
                     f"ExpressionAttributeNames contains invalid value: {fault if name else 'Empty attribute name'} "
