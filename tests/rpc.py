@@ -206,7 +206,7 @@ class Client:
         self,
         stream_arn: str,
         kind: stream_service_pb2.ShardIteratorType.ValueType = TRIM_HORIZON,
-        sequence_number: str = "",
+        sequence_number: str | None = None,
         shard_id: str | None = None,
     ) -> str:
         """A shard iterator, of the stream's only shard unless told which."""
@@ -317,7 +317,11 @@ def definitions(attributes: str) -> list[table_pb2.AttributeDefinition]:
 
 
 def put(
-    item: attribute_value_pb2.Item, *, table: str = "", condition: str = "", names: Mapping[str, str] | None = None
+    item: attribute_value_pb2.Item,
+    *,
+    table: str = "",
+    condition: str | None = None,
+    names: Mapping[str, str] | None = None,
 ) -> item_service_pb2.WriteOperation:
     """A put for WriteItems or BatchWriteItem."""
     return item_service_pb2.WriteOperation(
@@ -328,7 +332,11 @@ def put(
 
 
 def delete(
-    key: attribute_value_pb2.Item, *, table: str = "", condition: str = "", names: Mapping[str, str] | None = None
+    key: attribute_value_pb2.Item,
+    *,
+    table: str = "",
+    condition: str | None = None,
+    names: Mapping[str, str] | None = None,
 ) -> item_service_pb2.WriteOperation:
     """A delete for WriteItems or BatchWriteItem."""
     return item_service_pb2.WriteOperation(

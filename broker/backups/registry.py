@@ -16,9 +16,11 @@ import msgspec
 from broker.backups.folder import Backup, BackupStatus
 from broker.encoding.items import parse_item
 from broker.encoding.keys import table_prefix
+from broker.model.constraints import matches
 from broker.model.errors import (
     BackupInUseError,
     BackupNotFoundError,
+    ConstraintError,
     HeadraceError,
     LimitExceededError,
     UnavailableError,
@@ -30,7 +32,7 @@ from broker.storage.documents import Documents
 from broker.storage.rocks import Family, StoreOpenError
 from broker.tables.definition import TableChange
 from broker.tables.operations import replace_item
-from broker.tables.validate import check_table_name
+from broker.tables.validate import check_length, check_table_name
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Iterator
@@ -131,15 +133,13 @@ class Backups:
         """A backup. Raises ValidationError for a malformed ARN and BackupNotFoundError."""
         head, _, backup_id = arn.rpartition(":backup/")
         if not head.startswith("arn:aws:dynamodb:"):
-            raise ValidationError(
-                f"Invalid backup_arn: {arn[:_QUOTED_MAX]!r} is not the ARN of a backup", field="backup_arn"
-            )
+            raise ValidationError(f"{arn[:_QUOTED_MAX]!r} is not the ARN of a backup", field="backup_arn")
         backup = self._backups.get(backup_id)
         if backup is None or backup.arn != arn:
             raise BackupNotFoundError(f"Backup not found: {arn[:_QUOTED_MAX]}", backup_arn=arn)
         return backup
 
-    def page(self, after_arn: str, limit: int) -> tuple[list[Backup], bool]:
+    def page(self, after_arn: str | None, limit: int) -> tuple[list[Backup], bool]:
         """Up to `limit` backups, the oldest first, that follow the one of an ARN, and whether more remain."""
         ids = sorted(self._backups)
         start = bisect_right(ids, after_arn.rpartition(":backup/")[2]) if after_arn else 0
@@ -203,9 +203,7 @@ class Backups:
         if backup.status is BackupStatus.CREATING:
             raise BackupInUseError(f"The backup is being made: {arn}", backup_arn=arn)
         if source_name not in backup.table_names:
-            raise ValidationError(
-                f"source_table_name: there is no table {source_name} in the backup {arn}", field="source_table_name"
-            )
+            raise ValidationError(f"There is no table {source_name} in the backup {arn}", field="source_table_name")
         stop = asyncio.Event()
         self._stops.add(stop)
         self._readers[backup.id] += 1
@@ -328,16 +326,6 @@ def _batch(operations: Iterator[_RestoreItem]) -> Iterator[_RestoreItem]:
 
 def _check_backup_name(name: str) -> None:
     """DynamoDB's rule: 3 to 255 characters of a-z, A-Z, 0-9, '_', '-' and '.'."""
-    if not NAME_LENGTH_MIN <= len(name) <= NAME_LENGTH_MAX:
-        raise ValidationError(
-            f"backup_name must be at least {NAME_LENGTH_MIN} characters long and at most {NAME_LENGTH_MAX} characters "
-            "long",
-            field="backup_name",
-            limit=NAME_LENGTH_MIN if len(name) < NAME_LENGTH_MIN else NAME_LENGTH_MAX,
-        )
+    check_length(name, "backup_name", NAME_LENGTH_MIN, NAME_LENGTH_MAX)
     if _NAME.fullmatch(name) is None:
-        raise ValidationError(
-            f"Value {name!r} at backup_name failed to satisfy constraint: Member must satisfy regular expression "
-            f"pattern: {_NAME.pattern}",
-            field="backup_name",
-        )
+        raise ConstraintError(name, "backup_name", matches(_NAME.pattern))

@@ -133,6 +133,17 @@ class Update:
             _remove(after, path)
         return after
 
+    def check_keeps(self, key_names: Collection[str]) -> None:
+        """Raises ValidationError if it would change a key attribute of the item's table."""
+        for path in self._paths:
+            if path[0] in key_names:
+                raise ValidationError(
+                    f"One or more parameter values were invalid: Cannot update attribute {path[0]}. This attribute is "
+                    "part of the key",
+                    field=_FIELD,
+                    attribute=path[0],
+                )
+
     def updated(self, attributes: Attributes) -> Attributes:
         """Of an item before or after the update, the parts that the update names."""
         return pick(attributes, tree_of(self._paths))
@@ -147,15 +158,9 @@ def parse_update(text: str, placeholders: Placeholders, key_names: Collection[st
         _Change(action.section, path, binding.change(action)) for action, path in zip(actions, paths, strict=True)
     ]
     check_apart(paths, _WHERE)
-    for path in paths:
-        if path[0] in key_names:
-            raise ValidationError(
-                f"One or more parameter values were invalid: Cannot update attribute {path[0]}. This attribute is part "
-                "of the key",
-                field=_FIELD,
-                attribute=path[0],
-            )
-    return Update(changes, binding.names)
+    update = Update(changes, binding.names)
+    update.check_keeps(key_names)
+    return update
 
 
 @lru_cache(TREES_KEPT_MAX)

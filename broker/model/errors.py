@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, ClassVar, Final
 
+from broker.model.constraints import shown_value
+
 # A message may quote what the caller sent, and a status that is larger than gRPC's 8 KiB of trailers is lost whole.
 MESSAGE_BYTES_MAX: Final = 768
 METADATA_BYTES_MAX: Final = 256
@@ -32,6 +34,24 @@ class ValidationError(HeadraceError):
     """The request is malformed or breaks a limit. Metadata: field, and limit where there is one."""
 
     reason = "VALIDATION"
+
+
+class ConstraintError(ValidationError):
+    """A value that breaks a constraint of its field, in AWS's form.
+
+    `field` is the path in the protos, in snake case. The parts are kept, since the gateway writes the path as AWS does.
+    """
+
+    def __init__(self, value: object, field: str, constraint: str, **metadata: object) -> None:
+        super().__init__(described_fault(value, field, constraint), field=field, **metadata)
+        self.value = value
+        self.field = field
+        self.constraint = constraint
+
+
+def described_fault(value: object, path: str, constraint: str) -> str:
+    """Say which constraint a value at a path breaks."""
+    return f"Value {shown_value(value)} at '{path}' failed to satisfy constraint: {constraint}"
 
 
 class SerializationError(HeadraceError):
@@ -78,6 +98,14 @@ class ResourceNotFoundError(HeadraceError):
     """A table, stream, shard, group, trigger or replica that does not exist."""
 
     reason = "RESOURCE_NOT_FOUND"
+
+
+class TableNotFoundError(ResourceNotFoundError):
+    """A table that does not exist. AWS has three ways to say so, hence a class of its own."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"Requested resource not found: Table: {name} not found", table_name=name)
+        self.name = name
 
 
 class ResourceInUseError(HeadraceError):

@@ -21,9 +21,9 @@ def parse_sequence_number(text: str, field: str = "sequence_number") -> int:
     """Reads the public form. Raises ValidationError unless it is 21 to 40 digits within 64 bits."""
     if not (DIGITS <= len(text) <= DIGITS_MAX and text.isascii() and text.isdecimal()):
         raise ValidationError(
-            f"Invalid {field}: must be {DIGITS} to {DIGITS_MAX} decimal digits", field=field, limit=DIGITS_MAX
+            f"Invalid SequenceNumber: must be {DIGITS} to {DIGITS_MAX} decimal digits", field=field, limit=DIGITS_MAX
         )
     number = int(text)
     if number > SEQUENCE_NUMBER_MAX:
-        raise ValidationError(f"Invalid {field}: beyond the largest sequence number", field=field)
+        raise ValidationError("Invalid SequenceNumber: beyond the largest sequence number", field=field)
     return number

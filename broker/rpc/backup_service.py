@@ -39,7 +39,7 @@ class BackupService:
     async def ListBackups(self, request: pb.ListBackupsRequest) -> pb.ListBackupsResponse:
         """Lists backups."""
         limit = page_limit(request.limit if request.HasField("limit") else None)
-        backups, more = self._backups.page(request.exclusive_start_backup_arn, limit)
+        backups, more = self._backups.page(convert.text_of(request, "exclusive_start_backup_arn"), limit)
         return pb.ListBackupsResponse(
             backup_summaries=[_details(backup) for backup in backups],
             last_evaluated_backup_arn=backups[-1].arn if more else "",

@@ -26,7 +26,7 @@ from broker.consumers.groups import GROUP_NAME_LENGTH_MAX, Failure, NackReason, 
 from broker.consumers.members import NO_LAG, SNAPSHOT_RANGES
 from broker.model.errors import ValidationError
 from broker.model.sequence import format_sequence_number, parse_sequence_number
-from broker.rpc.convert import millis, timestamp
+from broker.rpc.convert import millis, text_of, timestamp
 from broker.rpc.handlers import messages
 from broker.rpc.response_budget import ReaderBudget, ResponseBudget
 from broker.rpc.status import to_message
@@ -118,7 +118,7 @@ class ConsumerService:
     async def ListConsumerGroups(self, request: pb.ListConsumerGroupsRequest) -> pb.ListConsumerGroupsResponse:
         """Lists groups."""
         limit = page_limit(request.page_size or None, "page_size")
-        groups, more = self._groups.page(request.page_token, limit)
+        groups, more = self._groups.page(text_of(request, "page_token") or "", limit)
         described = []
         for group in groups:
             described.append(self._description(group))
@@ -156,8 +156,9 @@ class ConsumerService:
     async def ListParkedKeys(self, request: pb.ListParkedKeysRequest) -> pb.ListParkedKeysResponse:
         """Lists parked keys."""
         limit = page_limit(request.page_size or None, "page_size")
+        start = text_of(request, "page_token") or ""
         group = self._groups.get(request.group_name)
-        parked = [key for key in self._groups.parking.keys(group.name) if key.parked_id > request.page_token]
+        parked = [key for key in self._groups.parking.keys(group.name) if key.parked_id > start]
         page = parked[:limit]
         return pb.ListParkedKeysResponse(
             parked_keys=[self._parked_key(key) for key in page],
@@ -167,8 +168,9 @@ class ConsumerService:
     async def GetParkedRecords(self, request: pb.GetParkedRecordsRequest) -> bytes:
         """Reads parked records, which are the response's field 1 as they are stored."""
         after = 0
-        if request.exclusive_start_sequence_number:
-            after = parse_sequence_number(request.exclusive_start_sequence_number, "exclusive_start_sequence_number")
+        start = text_of(request, "exclusive_start_sequence_number")
+        if start is not None:
+            after = parse_sequence_number(start, "exclusive_start_sequence_number")
         group, parking = self._groups.get(request.group_name), self._groups.parking
         parked = parking.get(group.name, request.parked_id)
         records = parking.read(parked, after, PAGE_RECORDS_MAX, _PARKED_BYTES_MAX)
@@ -179,7 +181,7 @@ class ConsumerService:
 
     async def RedriveParkedKeys(self, request: pb.RedriveParkedKeysRequest) -> pb.RedriveParkedKeysResponse:
         """Delivers parked records again."""
-        count = await self._groups.redrive(request.group_name, request.parked_id)
+        count = await self._groups.redrive(request.group_name, text_of(request, "parked_id") or "")
         self._members.rebalance(request.group_name)
         return pb.RedriveParkedKeysResponse(redriven_keys=count)
 
@@ -198,14 +200,14 @@ class ConsumerService:
         group = self._groups.find(start.group_name)
         if group is not None:
             stream = self._members.stream_of(group)
-            if stream is not None and stream.table_name == start.table_name:
+            if stream is not None and stream.table_name == self._catalog.table_name(start.table_name):
                 return stream
         return self._catalog.enabled_stream(start.table_name)
 
     def _start(self, start: pb.ConsumeStart, stream: Stream) -> Start:
         takes_number = start.starting_position == pb.STARTING_POSITION_AFTER_SEQUENCE_NUMBER
         takes_time = start.starting_position == pb.STARTING_POSITION_AT_TIMESTAMP
-        if takes_number != bool(start.starting_sequence_number):
+        if takes_number != (text_of(start, "starting_sequence_number") is not None):
             rule = "required with" if takes_number else "only for"
             raise ValidationError(
                 f"starting_sequence_number is {rule} AFTER_SEQUENCE_NUMBER", field="starting_sequence_number"

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 
 from google.protobuf import timestamp_pb2
 
-from broker.model.errors import ValidationError
+from broker.model.constraints import length_at_least, one_of
+from broker.model.errors import ConstraintError, ValidationError
 from broker.model.sequence import format_sequence_number
 from broker.model.tables import (
     Index,
@@ -49,6 +50,8 @@ from headrace.v1 import (
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    from google.protobuf.message import Message
+
     from broker.model.tables import Encryption, KeyAttribute, Restoration, Shard, Stream, Table
     from broker.streams.metering import ReadUsage
     from broker.tables.capacity import Consumption, Units
@@ -89,6 +92,16 @@ _CAPACITY_LEVELS: Final = (
 _KEY_ROLES: Final = {table_pb2.KEY_TYPE_HASH: "HASH", table_pb2.KEY_TYPE_RANGE: "RANGE"}
 
 
+def text_of(request: Message, field: str) -> str | None:
+    """Read a text that may be absent: None then. Raises ValidationError if it is there and empty."""
+    if not request.HasField(field):
+        return None
+    text: str = getattr(request, field)
+    if not text:
+        raise ConstraintError(text, field, length_at_least(1), limit=1)
+    return text
+
+
 def timestamp(millis: int) -> timestamp_pb2.Timestamp:
     """A time in milliseconds since 1970 UTC as a message."""
     seconds, rest = divmod(millis, _MILLIS_PER_SECOND)
@@ -106,15 +119,13 @@ def view_type_to_enable(specification: table_pb2.StreamSpecification) -> StreamV
     if specification.stream_enabled:
         if view_type is None:
             raise ValidationError(
-                "One or more parameter values were invalid: stream_view_type must satisfy enum value set: "
-                f"[{', '.join(StreamViewType)}] when stream_enabled is true",
+                f"{INVALID}StreamViewType must be one of [{', '.join(StreamViewType)}] when StreamEnabled is true",
                 field="stream_specification.stream_view_type",
             )
         return view_type
     if specification.stream_view_type:
         raise ValidationError(
-            "One or more parameter values were invalid: stream_view_type must not be given when stream_enabled is "
-            "false",
+            f"{INVALID}StreamViewType must not be given when StreamEnabled is false",
             field="stream_specification.stream_view_type",
         )
     return None
@@ -135,9 +146,8 @@ def tag_pairs(tags: Iterable[table_pb2.Tag]) -> list[tuple[str, str]]:
     return [(tag.key, tag.value) for tag in tags]
 
 
-def new_table(request: table_service_pb2.CreateTableRequest) -> NewTable:
-    """The table that a request asks for. Raises ValidationError."""
-    check_table_name(request.table_name)
+def new_table(request: table_service_pb2.CreateTableRequest, name: str) -> NewTable:
+    """The table that a request asks for, under a name that was checked. Raises ValidationError."""
     definitions = check_attribute_definitions(definition_pairs(request.attribute_definitions))
     partition_key, sort_key = check_key_schema(key_schema_pairs(request.key_schema), definitions)
     indexes = (
@@ -148,9 +158,9 @@ def new_table(request: table_service_pb2.CreateTableRequest) -> NewTable:
     used = dict.fromkeys(key.name for key in (*keys, *(key for index in indexes for key in index.key_attributes)))
     check_definitions_used(definitions, used, has_indexes=bool(indexes))
     tags = check_tags(tag_pairs(request.tags))
-    check_count(len(tags), "tags", 0, TAGS_MAX)
+    check_count(tags, "tags", 0, TAGS_MAX)
     return NewTable(
-        name=request.table_name,
+        name=name,
         partition_key=partition_key,
         sort_key=sort_key,
         view_type=view_type_to_enable(request.stream_specification),
@@ -171,7 +181,6 @@ def new_table(request: table_service_pb2.CreateTableRequest) -> NewTable:
 
 def table_change(request: table_service_pb2.UpdateTableRequest) -> TableChange:
     """The change that a request asks for. Raises ValidationError."""
-    check_table_name(request.table_name)
     updates = request.global_secondary_index_updates
     if not {field.name for field, _ in request.ListFields()} - {"table_name", "attribute_definitions"}:
         raise ValidationError(
@@ -223,11 +232,7 @@ def billing_mode(mode: table_pb2.BillingMode.ValueType) -> BillingMode:
     """A billing mode; PAY_PER_REQUEST if it is not set. Raises ValidationError."""
     known = _BILLING_FROM_PB.get(mode)
     if known is None:
-        raise ValidationError(
-            f"Value {mode} at billing_mode failed to satisfy constraint: Member must satisfy enum value set: "
-            f"[{', '.join(BillingMode)}]",
-            field="billing_mode",
-        )
+        raise ConstraintError(mode, "billing_mode", one_of(BillingMode))
     return known
 
 

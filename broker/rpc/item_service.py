@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from broker.encoding import items as item_encoding
 from broker.encoding.items import canonical_value, canonicalize, parse_item
@@ -18,8 +18,10 @@ from broker.expressions.key_condition import parse_key_condition
 from broker.expressions.placeholders import PLACEHOLDERS_BYTES_MAX, Placeholders
 from broker.expressions.projection import parse_projection
 from broker.expressions.update import NO_UPDATE, parse_update
+from broker.model.constraints import one_of, value_at_least
 from broker.model.errors import (
     ConditionalCheckFailedError,
+    ConstraintError,
     HeadraceError,
     ProvisionedThroughputExceededError,
     ThrottlingError,
@@ -35,12 +37,13 @@ from broker.tables.capacity import Consumption, by_table, read_units
 from broker.tables.operations import SHOWN_BYTES_MAX, Change, Check, Delete, Put, ShownItems, Wanted
 from broker.tables.query import Reading, Select, check_segments, open_index, query, scan
 from broker.tables.transactions import RequestToken, Transaction
+from broker.tables.validate import check_count, check_length, check_table_name
 from headrace.v1 import item_service_pb2 as pb
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from broker.encoding.items import EncodedItem
+    from broker.encoding.items import EncodedItem, Item
     from broker.encoding.keys import ItemKey
     from broker.expressions.condition import Condition
     from broker.expressions.projection import Projection
@@ -50,6 +53,7 @@ if TYPE_CHECKING:
     from broker.storage.commit import Committer, Operation
     from broker.tables.capacity import CapacityMetering
     from broker.tables.catalog import Catalog, OpenTable
+    from broker.tables.indexes import IndexCodec
     from broker.tables.operations import Outcome, Write
     from broker.tables.query import Page
     from broker.tables.read import ItemReader
@@ -146,9 +150,11 @@ class ItemService:
 
     async def GetItem(self, request: Any) -> bytes:
         """Reads an item."""
+        projection, placeholders = _projection(request)
+        key_item = parse_item(request.key)
         table = self._catalog.open_table(request.table_name)
-        key = _key(request.key, table)
-        projection = _projection(request, table)
+        _check_keys_are_whole(placeholders, table)
+        key = table.keys.of_key(key_item)
         item, consumption = self._read(table, key, consistent=request.consistent_read)
         await self._reader.settle((key,))
         response = _EMPTY if item is None else field_bytes(_FIELD_1, _projected(item, projection))
@@ -209,15 +215,22 @@ class ItemService:
 
     async def BatchWriteItem(self, request: Any) -> bytes:
         """Puts and deletes up to 25 items."""
-        _check_count(request.operations, "operations", BATCH_WRITE_OPERATIONS_MAX)
+        if len(request.operations) > BATCH_WRITE_OPERATIONS_MAX:
+            raise ValidationError(
+                f"Too many items requested for the BatchWriteItem call: {len(request.operations)}, limit "
+                f"{BATCH_WRITE_OPERATIONS_MAX}",
+                field="operations",
+                limit=BATCH_WRITE_OPERATIONS_MAX,
+            )
+        check_count(request.operations, "operations", 1, BATCH_WRITE_OPERATIONS_MAX)
         wanted = Wanted(items=False, failed_item=False, room=ShownItems()) if _wants_capacity(request) else None
         operations: list[Put | Delete | Change] = []
         keys: set[bytes] = set()
         for write in request.operations:
             if (
                 write.WhichOneof("operation") == "update"
-                or write.put.condition_expression
-                or write.delete.condition_expression
+                or write.put.HasField("condition_expression")
+                or write.delete.HasField("condition_expression")
             ):
                 raise ValidationError("A batch holds puts and deletes without conditions", field="operations")
             if write.put.return_values not in _NO_VALUES or write.delete.return_values not in _NO_VALUES:
@@ -263,22 +276,25 @@ class ItemService:
 
     async def Query(self, request: Any) -> bytes:
         """Reads a page of the items of a partition key."""
-        table = self._catalog.open_table(request.table_name)
-        index = open_index(table, request.index_name)
-        definition = table.definition if index is None else index.definition
-        if not request.key_condition_expression:
+        if not request.HasField("key_condition_expression"):
             raise ValidationError(
                 "Either the KeyConditions or KeyConditionExpression parameter must be specified in the request.",
                 field="key_condition_expression",
             )
         placeholders = _placeholders(request)
+        asked = _asked(request, placeholders)
+        table = self._catalog.open_table(request.table_name)
+        index = open_index(table, asked.index_name)
+        definition = table.definition if index is None else index.definition
         condition = parse_key_condition(
             request.key_condition_expression,
             placeholders,
             definition.partition_key.name,
             None if definition.sort_key is None else definition.sort_key.name,
         )
-        reading = _reading(request, table, placeholders, filters_on_keys=request.allow_key_attributes_in_filter)
+        placeholders.check_all_used()
+        placeholders.check_keys_are_whole(table.definition)
+        reading = asked.of(table, index, filters_on_keys=request.allow_key_attributes_in_filter)
         is_reverse = request.HasField("scan_index_forward") and not request.scan_index_forward
         return await self._page(
             request, reading, lambda: query(self._reader, reading, condition, is_reverse=is_reverse)
@@ -286,12 +302,16 @@ class ItemService:
 
     async def Scan(self, request: Any) -> bytes:
         """Reads a page of all items."""
-        table = self._catalog.open_table(request.table_name)
         segment, total_segments = check_segments(
             request.segment if request.HasField("segment") else None,
             request.total_segments if request.HasField("total_segments") else None,
         )
-        reading = _reading(request, table, _placeholders(request))
+        placeholders = _placeholders(request)
+        asked = _asked(request, placeholders)
+        placeholders.check_all_used()
+        table = self._catalog.open_table(request.table_name)
+        placeholders.check_keys_are_whole(table.definition)
+        reading = asked.of(table, open_index(table, asked.index_name))
         return await self._page(request, reading, lambda: scan(self._reader, reading, segment, total_segments))
 
     async def _page(self, request: Any, reading: Reading, read: Callable[[], Any]) -> bytes:
@@ -313,7 +333,9 @@ class ItemService:
 
     async def TransactWriteItems(self, request: Any) -> bytes:
         """Carries out up to 100 writes and checks, all or none."""
-        _check_count(request.transact_items, "transact_items", TRANSACTION_ACTIONS_MAX)
+        check_count(request.transact_items, "transact_items", 1, TRANSACTION_ACTIONS_MAX)
+        if request.HasField("client_request_token"):
+            check_length(request.client_request_token, "client_request_token", 1, TOKEN_LENGTH_MAX)
         room = ShownItems()
         writes = [self._action(action, room) for action in request.transact_items]
         if len({write.key.stored for write in writes}) < len(writes):
@@ -342,10 +364,13 @@ class ItemService:
 
     async def TransactGetItems(self, request: Any) -> bytes:
         """Reads up to 100 items as they are at one moment."""
-        _check_count(request.transact_items, "transact_items", TRANSACTION_ACTIONS_MAX)
+        check_count(request.transact_items, "transact_items", 1, TRANSACTION_ACTIONS_MAX)
+        projections = [_projection(each) for each in request.transact_items]
+        key_items = [parse_item(each.key) for each in request.transact_items]
         tables = [self._catalog.open_table(each.table_name) for each in request.transact_items]
-        keys = [_key(each.key, table) for each, table in zip(request.transact_items, tables, strict=True)]
-        projections = [_projection(each, table) for each, table in zip(request.transact_items, tables, strict=True)]
+        for (_, placeholders), table in zip(projections, tables, strict=True):
+            _check_keys_are_whole(placeholders, table)
+        keys = _keys_or_cancel(tables, key_items)
         if len({key.stored for key in keys}) < len(keys):
             raise ValidationError(
                 "Transaction request cannot include multiple operations on one item", field="transact_items"
@@ -363,7 +388,7 @@ class ItemService:
         await self._reader.settle(keys)
         responses = [
             field_bytes(_FIELD_1, _EMPTY if item is None else field_bytes(_FIELD_1, _projected(item, projection)))
-            for item, projection in zip(found, projections, strict=True)
+            for item, (projection, _) in zip(found, projections, strict=True)
         ]
         size = sum(item.size_bytes for item in found if item is not None)
         encoded_size = sum(map(len, responses))
@@ -377,7 +402,7 @@ class ItemService:
         return b"".join((*responses, *_capacity_fields(_FIELD_2, by_table(consumptions), request)))
 
     async def _start_batch(self, request: Any) -> asyncio.Future[Any]:
-        _check_count(request.operations, "operations", WRITE_ITEMS_OPERATIONS_MAX)
+        check_count(request.operations, "operations", 1, WRITE_ITEMS_OPERATIONS_MAX)
         table_name = request.table_name
         operations: list[Operation] = []
         refused: dict[int, HeadraceError] = {}
@@ -424,52 +449,60 @@ class ItemService:
         return self._update(request, request.table_name, room)
 
     def _put(self, request: Any, table_name: str, wanted: Wanted | None = None, room: ShownItems | None = None) -> Put:
+        condition, placeholders = _condition(request)
+        wanted = wanted or _wanted(request, _RETURN_VALUES_OF_OTHERS, "ALL_OLD or NONE", room)
         item = parse_item(request.item)
         encoded = canonicalize(item)
         table = self._catalog.open_table(table_name)
         key = table.keys.of_item(item)
         if table.indexes:
             table.indexes.check(key, item, encoded, item.attributes)
-        wanted = wanted or _wanted(request, _RETURN_VALUES_OF_OTHERS, "ALL_OLD or NONE", room)
-        return Put(table, key, encoded, _condition(request, table), self._capacity, wanted)
+        _check_keys_are_whole(placeholders, table)
+        return Put(table, key, encoded, condition, self._capacity, wanted)
 
     def _delete(
         self, request: Any, table_name: str, wanted: Wanted | None = None, room: ShownItems | None = None
     ) -> Delete:
-        table = self._catalog.open_table(table_name)
-        key = _key(request.key, table)
+        condition, placeholders = _condition(request)
         wanted = wanted or _wanted(request, _RETURN_VALUES_OF_OTHERS, "ALL_OLD or NONE", room)
-        return Delete(table, key, _condition(request, table), self._capacity, wanted)
+        key = parse_item(request.key)
+        table = self._catalog.open_table(table_name)
+        _check_keys_are_whole(placeholders, table)
+        return Delete(table, table.keys.of_key(key), condition, self._capacity, wanted)
 
     def _update(self, request: Any, table_name: str, room: ShownItems | None = None) -> Change:
-        table = self._catalog.open_table(table_name)
-        key = _key(request.key, table)
         update: Update = NO_UPDATE
-        condition = None
-        if request.update_expression or request.condition_expression:
+        condition, placeholders = None, None
+        has_update, has_condition = request.HasField("update_expression"), request.HasField("condition_expression")
+        if has_update or has_condition:
             placeholders = _placeholders(request)
-            if request.update_expression:
-                update = parse_update(request.update_expression, placeholders, table.keys.names)
-            if request.condition_expression:
+            if has_update:
+                update = parse_update(request.update_expression, placeholders)
+            if has_condition:
                 condition = parse_condition(request.condition_expression, placeholders)
-            _check_expressions(placeholders, table)
+            placeholders.check_all_used()
         else:
             _check_no_placeholders(request)
         wanted = _wanted(request, _RETURN_VALUES_OF_CHANGES, "NONE, ALL_OLD, UPDATED_OLD, ALL_NEW, UPDATED_NEW", room)
+        key_item = parse_item(request.key)
+        table = self._catalog.open_table(table_name)
+        key = table.keys.of_key(key_item)
+        update.check_keeps(table.keys.names)
+        _check_keys_are_whole(placeholders, table)
         return Change(table, key, update, condition, request.ByteSize(), self._capacity, wanted)
 
     def _check(self, request: Any, room: ShownItems) -> Check:
-        if not request.condition_expression:
-            raise ValidationError(
-                "The condition_expression of a condition check must be given", field="condition_expression"
-            )
-        table = self._catalog.open_table(request.table_name)
-        condition = _condition(request, table)
+        if not request.HasField("condition_expression"):
+            raise ValidationError("A ConditionCheck must have a ConditionExpression", field="condition_expression")
+        condition, placeholders = _condition(request)
         assert condition is not None
+        key = parse_item(request.key)
+        table = self._catalog.open_table(request.table_name)
+        _check_keys_are_whole(placeholders, table)
         wanted = None
         if request.return_values_on_condition_check_failure == _SHOWS_FAILED:
             wanted = Wanted(items=False, failed_item=True, room=room)
-        return Check(table, _key(request.key, table), condition, wanted)
+        return Check(table, table.keys.of_key(key), condition, wanted)
 
     def _batch_keys(self, request: Any) -> list[tuple[OpenTable, list[ItemKey], Projection | None]]:
         """What a batch reads, all of it checked before anything is read."""
@@ -482,87 +515,127 @@ class ItemService:
                 field="tables",
                 limit=BATCH_GET_KEYS_MAX,
             )
-        wanted = []
-        for keys_of_table in request.tables:
-            table = self._catalog.open_table(keys_of_table.table_name)
-            keys = [_key(key, table) for key in keys_of_table.keys]
-            if not keys:
-                break
-            if len({key.stored for key in keys}) < len(keys):
-                raise ValidationError("Provided list of item keys contains duplicates", field="keys")
-            wanted.append((table, keys, _projection(keys_of_table, table)))
-        if not wanted or len(wanted) < len(request.tables):
+        if not request.tables or not all(keys.keys for keys in request.tables):
             raise ValidationError("tables and the keys of each must have 1 element at least", field="tables", limit=1)
+        projections = [_projection(keys) for keys in request.tables]
+        wanted = []
+        # A table may be named by its name and by its ARN, so keys are compared over all of them.
+        seen: set[bytes] = set()
+        for keys_of_table, (projection, placeholders) in zip(request.tables, projections, strict=True):
+            table = self._catalog.open_table(keys_of_table.table_name)
+            _check_keys_are_whole(placeholders, table)
+            keys = [table.keys.of_key(parse_item(key)) for key in keys_of_table.keys]
+            seen.update(key.stored for key in keys)
+            wanted.append((table, keys, projection))
+        if len(seen) < count:
+            raise ValidationError("Provided list of item keys contains duplicates", field="keys")
         return wanted
 
 
 # Requests.
 
 
-def _key(encoded: bytes, table: OpenTable) -> ItemKey:
-    return table.keys.of_key(parse_item(encoded))
+def _keys_or_cancel(tables: Sequence[OpenTable], items: Sequence[Item]) -> list[ItemKey]:
+    """The keys that a transaction reads. Raises TransactionCanceledError if one does not fit its table."""
+    keys: list[ItemKey] = []
+    causes: list[HeadraceError | None] = []
+    for table, item in zip(tables, items, strict=True):
+        try:
+            keys.append(table.keys.of_key(item))
+            causes.append(None)
+        except ValidationError as error:
+            causes.append(error)
+    if len(keys) < len(causes):
+        raise TransactionCanceledError(causes)
+    return keys
 
 
-def _check_expressions(placeholders: Placeholders, table: OpenTable) -> None:
-    """Check what can be checked only when all expressions of a request are read. Raises ValidationError."""
-    placeholders.check_all_used()
-    placeholders.check_keys_are_whole(table.definition)
+def _check_keys_are_whole(placeholders: Placeholders | None, table: OpenTable) -> None:
+    """What of expressions can be checked with their table only."""
+    if placeholders is not None:
+        placeholders.check_keys_are_whole(table.definition)
 
 
-def _condition(request: Any, table: OpenTable) -> Condition | None:
-    """The condition of a request, which most do not have."""
-    if not request.condition_expression:
+def _condition(request: Any) -> tuple[Condition, Placeholders] | tuple[None, None]:
+    """The condition of a request, which most do not have, and its placeholders."""
+    if not request.HasField("condition_expression"):
         _check_no_placeholders(request)
-        return None
+        return None, None
     placeholders = _placeholders(request)
     condition = parse_condition(request.condition_expression, placeholders)
-    _check_expressions(placeholders, table)
-    return condition
+    placeholders.check_all_used()
+    return condition, placeholders
 
 
-def _projection(request: Any, table: OpenTable) -> Projection | None:
-    """The projection of a request whose only expression it is."""
-    if not request.projection_expression:
+def _projection(request: Any) -> tuple[Projection, Placeholders] | tuple[None, None]:
+    """The projection of a request whose only expression it is, and its placeholders."""
+    if not request.HasField("projection_expression"):
         if request.expression_attribute_names:
             raise ValidationError(
                 "ExpressionAttributeNames can only be specified when using expressions",
                 field="expression_attribute_names",
             )
-        return None
+        return None, None
     placeholders = Placeholders(dict(request.expression_attribute_names), {})
     projection = parse_projection(request.projection_expression, placeholders)
-    _check_expressions(placeholders, table)
-    return projection
+    placeholders.check_all_used()
+    return projection, placeholders
 
 
-def _reading(request: Any, table: OpenTable, placeholders: Placeholders, *, filters_on_keys: bool = False) -> Reading:
-    """What a page is to be read of, but for the key condition, whose placeholders count as used already."""
+class _Asked(NamedTuple):
+    """What a page is to be, as far as the request alone tells."""
+
+    index_name: str | None
+    select: Select | None
+    filter: Condition | None
+    projection: Projection | None
+    limit: int | None
+    start_key: Item | None
+    is_consistent: bool
+
+    def of(self, table: OpenTable, index: IndexCodec | None, *, filters_on_keys: bool = False) -> Reading:
+        """The same of a table, or of one of its indexes."""
+        return Reading(
+            table=table,
+            index=index,
+            select=self.select,
+            filter=self.filter,
+            filters_on_keys=filters_on_keys,
+            projection=self.projection,
+            limit=self.limit,
+            start_key=self.start_key,
+            is_consistent=self.is_consistent,
+        )
+
+
+def _asked(request: Any, placeholders: Placeholders) -> _Asked:
+    """Check all of a request that needs no table; of a Query that leaves the key condition."""
     if request.select not in _SELECTS:
-        raise ValidationError(
-            f"select must satisfy enum value set: [{', '.join(Select)}]", field="select", value=request.select
-        )
-    if request.HasField("limit") and request.limit < 1:
-        raise ValidationError(
-            f"Value {request.limit} at limit failed to satisfy constraint: Member must have value greater than or "
-            "equal to 1",
-            field="limit",
-            limit=1,
-        )
-    condition, projection = None, None
-    if request.filter_expression:
+        raise ConstraintError(request.select, "select", one_of(Select))
+    limit, index_name = None, None
+    if request.HasField("limit"):
+        limit = request.limit
+        if limit < 1:
+            raise ConstraintError(limit, "limit", value_at_least(1), limit=1)
+    if request.HasField("index_name"):
+        index_name = request.index_name
+        check_table_name(index_name, "index_name")
+    condition, projection, start_key = None, None, None
+    if request.HasField("filter_expression"):
         condition = parse_condition(request.filter_expression, placeholders, ExpressionKind.FILTER)
-    if request.projection_expression:
+    if request.HasField("projection_expression"):
         projection = parse_projection(request.projection_expression, placeholders)
-    _check_expressions(placeholders, table)
-    return Reading(
-        table=table,
-        index=open_index(table, request.index_name),
+    if request.HasField("exclusive_start_key"):
+        start_key = parse_item(request.exclusive_start_key)
+        if not start_key.attributes:
+            raise ValidationError("The provided starting key is invalid", field="exclusive_start_key")
+    return _Asked(
+        index_name=index_name,
         select=_SELECTS[request.select],
         filter=condition,
-        filters_on_keys=filters_on_keys,
         projection=projection,
-        limit=request.limit if request.HasField("limit") else None,
-        start_key=parse_item(request.exclusive_start_key) if request.exclusive_start_key else None,
+        limit=limit,
+        start_key=start_key,
         is_consistent=request.consistent_read,
     )
 
@@ -622,15 +695,9 @@ def _wants_capacity(request: Any) -> bool:
 
 def _token(request: Any, writes: Sequence[Write]) -> RequestToken | None:
     """The token of a request, whose expression values are canonical already."""
-    name = request.client_request_token
-    if not name:
+    if not request.HasField("client_request_token"):
         return None
-    if len(name) > TOKEN_LENGTH_MAX:
-        raise ValidationError(
-            f"client_request_token must have at most {TOKEN_LENGTH_MAX} characters",
-            field="client_request_token",
-            limit=TOKEN_LENGTH_MAX,
-        )
+    name = request.client_request_token
     digest = blake2b(digest_size=16)
     for action, write in zip(request.transact_items, writes, strict=True):
         # Clients write maps in any order, another one each time.
@@ -640,11 +707,6 @@ def _token(request: Any, writes: Sequence[Write]) -> RequestToken | None:
             getattr(action, action.WhichOneof("action")).key = write.key.item().encoded
         digest.update(field_bytes(_FIELD_1, action.SerializeToString(deterministic=True)))
     return RequestToken(name=name, digest=digest.digest())
-
-
-def _check_count(elements: Sequence[Any], field: str, most: int) -> None:
-    if not 1 <= len(elements) <= most:
-        raise ValidationError(f"{field} must have 1 to {most} elements, has {len(elements)}", field=field, limit=most)
 
 
 # Responses.

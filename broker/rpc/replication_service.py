@@ -23,7 +23,7 @@ from broker.replication.registry import (
     ReplicaProgress,
     ReplicaStatus,
 )
-from broker.rpc.convert import timestamp
+from broker.rpc.convert import text_of, timestamp
 from broker.rpc.handlers import pipeline
 from broker.streams.tail import PAGE_BYTES_MAX, PAGE_RECORDS_MAX
 from broker.tables.validate import check_name, check_table_name, page_limit
@@ -63,11 +63,11 @@ class ReplicationService:
     async def CreateReplica(self, request: pb.CreateReplicaRequest) -> pb.CreateReplicaResponse:
         """Adds a replica."""
         check_name(request.replica_name, "replica_name", NAME_LENGTH_MAX)
-        target_table_name = request.target_table_name or request.source_table_name
-        check_table_name(request.source_table_name, "source_table_name")
+        source_table_name = self._catalog.table_name(request.source_table_name, "source_table_name")
+        target_table_name = text_of(request, "target_table_name") or source_table_name
         check_table_name(target_table_name, "target_table_name")
         _check_endpoint(request.target_endpoint)
-        stream = self._catalog.enabled_stream(request.source_table_name)
+        stream = self._catalog.enabled_stream(source_table_name)
         if not stream.view_type.has_new_image:
             raise ValidationError(
                 f"The stream of {stream.table_name} holds {stream.view_type}; a replica needs NEW_IMAGE or "
@@ -77,7 +77,7 @@ class ReplicationService:
         replica = await self._replicas.create(
             Replica(
                 name=request.replica_name,
-                source_table_name=request.source_table_name,
+                source_table_name=source_table_name,
                 target_endpoint=request.target_endpoint,
                 target_table_name=target_table_name,
                 create_time_ms=0,
@@ -92,7 +92,7 @@ class ReplicationService:
     async def ListReplicas(self, request: pb.ListReplicasRequest) -> pb.ListReplicasResponse:
         """Lists replicas."""
         limit = page_limit(request.page_size or None, "page_size")
-        replicas, more = self._replicas.documents.page(request.page_token, limit)
+        replicas, more = self._replicas.documents.page(text_of(request, "page_token") or "", limit)
         return pb.ListReplicasResponse(
             replicas=[_description(replica) for replica in replicas], next_page_token=replicas[-1].name if more else ""
         )

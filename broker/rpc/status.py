@@ -28,6 +28,7 @@ _MILLIS_PER_SECOND: Final = 1000
 
 _CODES: Final[dict[type[errors.HeadraceError], grpc.StatusCode]] = {
     errors.ValidationError: grpc.StatusCode.INVALID_ARGUMENT,
+    errors.ConstraintError: grpc.StatusCode.INVALID_ARGUMENT,
     errors.SerializationError: grpc.StatusCode.INVALID_ARGUMENT,
     errors.UnknownOperationError: grpc.StatusCode.UNIMPLEMENTED,
     errors.MissingAuthenticationTokenError: grpc.StatusCode.UNAUTHENTICATED,
@@ -35,6 +36,7 @@ _CODES: Final[dict[type[errors.HeadraceError], grpc.StatusCode]] = {
     errors.UnrecognizedClientError: grpc.StatusCode.UNAUTHENTICATED,
     errors.InvalidSignatureError: grpc.StatusCode.UNAUTHENTICATED,
     errors.ResourceNotFoundError: grpc.StatusCode.NOT_FOUND,
+    errors.TableNotFoundError: grpc.StatusCode.NOT_FOUND,
     errors.ResourceInUseError: grpc.StatusCode.FAILED_PRECONDITION,
     errors.TableAlreadyExistsError: grpc.StatusCode.FAILED_PRECONDITION,
     errors.BackupNotFoundError: grpc.StatusCode.NOT_FOUND,

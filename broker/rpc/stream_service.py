@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Final
 
-from broker.model.errors import ResourceNotFoundError, ValidationError
+from broker.model.constraints import one_of
+from broker.model.errors import ConstraintError, ResourceNotFoundError, ValidationError
 from broker.model.sequence import parse_sequence_number
 from broker.rpc import convert
 from broker.rpc.response_budget import ReaderBudget, ResponseBudget
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 HEARTBEAT_SECONDS: Final = 15.0
 _MILLIS_PER_SECOND: Final = 1000
+_ITERATOR_TYPES: Final = ("TRIM_HORIZON", "LATEST", "AT_SEQUENCE_NUMBER", "AFTER_SEQUENCE_NUMBER", "AT_TIMESTAMP")
 
 
 class StreamService:
@@ -59,11 +61,14 @@ class StreamService:
         """Lists streams."""
         limit = page_limit(request.limit if request.HasField("limit") else None)
         streams = self._catalog.streams.all()
-        if request.exclusive_start_stream_arn:
-            start = _stream_name(request.exclusive_start_stream_arn, "exclusive_start_stream_arn").encode()
+        after = convert.text_of(request, "exclusive_start_stream_arn")
+        if after is not None:
+            start = _stream_name(after, "exclusive_start_stream_arn").encode()
             streams = [s for s in streams if _stream_name(self._catalog.stream_arn(s)).encode() > start]
-        if request.table_name:
-            streams = [s for s in streams if s.table_name == request.table_name]
+        table = convert.text_of(request, "table_name")
+        if table is not None:
+            name = self._catalog.table_name(table)
+            streams = [s for s in streams if s.table_name == name]
         page = streams[:limit]
         return pb.ListStreamsResponse(
             streams=[
@@ -76,9 +81,10 @@ class StreamService:
     async def DescribeStream(self, request: pb.DescribeStreamRequest) -> pb.DescribeStreamResponse:
         """Describes a stream."""
         limit = page_limit(request.limit if request.HasField("limit") else None)
+        start = convert.text_of(request, "exclusive_start_shard_id") or ""
         stream = self._catalog.stream(request.stream_arn)
         shards = _filtered(stream, request.shard_filter) if request.HasField("shard_filter") else list(stream.shards)
-        shards = sorted((s for s in shards if s.shard_id > request.exclusive_start_shard_id), key=_shard_id)
+        shards = sorted((s for s in shards if s.shard_id > start), key=_shard_id)
         page = shards[:limit]
         last = page[-1].shard_id if len(shards) > limit else ""
         description = convert.stream_description(stream, request.stream_arn, page, last)
@@ -240,33 +246,27 @@ class StreamService:
 def _check_starting_point(request: pb.GetShardIteratorRequest | pb.GetRecordsRequest) -> None:
     kind = request.shard_iterator_type
     if kind not in pb.ShardIteratorType.values() or kind == pb.SHARD_ITERATOR_TYPE_UNSPECIFIED:
-        raise ValidationError(
-            "shard_iterator_type must satisfy enum value set: [TRIM_HORIZON, LATEST, AT_SEQUENCE_NUMBER, "
-            "AFTER_SEQUENCE_NUMBER, AT_TIMESTAMP]",
-            field="shard_iterator_type",
-        )
+        raise ConstraintError(kind, "shard_iterator_type", one_of(_ITERATOR_TYPES))
     takes_number = kind in (pb.SHARD_ITERATOR_TYPE_AT_SEQUENCE_NUMBER, pb.SHARD_ITERATOR_TYPE_AFTER_SEQUENCE_NUMBER)
-    if takes_number != bool(request.sequence_number):
+    if takes_number != (convert.text_of(request, "sequence_number") is not None):
         rule = "required with" if takes_number else "only for"
         raise ValidationError(
-            f"sequence_number is {rule} AT_SEQUENCE_NUMBER and AFTER_SEQUENCE_NUMBER", field="sequence_number"
+            f"SequenceNumber is {rule} AT_SEQUENCE_NUMBER and AFTER_SEQUENCE_NUMBER", field="sequence_number"
         )
     if takes_number:
         parse_sequence_number(request.sequence_number)
     takes_time = kind == pb.SHARD_ITERATOR_TYPE_AT_TIMESTAMP
     if takes_time != request.HasField("timestamp"):
         rule = "required with" if takes_time else "only for"
-        raise ValidationError(f"timestamp is {rule} AT_TIMESTAMP", field="timestamp")
+        raise ValidationError(f"Timestamp is {rule} AT_TIMESTAMP", field="timestamp")
 
 
 def _filtered(stream: Stream, shard_filter: pb.ShardFilter) -> list[Shard]:
     if shard_filter.type != pb.SHARD_FILTER_TYPE_CHILD_SHARDS:
-        raise ValidationError(
-            "shard_filter.type must satisfy enum value set: [CHILD_SHARDS]", field="shard_filter.type"
-        )
+        raise ConstraintError(shard_filter.type, "shard_filter.type", one_of(("CHILD_SHARDS",)))
     if stream.shard(shard_filter.shard_id) is None:
         raise ValidationError(
-            f"Invalid shard_filter.shard_id: {shard_filter.shard_id[:100]!r} is no shard of the stream",
+            f"Invalid ShardFilter: {shard_filter.shard_id[:100]!r} is no shard of the stream",
             field="shard_filter.shard_id",
         )
     return [child for child in stream.children(shard_filter.shard_id) if child in stream.shards]
@@ -283,7 +283,7 @@ def _stream_name(arn: str, field: str = "stream_arn") -> str:
     """The end of a stream's ARN, by which the catalog knows it."""
     _, separator, name = arn.partition(":table/")
     if not separator or "/stream/" not in name:
-        raise ValidationError(f"Invalid {field}: {arn[:200]!r} is not the ARN of a stream", field=field)
+        raise ValidationError(f"{arn[:200]!r} is not the ARN of a stream", field=field)
     return name
 
 

@@ -11,6 +11,7 @@ from broker.tables.validate import (
     TIME_TO_LIVE_ATTRIBUTE_LENGTH_MAX,
     check_count,
     check_length,
+    check_table_name,
     check_tag_key,
     check_tags,
     page_limit,
@@ -32,7 +33,9 @@ class TableService:
 
     async def CreateTable(self, request: pb.CreateTableRequest) -> pb.CreateTableResponse:
         """Creates a table."""
-        table = await self._catalog.create_table(convert.new_table(request))
+        table = await self._catalog.create_table(
+            convert.new_table(request, self._catalog.table_name(request.table_name))
+        )
         return pb.CreateTableResponse(table_description=convert.table_description(table, self._catalog))
 
     async def DescribeTable(self, request: pb.DescribeTableRequest) -> pb.DescribeTableResponse:
@@ -43,13 +46,17 @@ class TableService:
     async def ListTables(self, request: pb.ListTablesRequest) -> pb.ListTablesResponse:
         """Lists tables."""
         limit = page_limit(request.limit if request.HasField("limit") else None)
-        tables, more = self._catalog.tables.page(request.exclusive_start_table_name, limit)
+        start = convert.text_of(request, "exclusive_start_table_name")
+        if start is not None:
+            check_table_name(start, "exclusive_start_table_name")
+        tables, more = self._catalog.tables.page(start or "", limit)
         names = [table.name for table in tables]
         return pb.ListTablesResponse(table_names=names, last_evaluated_table_name=names[-1] if more else "")
 
     async def UpdateTable(self, request: pb.UpdateTableRequest) -> pb.UpdateTableResponse:
         """Changes a table."""
-        table = await self._catalog.update_table(request.table_name, convert.table_change(request))
+        name = self._catalog.table_name(request.table_name)
+        table = await self._catalog.update_table(name, convert.table_change(request))
         return pb.UpdateTableResponse(table_description=convert.table_description(table, self._catalog))
 
     async def DeleteTable(self, request: pb.DeleteTableRequest) -> pb.DeleteTableResponse:
@@ -84,7 +91,7 @@ class TableService:
         """Adds tags."""
         if not request.tags:
             raise ValidationError("Atleast one Tag needs to be provided as Input.", field="tags", limit=1)
-        check_count(len(request.tags), "tags", 1, TAGS_MAX)
+        check_count(request.tags, "tags", 1, TAGS_MAX)
         await self._catalog.tag_table(request.resource_arn, check_tags(convert.tag_pairs(request.tags)))
         return pb.TagResourceResponse()
 
@@ -92,7 +99,7 @@ class TableService:
         """Removes tags."""
         if not request.tag_keys:
             raise ValidationError("Atleast one Tag Key needs to be provided as Input.", field="tag_keys", limit=1)
-        check_count(len(request.tag_keys), "tag_keys", 1, TAGS_MAX)
+        check_count(request.tag_keys, "tag_keys", 1, TAGS_MAX)
         for key in request.tag_keys:
             check_tag_key(key, "tag_keys")
         await self._catalog.untag_table(request.resource_arn, set(request.tag_keys))
@@ -100,8 +107,9 @@ class TableService:
 
     async def ListTagsOfResource(self, request: pb.ListTagsOfResourceRequest) -> pb.ListTagsOfResourceResponse:
         """Lists tags."""
+        start = convert.text_of(request, "next_token") or ""
         tags = self._catalog.open_table_of_arn(request.resource_arn).definition.tags
-        keys = sorted(key for key in tags if key > request.next_token)
+        keys = sorted(key for key in tags if key > start)
         page = keys[:_TAGS_PAGE_SIZE]
         return pb.ListTagsOfResourceResponse(
             tags=[table_pb2.Tag(key=key, value=tags[key]) for key in page],

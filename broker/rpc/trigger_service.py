@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from broker.model.errors import ResourceNotFoundError, ValidationError
-from broker.rpc.convert import millis, timestamp
+from broker.rpc.convert import millis, text_of, timestamp
 from broker.tables.validate import check_range, page_limit
 from broker.triggers.registry import (
     BATCH_SIZE_DEFAULT,
@@ -92,7 +92,7 @@ class TriggerService:
     async def ListTriggers(self, request: pb.ListTriggersRequest) -> pb.ListTriggersResponse:
         """Lists triggers."""
         limit = page_limit(request.page_size or None, "page_size")
-        triggers, more = self._triggers.documents.page(request.page_token, limit)
+        triggers, more = self._triggers.documents.page(text_of(request, "page_token") or "", limit)
         return pb.ListTriggersResponse(
             triggers=[_description(trigger) for trigger in triggers], next_page_token=triggers[-1].name if more else ""
         )

@@ -44,7 +44,7 @@ def begin(stream: Stream, shard: Shard | None, after: int, tip: int) -> Position
     first = OLDEST if shard is None else shard.starting_sequence_number - 1
     if after >= 0 and not first <= after <= tip:
         where = stream.name if shard is None else f"the shard {shard.shard_id}"
-        raise ValidationError(f"Invalid sequence_number: it is not in {where}", field="sequence_number")
+        raise ValidationError(f"Invalid SequenceNumber: it is not in {where}", field="sequence_number")
     if shard is not None:
         gap = gap_after(shard, after) if after >= 0 else None
         if gap is not None:

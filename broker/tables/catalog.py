@@ -15,6 +15,7 @@ from broker.model.errors import (
     ResourceInUseError,
     ResourceNotFoundError,
     TableAlreadyExistsError,
+    TableNotFoundError,
     ValidationError,
 )
 from broker.model.tables import (
@@ -33,7 +34,7 @@ from broker.storage.rocks import Family
 from broker.streams.shards import closed_stream, merge_shards, new_stream, split_shard, trimmed_stream
 from broker.tables.definition import NewTable, TableChange, restored_table, with_ids
 from broker.tables.indexes import Indexes, drop_entries
-from broker.tables.validate import TAGS_MAX, check_table_name
+from broker.tables.validate import TAGS_MAX, check_table_name, table_name_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping
@@ -60,8 +61,7 @@ class OpenTable:
     def check_exists(self) -> None:
         """Raises ResourceNotFoundError if the table was deleted since it was opened."""
         if self.is_deleted:
-            name = self.definition.name
-            raise ResourceNotFoundError(f"Requested resource not found: Table: {name} not found", table_name=name)
+            raise TableNotFoundError(self.definition.name)
 
     def update(self, definition: Table, stream: Stream | None) -> None:
         """Takes over a change of the definition, or of the enabled stream; None if there is none."""
@@ -107,12 +107,26 @@ class Catalog:
         return self._committer.now_ms
 
     def open_table(self, name: str) -> OpenTable:
-        """A table to read or write. Raises ResourceNotFoundError, or ValidationError for a name no table can have."""
+        """A table to read or write, by its name or ARN.
+
+        Raises TableNotFoundError, or ValidationError for a name no table can have or the ARN of no table of this node.
+        """
         opened = self._open.get(name)
         if opened is None:
-            check_table_name(name)
-            raise ResourceNotFoundError(f"Requested resource not found: Table: {name} not found", table_name=name)
+            name = self.table_name(name)
+            opened = self._open.get(name)
+            if opened is None:
+                raise TableNotFoundError(name)
         return opened
+
+    def table_name(self, name_or_arn: str, field: str = "table_name") -> str:
+        """The name in what names a table, there or not: its name or its ARN.
+
+        Raises ValidationError as `open_table` does.
+        """
+        name = table_name_of(name_or_arn, self.region, field)
+        check_table_name(name, field)
+        return name
 
     def find_table(self, name: str) -> OpenTable | None:
         """The table of a name, or None."""
@@ -142,7 +156,7 @@ class Catalog:
         head, _, rest = arn.partition(":table/")
         if not head.startswith("arn:aws:dynamodb:") or "/stream/" not in rest:
             raise ValidationError(
-                f"Invalid stream_arn: {arn[:_QUOTED_MAX]!r} is not the ARN of a stream", field="stream_arn"
+                f"Invalid StreamArn: {arn[:_QUOTED_MAX]!r} is not the ARN of a stream", field="stream_arn"
             )
         stream = self.streams.get(rest)
         if stream is None or self.stream_arn(stream) != arn:
@@ -153,7 +167,8 @@ class Catalog:
         """The enabled stream of a table. Raises ResourceNotFoundError if there is no such table or it has none."""
         stream = self.open_table(table_name).stream
         if stream is None:
-            raise ResourceNotFoundError(f"Table {table_name} has no enabled stream", table_name=table_name)
+            name = self.table_name(table_name)
+            raise ResourceNotFoundError(f"Table {name} has no enabled stream", table_name=name)
         return stream
 
     def newest_stream(self, table: Table) -> Stream | None:
@@ -368,12 +383,12 @@ class Catalog:
                     "Resource cannot be deleted as it is currently protected against deletion. Disable deletion "
                     "protection first.",
                     field="table_name",
-                    table_name=name,
+                    table_name=table.name,
                 )
             if opened.stream is not None:
                 self._disable_stream(group, opened.stream)
-            self.tables.delete(group, name)
-            del self._open[name]
+            self.tables.delete(group, table.name)
+            del self._open[table.name]
             opened.is_deleted = True
             self._delete_items(group, table)
             return table

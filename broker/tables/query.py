@@ -18,6 +18,7 @@ from broker.model.errors import ValidationError
 from broker.model.tables import HASH_MAX, ProjectionType
 from broker.storage.rocks import Family
 from broker.tables.capacity import read_units
+from broker.tables.validate import check_range
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
@@ -108,9 +109,9 @@ class _Range:
             self.begin = max(self.begin, stored + _SUCCESSOR)
 
 
-def open_index(table: OpenTable, name: str) -> IndexCodec | None:
+def open_index(table: OpenTable, name: str | None) -> IndexCodec | None:
     """The index a request names; None for the table. Raises ValidationError if it is not there or not readable yet."""
-    if not name:
+    if name is None:
         return None
     index = table.indexes.get(name)
     if index is None:
@@ -190,13 +191,7 @@ def check_segments(segment: int | None, total_segments: int | None) -> tuple[int
             "present",
             field="segment",
         )
-    if not 1 <= total_segments <= TOTAL_SEGMENTS_MAX:
-        raise ValidationError(
-            f"Value {total_segments} at total_segments failed to satisfy constraint: Member must have value between 1 "
-            f"and {TOTAL_SEGMENTS_MAX}",
-            field="total_segments",
-            limit=TOTAL_SEGMENTS_MAX,
-        )
+    check_range(total_segments, "total_segments", 1, TOTAL_SEGMENTS_MAX)
     if not 0 <= segment < total_segments:
         raise ValidationError(
             "The Segment parameter is zero-based and must be less than parameter TotalSegments: Segment: "

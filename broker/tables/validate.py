@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from typing import TYPE_CHECKING, Final
 
-from broker.model.errors import ValidationError
+from broker.model.constraints import (
+    length_at_least,
+    length_at_most,
+    matches,
+    value_at_least,
+    value_at_most,
+)
+from broker.model.errors import ConstraintError, ValidationError
 from broker.model.tables import (
     OPEN_SHARDS_MAX,
     RETENTION_BYTES_MIN,
@@ -15,10 +23,11 @@ from broker.model.tables import (
     ProjectionType,
     StreamSettings,
     Throughput,
+    table_arn,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence, Sized
 
 TABLE_NAME_LENGTH_MIN: Final = 3
 TABLE_NAME_LENGTH_MAX: Final = 255
@@ -40,23 +49,45 @@ INVALID: Final = "One or more parameter values were invalid: "
 _TABLE_NAME: Final = re.compile(r"[a-zA-Z0-9_.-]+", re.ASCII)
 _NAME: Final = re.compile(r"[a-zA-Z0-9_-]+", re.ASCII)
 _RESERVED_TAG_PREFIX: Final = "aws:"
+# Source: Developer Guide, "Tagging restrictions in DynamoDB": letters, white space, numbers, and a few more.
+_TAG_CATEGORIES: Final = frozenset("LZN")
+_TAG_CHARACTERS: Final = "+-=._:/@"
+# Any partition and account, so that a foreign ARN is told from a malformed one.
+_ARN_PREFIX: Final = "arn:"
+_TABLE_ARN: Final = re.compile(
+    r"arn:[a-z0-9-]+:dynamodb:[a-z0-9-]+:[0-9]{12}:table/(?P<name>[a-zA-Z0-9_.-]+)", re.ASCII
+)
+# How much of an ARN a message repeats.
+_QUOTED_MAX: Final = 200
 
 
 def check_table_name(name: str, field: str = "table_name") -> None:
     """3 to 255 characters of a-z, A-Z, 0-9, '_', '-' and '.'."""
-    if not TABLE_NAME_LENGTH_MIN <= len(name) <= TABLE_NAME_LENGTH_MAX:
-        raise ValidationError(
-            f"{field} must be at least {TABLE_NAME_LENGTH_MIN} characters long and at most {TABLE_NAME_LENGTH_MAX} "
-            "characters long",
-            field=field,
-            limit=TABLE_NAME_LENGTH_MIN if len(name) < TABLE_NAME_LENGTH_MIN else TABLE_NAME_LENGTH_MAX,
-        )
+    check_length(name, field, TABLE_NAME_LENGTH_MIN, TABLE_NAME_LENGTH_MAX)
     if _TABLE_NAME.fullmatch(name) is None:
+        raise ConstraintError(name, field, matches(_TABLE_NAME.pattern))
+
+
+def table_name_of(name_or_arn: str, region: str, field: str = "table_name") -> str:
+    """Find the name in what names a table: the name itself, or the table's ARN.
+
+    Raises ValidationError for a malformed ARN, or one of another region or account than this node's.
+    """
+    if not name_or_arn.startswith(_ARN_PREFIX):
+        return name_or_arn
+    match = _TABLE_ARN.fullmatch(name_or_arn)
+    if match is None:
         raise ValidationError(
-            f"Value {name!r} at {field} failed to satisfy constraint: Member must satisfy regular expression pattern: "
-            f"{_TABLE_NAME.pattern}",
+            f"Invalid TableArn: Invalid ResourceArn provided as input {name_or_arn[:_QUOTED_MAX]}", field=field
+        )
+    name = match["name"]
+    if table_arn(region, name) != name_or_arn:
+        raise ValidationError(
+            f"Invalid TableArn: {name_or_arn[:_QUOTED_MAX]} is of another region or account; tables here are "
+            f"{table_arn(region, 'NAME')}",
             field=field,
         )
+    return name
 
 
 def check_name(name: str, field: str, length_max: int, pattern: re.Pattern[str] = _NAME) -> None:
@@ -70,36 +101,22 @@ def check_name(name: str, field: str, length_max: int, pattern: re.Pattern[str] 
 def check_range(value: int, field: str, least: int, most: int) -> None:
     """A number within bounds."""
     if not least <= value <= most:
-        bound, limit = ("greater", least) if value < least else ("less", most)
-        raise ValidationError(
-            f"Value {value} at {field} failed to satisfy constraint: Member must have value {bound} than or equal to "
-            f"{limit}",
-            field=field,
-            limit=limit,
-        )
+        is_small = value < least
+        constraint = value_at_least(least) if is_small else value_at_most(most)
+        raise ConstraintError(value, field, constraint, limit=least if is_small else most)
 
 
 def check_length(text: str, field: str, least: int, most: int) -> None:
     """How many characters a text has."""
-    if not least <= len(text) <= most:
-        bound, limit = ("greater", least) if len(text) < least else ("less", most)
-        raise ValidationError(
-            f"Value {text!r} at {field} failed to satisfy constraint: Member must have length {bound} than or equal to "
-            f"{limit}",
-            field=field,
-            limit=limit,
-        )
+    check_count(text, field, least, most)
 
 
-def check_count(count: int, field: str, least: int, most: int) -> None:
-    """How many members a list has."""
-    if not least <= count <= most:
-        bound, limit = ("greater", least) if count < least else ("less", most)
-        raise ValidationError(
-            f"{field} failed to satisfy constraint: Member must have length {bound} than or equal to {limit}",
-            field=field,
-            limit=limit,
-        )
+def check_count(content: Sized, field: str, least: int, most: int) -> None:
+    """How many elements a list has, or characters a text."""
+    if not least <= len(content) <= most:
+        is_short = len(content) < least
+        constraint = length_at_least(least) if is_short else length_at_most(most)
+        raise ConstraintError(content, field, constraint, limit=least if is_short else most)
 
 
 def page_limit(limit: int | None, field: str = "limit") -> int:
@@ -126,12 +143,12 @@ def check_attribute_definitions(definitions: Sequence[tuple[str, str | None]]) -
     for name, letter in definitions:
         if letter is None:
             raise ValidationError(
-                f"{INVALID}attribute_type of {name} must satisfy enum value set: [S, N, B]",
+                f"{INVALID}AttributeType of {name} must be one of [S, N, B]",
                 field="attribute_definitions.attribute_type",
             )
         if name in types:
             raise ValidationError(
-                f"{INVALID}Duplicate AttributeDefinition: attribute_name: {name}", field="attribute_definitions"
+                f"{INVALID}Duplicate AttributeDefinition: AttributeName: {name}", field="attribute_definitions"
             )
         types[name] = KeyAttributeType(letter)
     return types
@@ -141,12 +158,7 @@ def check_key_schema(
     schema: Sequence[tuple[str, str]], definitions: Mapping[str, KeyAttributeType]
 ) -> tuple[KeyAttribute, KeyAttribute | None]:
     """The key of a new table or index, from (name, "HASH" or "RANGE") pairs."""
-    if not 1 <= len(schema) <= KEY_SCHEMA_ELEMENTS_MAX:
-        raise ValidationError(
-            f"{INVALID}key_schema must have 1 or {KEY_SCHEMA_ELEMENTS_MAX} elements",
-            field="key_schema",
-            limit=KEY_SCHEMA_ELEMENTS_MAX,
-        )
+    check_count(schema, "key_schema", 1, KEY_SCHEMA_ELEMENTS_MAX)
     for (name, role), wanted, which in zip(schema, ("HASH", "RANGE"), ("first", "second"), strict=False):
         if role != wanted:
             raise ValidationError(
@@ -192,10 +204,10 @@ def check_definitions_used(definitions: Collection[str], used: Collection[str], 
 
 def check_attribute_name(name: str, field: str) -> None:
     """The name of an attribute that a definition mentions: 1 to 255 bytes."""
-    if not 1 <= len(name.encode()) <= KEY_NAME_BYTES_MAX:
-        raise ValidationError(
-            f"{INVALID}{field} must have 1 to {KEY_NAME_BYTES_MAX} bytes", field=field, limit=KEY_NAME_BYTES_MAX
-        )
+    size = len(name.encode())
+    if not 1 <= size <= KEY_NAME_BYTES_MAX:
+        constraint = length_at_most(KEY_NAME_BYTES_MAX) if size else length_at_least(1)
+        raise ConstraintError(name, field, constraint, limit=KEY_NAME_BYTES_MAX)
 
 
 def check_projection(projection_type: ProjectionType | None, non_key_attributes: Sequence[str]) -> ProjectionType:
@@ -211,7 +223,7 @@ def check_projection(projection_type: ProjectionType | None, non_key_attributes:
         return projection_type
     if not non_key_attributes:
         raise ValidationError(f"{INVALID}ProjectionType is INCLUDE, but NonKeyAttributes is not specified", field=field)
-    check_count(len(non_key_attributes), field, 1, NON_KEY_ATTRIBUTES_MAX)
+    check_count(non_key_attributes, field, 1, NON_KEY_ATTRIBUTES_MAX)
     for name in non_key_attributes:
         check_attribute_name(name, field)
     if len(set(non_key_attributes)) != len(non_key_attributes):
@@ -248,11 +260,9 @@ def check_tags(pairs: Sequence[tuple[str, str]]) -> dict[str, str]:
     tags: dict[str, str] = {}
     for key, value in pairs:
         check_tag_key(key)
-        if key.startswith(_RESERVED_TAG_PREFIX):
-            raise ValidationError(
-                f"{INVALID}Tag keys must not begin with {_RESERVED_TAG_PREFIX}: {key}", field="tags.key"
-            )
         check_length(value, "tags.value", 0, TAG_VALUE_LENGTH_MAX)
+        _check_tag_text(key, "keys", "tags.key")
+        _check_tag_text(value, "values", "tags.value")
         if key in tags:
             raise ValidationError(f"{INVALID}Duplicate tag key: {key}", field="tags.key")
         tags[key] = value
@@ -262,3 +272,16 @@ def check_tags(pairs: Sequence[tuple[str, str]]) -> dict[str, str]:
 def check_tag_key(key: str, field: str = "tags.key") -> None:
     """1 to 128 characters."""
     check_length(key, field, 1, TAG_KEY_LENGTH_MAX)
+
+
+def _check_tag_text(text: str, what: str, field: str) -> None:
+    """The characters of a tag's key or value, and how it may not begin."""
+    if text[: len(_RESERVED_TAG_PREFIX)].lower() == _RESERVED_TAG_PREFIX:
+        raise ValidationError(f"{INVALID}Tag {what} must not begin with {_RESERVED_TAG_PREFIX}: {text}", field=field)
+    for character in text:
+        if unicodedata.category(character)[0] not in _TAG_CATEGORIES and character not in _TAG_CHARACTERS:
+            raise ValidationError(
+                f"{INVALID}Tag {what} may have letters, white space, numbers and {_TAG_CHARACTERS}, found "
+                f"{character!r}: {text}",
+                field=field,
+            )

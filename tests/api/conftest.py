@@ -25,7 +25,7 @@ def join(client: Client, table: TestTable) -> Iterator[Callable[..., Member]]:
         max_in_flight_records: int | None = None,
         max_batch_records: int | None = None,
         member_name: str = "",
-        starting_sequence_number: str = "",
+        starting_sequence_number: str | None = None,
         **more: Any,
     ) -> Member:
         start = ConsumeStart(

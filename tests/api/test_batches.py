@@ -248,7 +248,7 @@ def test_one_batch_may_write_an_item_often_with_a_record_for_each_change(client:
     ("operations", "limit"),
     [
         ([put(item(id=str(n))) for n in range(WRITE_ITEMS_OPERATIONS_MAX + 1)], WRITE_ITEMS_OPERATIONS_MAX),
-        ([], WRITE_ITEMS_OPERATIONS_MAX),
+        ([], 1),
     ],
     ids=["1001 operations", "no operation"],
 )

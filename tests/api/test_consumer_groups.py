@@ -456,7 +456,7 @@ def test_groups_are_listed_by_name_page_by_page(client: Client, join: Join) -> N
         with join(name) as member:
             member.started()
     listed: list[str] = []
-    token = ""
+    token: str | None = None
     while True:
         page = client.consumers.ListConsumerGroups(ListConsumerGroupsRequest(page_size=2, page_token=token))
         assert len(page.consumer_groups) <= 2

@@ -366,7 +366,7 @@ BAD_READS: dict[str, tuple[str, dict[str, Any], str, str]] = {
     "segment without total": ("Scan", {"segment": 0}, "total_segments", "TotalSegments parameter is required"),
     "total without segment": ("Scan", {"total_segments": 2}, "segment", "Segment parameter is required"),
     "segment too high": ("Scan", {"segment": 2, "total_segments": 2}, "segment", "is not less than TotalSegments: 2"),
-    "no segments": ("Scan", {"segment": 0, "total_segments": 0}, "total_segments", "between 1 and 1000000"),
+    "no segments": ("Scan", {"segment": 0, "total_segments": 0}, "total_segments", "greater than or equal to 1"),
     "too many segments": ("Scan", {"segment": 0, "total_segments": 1_000_001}, "total_segments", "1000000"),
     "start key of another shape": (
         "Scan",

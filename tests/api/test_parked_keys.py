@@ -46,7 +46,7 @@ def parked_values(client: Client, group: str, parked_id: str) -> list[int]:
             return values
 
 
-def redrive(client: Client, group: str, parked_id: str = "") -> int:
+def redrive(client: Client, group: str, parked_id: str | None = None) -> int:
     request = RedriveParkedKeysRequest(group_name=group, parked_id=parked_id)
     return client.consumers.RedriveParkedKeys(request).redriven_keys
 
@@ -224,7 +224,7 @@ def test_parked_keys_are_listed_page_by_page_the_oldest_first(client: Client, ta
     for _ in names:
         member.nack(member.batch(), 0, FATAL)
     listed: list[str] = []
-    token = ""
+    token: str | None = None
     while True:
         request = ListParkedKeysRequest(group_name=group, page_size=2, page_token=token)
         page = client.consumers.ListParkedKeys(request)

@@ -213,12 +213,12 @@ FAULTS: dict[str, tuple[CreateTableRequest, str, str]] = {
     ),
     "an empty name": (
         request_with(global_index("index", "total", include(""))),
-        "must have 1 to 255 bytes",
+        "length greater than or equal to 1",
         "projection.non_key_attributes",
     ),
     "a name of 256": (
         request_with(global_index("index", "total", include("x" * 256))),
-        "must have 1 to 255 bytes",
+        "length less than or equal to 255",
         "projection.non_key_attributes",
     ),
     "a name projected twice": (
@@ -247,14 +247,14 @@ FAULTS: dict[str, tuple[CreateTableRequest, str, str]] = {
         "Invalid KeySchema: Some index key attribute have no definition",
         "attribute_definitions",
     ),
-    "no key": (request_with(global_index("index", "")), "key_schema must have 1 or 2 elements", "key_schema"),
+    "no key": (request_with(global_index("index", "")), "length greater than or equal to 1", "key_schema"),
     "one key name twice": (
         request_with(global_index("index", "total total")),
         "Both the Hash Key and the Range Key element in the KeySchema have the same name",
         "key_schema",
     ),
-    "name too short": (request_with(global_index("ab", "total")), "at least 3 characters long", "index_name"),
-    "name too long": (request_with(global_index("a" * 256, "total")), "at most 255 characters long", "index_name"),
+    "name too short": (request_with(global_index("ab", "total")), "length greater than or equal to 3", "index_name"),
+    "name too long": (request_with(global_index("a" * 256, "total")), "length less than or equal to 255", "index_name"),
     "name with a blank": (request_with(global_index("a b", "total")), "regular expression pattern", "index_name"),
     "throughput without PROVISIONED": (
         request_with(global_index("index", "total", throughput=TEN)),

@@ -37,7 +37,8 @@ def untag(client: Client, arn: str, *keys: str) -> None:
 
 
 def pages(client: Client, arn: str) -> list[list[tuple[str, str]]]:
-    listed, token = [], ""
+    token: str | None = None
+    listed = []
     while True:
         page = client.tables.ListTagsOfResource(ListTagsOfResourceRequest(resource_arn=arn, next_token=token))
         listed.append([(each.key, each.value) for each in page.tags])

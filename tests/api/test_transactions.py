@@ -15,13 +15,13 @@ SHOWS = pb.RETURN_VALUES_ON_CONDITION_CHECK_FAILURE_ALL_OLD
 
 
 def put(table: TestTable, number: int, **more: Any) -> pb.TransactWriteItem:
-    condition = more.pop("condition", "")
+    condition = more.pop("condition", None)
     return pb.TransactWriteItem(
         put=pb.PutItemRequest(table_name=table.name, item=item(id=f"k{number}", **more), condition_expression=condition)
     )
 
 
-def check(table: TestTable, number: int, condition: str, **fields: Any) -> pb.TransactWriteItem:
+def check(table: TestTable, number: int, condition: str | None, **fields: Any) -> pb.TransactWriteItem:
     return pb.TransactWriteItem(
         condition_check=pb.ConditionCheck(
             table_name=table.name, key=item(id=f"k{number}"), condition_expression=condition, **fields
@@ -104,7 +104,7 @@ def test_an_update_that_does_not_fit_its_item_cancels_the_transaction(client: Cl
 
 
 def test_a_transaction_has_1_to_100_actions_and_4_mb(client: Client, table: TestTable) -> None:
-    with refused("INVALID_ARGUMENT", "VALIDATION", field="transact_items", limit=100):
+    with refused("INVALID_ARGUMENT", "VALIDATION", field="transact_items", limit=1):
         transact(client)
     with client.unchanged(table), refused("INVALID_ARGUMENT", "VALIDATION", field="transact_items", limit=100):
         transact(client, *(put(table, number) for number in range(101)))
@@ -131,7 +131,8 @@ def bad_actions(table: TestTable) -> dict[str, tuple[list[pb.TransactWriteItem],
     return {
         "two on one item": ([put(table, 1), check(table, 1, "attribute_exists(id)")], "transact_items", "one item"),
         "no action": ([pb.TransactWriteItem()], "transact_items", "Check, Put, Update or Delete"),
-        "check of nothing": ([check(table, 1, "")], "condition_expression", "must be given"),
+        "check of nothing": ([check(table, 1, None)], "condition_expression", "must have a ConditionExpression"),
+        "check of an empty text": ([check(table, 1, "")], "condition_expression", "can not be empty"),
         "asks for values": ([returning], "return_values", "returns no values"),
         "syntax": ([put(table, 1), check(table, 2, "id =")], "condition_expression", "Syntax error"),
     }

@@ -92,24 +92,25 @@ def test_what_is_wrong_with_a_request_is_told_with_dynamodbs_error(
 
 @pytest.mark.parametrize("operation", ["put_item", "get_item", "query", "scan", "describe_table", "delete_table"])
 def test_a_table_that_is_not_there_or_not_named(unchecked: Any, operation: str) -> None:
-    more = {"put_item": {"Item": A1}, "get_item": {"Key": A1}}.get(operation, {})
+    query = {"KeyConditionExpression": "id = :v", "ExpressionAttributeValues": {":v": {"S": "a"}}}
+    wanted: dict[str, dict[str, Any]] = {"put_item": {"Item": A1}, "get_item": {"Key": A1}, "query": query}
     with pytest.raises(unchecked.exceptions.ResourceNotFoundException):
-        getattr(unchecked, operation)(TableName="nothing", **more)
+        getattr(unchecked, operation)(TableName="nothing", **wanted.get(operation, {}))
 
 
 @pytest.mark.parametrize(
     ("operation", "content"),
     [
         ("PutItem", {"TableName": ["t"], "Item": A1}),
-        ("PutItem", {"TableName": "t", "Item": [A1]}),
-        ("PutItem", {"TableName": "t", "Item": {"id": "a"}}),
-        ("PutItem", {"TableName": "t", "Item": A1, "ExpressionAttributeNames": ["#a"]}),
-        ("PutItem", {"TableName": "t", "Item": A1, "ExpressionAttributeNames": {"#a": None}}),
-        ("PutItem", {"TableName": "t", "Item": A1, "ExpressionAttributeValues": {":a": 1}}),
-        ("CreateTable", {"TableName": "t", "KeySchema": {}}),
-        ("CreateTable", {"TableName": "t", "KeySchema": [None]}),
-        ("CreateTable", {"TableName": "t", "KeySchema": ["id"]}),
-        ("CreateTable", {"TableName": "t", "ProvisionedThroughput": {"ReadCapacityUnits": 1.5}}),
+        ("PutItem", {"TableName": "pets", "Item": [A1]}),
+        ("PutItem", {"TableName": "pets", "Item": {"id": "a"}}),
+        ("PutItem", {"TableName": "pets", "Item": A1, "ExpressionAttributeNames": ["#a"]}),
+        ("PutItem", {"TableName": "pets", "Item": A1, "ExpressionAttributeNames": {"#a": None}}),
+        ("PutItem", {"TableName": "pets", "Item": A1, "ExpressionAttributeValues": {":a": 1}}),
+        ("CreateTable", {"TableName": "pets", "KeySchema": {}}),
+        ("CreateTable", {"TableName": "pets", "KeySchema": [None]}),
+        ("CreateTable", {"TableName": "pets", "KeySchema": ["id"]}),
+        ("CreateTable", {"TableName": "pets", "ProvisionedThroughput": {"ReadCapacityUnits": 1.5}}),
         ("BatchGetItem", {"RequestItems": []}),
         ("BatchGetItem", {"RequestItems": {"t": []}}),
         ("BatchGetItem", {"RequestItems": {"t": {"Keys": {}}}}),
@@ -117,12 +118,12 @@ def test_a_table_that_is_not_there_or_not_named(unchecked: Any, operation: str) 
         ("BatchWriteItem", {"RequestItems": {"t": [1]}}),
         ("BatchWriteItem", {"RequestItems": {"t": [{"PutRequest": []}]}}),
         ("TransactGetItems", {"TransactItems": {}}),
-        ("TransactGetItems", {"TransactItems": [{}]}),
+        ("TransactGetItems", {"TransactItems": [{"Get": []}]}),
         ("TransactWriteItems", {"TransactItems": [{"Put": []}]}),
-        ("Scan", {"TableName": "t", "Limit": "7"}),
-        ("Scan", {"TableName": "t", "Limit": True}),
-        ("Scan", {"TableName": "t", "ExclusiveStartKey": "a"}),
-        ("UpdateTimeToLive", {"TableName": "t", "TimeToLiveSpecification": True}),
+        ("Scan", {"TableName": "pets", "Limit": "7"}),
+        ("Scan", {"TableName": "pets", "Limit": True}),
+        ("Scan", {"TableName": "pets", "ExclusiveStartKey": "a"}),
+        ("UpdateTimeToLive", {"TableName": "pets", "TimeToLiveSpecification": True}),
     ],
 )
 def test_another_type_than_the_operations_is_refused(

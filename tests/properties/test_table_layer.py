@@ -431,7 +431,7 @@ class TableLayer(RuleBasedStateMachine):
             index_name=where,
             key_condition_expression=f"{hash_name} = :p" + _sort_condition(sort_name, operator),
             expression_attribute_values={":p": to_attribute_value(s(partition))},
-            filter_expression="" if condition is None else condition.text,
+            filter_expression=None if condition is None else condition.text,
             limit=limit,
             scan_index_forward=not is_reverse,
         )

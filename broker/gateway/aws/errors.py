@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Any, Final
 
-from broker.model.errors import HeadraceError, TransactionCanceledError, UnavailableError, cancellation_code
+from broker.model.errors import (
+    ConstraintError,
+    HeadraceError,
+    TableNotFoundError,
+    TransactionCanceledError,
+    UnavailableError,
+    cancellation_code,
+    described_fault,
+)
 
 _DYNAMODB: Final = "com.amazonaws.dynamodb.v20120810#"
 # What AWS's framework refuses before DynamoDB sees it.
@@ -49,6 +58,11 @@ def translate(error: HeadraceError) -> AwsError:
     """An error of the engine as DynamoDB's of the same reason."""
     if isinstance(error, UnavailableError):
         return AwsError(_DYNAMODB + "ServiceUnavailable", error.message, HTTPStatus.SERVICE_UNAVAILABLE)
+    if isinstance(error, ConstraintError):
+        path = ".".join(map(_camel, error.field.split(".")))
+        return validation_errors([described_fault(error.value, path, error.constraint)])
+    if isinstance(error, TableNotFoundError):
+        return AwsError(_DYNAMODB + "ResourceNotFoundException", "Requested resource not found")
     origin = _FRAMEWORK if error.reason in _OF_FRAMEWORK else _DYNAMODB
     name = "".join(word.capitalize() for word in error.reason.split("_")) + "Exception"
     members: dict[str, Any] = {}
@@ -59,6 +73,33 @@ def translate(error: HeadraceError) -> AwsError:
         ]
         members = transaction_members(error.message, reasons)
     return AwsError(origin + name, error.message, members=members)
+
+
+def validation_errors(faults: Sequence[str]) -> AwsError:
+    """A request of which some values break constraints, each described as `described_fault` does."""
+    errors = "error" if len(faults) == 1 else "errors"
+    message = f"{len(faults)} validation {errors} detected: {'; '.join(faults)}"
+    return AwsError(_DYNAMODB + "ValidationException", message)
+
+
+def lower_first(name: str) -> str:
+    """Write the name of a member as it stands in a path."""
+    return name[:1].lower() + name[1:]
+
+
+def _camel(field_name: str) -> str:
+    """Write the name of a field of ours as AWS writes that of its member."""
+    return lower_first("".join(map(str.capitalize, field_name.split("_"))))
+
+
+def table_to_describe_not_found(name: str) -> AwsError:
+    """A table that is not there, as the operations on tables tell it; those on items do not name it."""
+    return AwsError(_DYNAMODB + "ResourceNotFoundException", f"Requested resource not found: Table: {name} not found")
+
+
+def table_to_back_up_not_found(name: str) -> AwsError:
+    """A table that is not there, as the operations on backups tell it."""
+    return AwsError(_DYNAMODB + "TableNotFoundException", f"Table not found: {name}")
 
 
 def framework_error(name: str, message: str, status: int) -> AwsError:

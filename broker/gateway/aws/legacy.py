@@ -83,15 +83,17 @@ def modernize(operation: str, request: Json) -> Json:
 
 
 def _modernize_batch(request: Json) -> Json:
-    tables = request.get("RequestItems")
-    if not isinstance(tables, dict) or not any(
-        isinstance(keys, dict) and "AttributesToGet" in keys for keys in tables.values()
-    ):
+    content = structure(request.get("RequestItems"), "RequestItems")
+    tables = {name: structure(keys, name) for name, keys in content.items()}
+    if all(keys.get("AttributesToGet") is None for keys in tables.values()):
         return request
+    if any(keys.get("ProjectionExpression") is not None for keys in tables.values()):
+        # The tables of one request are one request.
+        raise _mixed(["AttributesToGet"], ["ProjectionExpression"])
     legacy = _LEGACY["GetItem"]
     return {
         **request,
-        "RequestItems": {name: _Rewriting(structure(keys, name), legacy).result() for name, keys in tables.items()},
+        "RequestItems": {name: _Rewriting(keys, legacy).result() for name, keys in tables.items()},
     }
 
 
@@ -138,11 +140,7 @@ class _Rewriting:
         else:
             mixed = [name for name in self._legacy if name != "KeyConditions"]
         if expressions and mixed:
-            raise ValidationError(
-                "Can not use both expression and non-expression parameters in the same request: Non-expression "
-                f"parameters: {{{', '.join(sorted(mixed))}}} Expression parameters: {{{', '.join(expressions)}}}",
-                field=min(mixed),
-            )
+            raise _mixed(sorted(mixed), expressions)
         if not expressions and self._legacy:
             for placeholders in ("ExpressionAttributeNames", "ExpressionAttributeValues"):
                 if self._request.get(placeholders) is not None:
@@ -323,6 +321,14 @@ def _kind(value: Any) -> str:
             field="AttributeValue",
         )
     return kinds[0]
+
+
+def _mixed(legacy: Collection[str], expressions: Collection[str]) -> ValidationError:
+    return ValidationError(
+        "Can not use both expression and non-expression parameters in the same request: Non-expression parameters: "
+        f"{{{', '.join(legacy)}}} Expression parameters: {{{', '.join(expressions)}}}",
+        field=min(legacy),
+    )
 
 
 def _wrong(message: str, field: str) -> ValidationError:

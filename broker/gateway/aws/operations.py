@@ -5,15 +5,21 @@ Requests and responses are JSON values in the shapes of the Amazon DynamoDB API 
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from hashlib import md5
 from typing import Any, Final, TypeAlias
 
 from broker.gateway.aws import legacy
-from broker.gateway.aws.errors import conditional_check_failed, policy_not_found, transaction_canceled
+from broker.gateway.aws.errors import (
+    conditional_check_failed,
+    policy_not_found,
+    table_to_back_up_not_found,
+    table_to_describe_not_found,
+    transaction_canceled,
+)
 from broker.gateway.aws.partiql.execute import PartiQL
-from broker.gateway.aws.shapes import elements, required, string, structure, unexpected
-from broker.model.errors import ResourceNotFoundError, ValidationError
+from broker.model.errors import ResourceNotFoundError, TableNotFoundError, ValidationError
+from broker.tables.validate import table_name_of
 
 Json: TypeAlias = dict[str, Any]
 Call: TypeAlias = Callable[[str, Json], Awaitable[Json]]
@@ -26,8 +32,6 @@ _ACCOUNT_CAPACITY_UNITS: Final = 80_000
 _TABLE_CAPACITY_UNITS: Final = 40_000
 _GIGABYTE: Final = 1024**3
 _ENDPOINT_CACHE_MINUTES: Final = 1440
-# The most that a page of exports or imports may be asked to have.
-_LIST_PAGE_MAX: Final = 25
 # Of a table that is being deleted. Source: API Reference, the example of DeleteTable.
 _TOLD_OF_DELETED: Final = (
     "TableName",
@@ -42,6 +46,7 @@ _TOLD_OF_DELETED: Final = (
 )
 # In the ARN of a backup at which a page of them ends; no table has this name.
 _ANY_TABLE: Final = "-"
+_ACTIONS: Final = ("ConditionCheck", "Put", "Delete", "Update")
 
 # Parameters that would change what an operation does, and do not here.
 _UNSUPPORTED: Final[Mapping[str, tuple[str, ...]]] = {
@@ -99,8 +104,8 @@ class DynamoDB:
             "DescribeContributorInsights": self._describe_contributor_insights,
             "DescribeKinesisStreamingDestination": self._describe_kinesis_destination,
             "GetResourcePolicy": self._get_resource_policy,
-            "ListExports": _listing_none("ExportSummaries", "MaxResults"),
-            "ListImports": _listing_none("ImportSummaryList", "PageSize"),
+            "ListExports": _listing_none("ExportSummaries"),
+            "ListImports": _listing_none("ImportSummaryList"),
         }
         for name in legacy.OPERATIONS:
             operations[name] = _modernized(name, operations[name])
@@ -131,29 +136,27 @@ class DynamoDB:
             metrics = response.get("ItemCollectionMetrics")
             if metrics is not None:
                 response["ItemCollectionMetrics"] = _collection(metrics)
-            return _with_capacity(response)
+            return _with_capacity(response, request)
 
         return write
 
     async def _get_item(self, request: Json) -> Json:
-        return _with_capacity(await self._call("GetItem", request))
+        return _with_capacity(await self._call("GetItem", request), request)
 
     async def _batch_get_item(self, request: Json) -> Json:
-        tables = structure(required(request, "RequestItems"), "RequestItems")
+        tables = request["RequestItems"]
         asked = {
-            "Tables": [{**structure(keys, "RequestItems"), "TableName": name} for name, keys in tables.items()],
+            "Tables": [{**keys, "TableName": name} for name, keys in tables.items()],
             "ReturnConsumedCapacity": request.get("ReturnConsumedCapacity"),
         }
         response = await self._call("BatchGetItem", asked)
         unprocessed = {keys.pop("TableName"): keys for keys in response.get("UnprocessedKeys", ())}
         found = {items["TableName"]: items.get("Items", []) for items in response.get("Tables", ())}
-        return _with_capacities({"Responses": found, "UnprocessedKeys": unprocessed}, response)
+        return _with_capacities({"Responses": found, "UnprocessedKeys": unprocessed}, response, tables)
 
     async def _batch_write_item(self, request: Json) -> Json:
         operations = [
-            _write_operation(name, write)
-            for name, writes in structure(required(request, "RequestItems"), "RequestItems").items()
-            for write in elements(writes, "RequestItems")
+            _write_operation(name, write) for name, writes in request["RequestItems"].items() for write in writes
         ]
         asked = {"Operations": operations} | {
             name: request.get(name) for name in ("ReturnConsumedCapacity", "ReturnItemCollectionMetrics")
@@ -164,11 +167,12 @@ class DynamoDB:
             ((kind, write),) = operation.items()
             part = "Item" if kind == "Put" else "Key"
             unprocessed.setdefault(write["TableName"], []).append({f"{kind}Request": {part: write[part]}})
-        return _with_capacities({"UnprocessedItems": unprocessed, **_collections(response)}, response)
+        tables = request["RequestItems"]
+        return _with_capacities({"UnprocessedItems": unprocessed, **_collections(response, tables)}, response, tables)
 
     def _paging(self, name: str) -> Operation:
         async def page(request: Json) -> Json:
-            response = _with_capacity(await self._call(name, request))
+            response = _with_capacity(await self._call(name, request), request)
             response.setdefault("Count", 0)
             response.setdefault("ScannedCount", 0)
             if request.get("Select") != "COUNT":
@@ -178,17 +182,23 @@ class DynamoDB:
         return page
 
     async def _transact_write_items(self, request: Json) -> Json:
+        for action in request["TransactItems"]:
+            if sum(action.get(kind) is not None for kind in _ACTIONS) != 1:
+                raise ValidationError("TransactItems can only contain one of Check, Put, Update or Delete")
         response = await self._call("TransactWriteItems", request)
         reasons = response.pop("CancellationReasons", None)
         if reasons is not None:
             raise transaction_canceled(reasons)
-        return _with_capacities(_collections(response), response, transactional=True)
+        tables = [
+            action[kind]["TableName"] for action in request["TransactItems"] for kind in _ACTIONS if kind in action
+        ]
+        return _with_capacities(_collections(response, tables), response, tables, transactional=True)
 
     async def _transact_get_items(self, request: Json) -> Json:
-        actions = elements(required(request, "TransactItems"), "TransactItems")
-        gets = [structure(structure(action, "TransactItems").get("Get"), "Get") for action in actions]
+        gets = [action["Get"] for action in request["TransactItems"]]
         response = await self._call("TransactGetItems", {**request, "TransactItems": gets})
-        return _with_capacities({"Responses": response["Responses"]}, response, transactional=True)
+        tables = [get["TableName"] for get in gets]
+        return _with_capacities({"Responses": response["Responses"]}, response, tables, transactional=True)
 
     # Tables.
 
@@ -200,28 +210,44 @@ class DynamoDB:
 
     async def _update_table(self, request: Json) -> Json:
         _check_supported("UpdateTable", request)
-        response = await self._call("UpdateTable", request)
+        response = await self._on_table("UpdateTable", request)
         return {"TableDescription": _table(response["TableDescription"])}
 
     async def _describe_table(self, request: Json) -> Json:
-        response = await self._call("DescribeTable", request)
+        response = await self._on_table("DescribeTable", request)
         return {"Table": _table(response["Table"])}
 
     async def _delete_table(self, request: Json) -> Json:
-        response = await self._call("DeleteTable", request)
+        response = await self._on_table("DeleteTable", request)
         description = _table(response["TableDescription"])
         return {"TableDescription": {name: description[name] for name in _TOLD_OF_DELETED if name in description}}
+
+    async def _on_table(self, name: str, request: Json) -> Json:
+        """Carries out what is asked of a table itself, whose error names the table."""
+        try:
+            return await self._call(name, request)
+        except TableNotFoundError as error:
+            raise table_to_describe_not_found(error.name) from error
+
+    async def _table_to_back_up(self, request: Json) -> Json:
+        """The description of a table, which has an error of its own where backups are meant."""
+        try:
+            described = await self._call("DescribeTable", {"TableName": request["TableName"]})
+        except TableNotFoundError as error:
+            raise table_to_back_up_not_found(error.name) from error
+        table: Json = described["Table"]
+        return table
 
     async def _list_tables(self, request: Json) -> Json:
         return {"TableNames": [], **await self._call("ListTables", request)}
 
     async def _update_time_to_live(self, request: Json) -> Json:
-        response = await self._call("UpdateTimeToLive", request)
+        response = await self._on_table("UpdateTimeToLive", request)
         specification = {"Enabled": False, **response["TimeToLiveSpecification"]}
         return {"TimeToLiveSpecification": specification}
 
     async def _describe_time_to_live(self, request: Json) -> Json:
-        return {"TimeToLiveDescription": await self._call("DescribeTimeToLive", request)}
+        return {"TimeToLiveDescription": await self._on_table("DescribeTimeToLive", request)}
 
     def _answering_nothing(self, name: str) -> Callable[[Json], Awaitable[None]]:
         async def carry_out(request: Json) -> None:
@@ -235,7 +261,7 @@ class DynamoDB:
         return {**response, "Tags": tags}
 
     async def _describe_continuous_backups(self, request: Json) -> Json:
-        await self._call("DescribeTable", request)
+        await self._table_to_back_up(request)
         point_in_time = {"PointInTimeRecoveryStatus": "DISABLED"}
         description = {"ContinuousBackupsStatus": "DISABLED", "PointInTimeRecoveryDescription": point_in_time}
         return {"ContinuousBackupsDescription": description}
@@ -251,7 +277,7 @@ class DynamoDB:
     # What there never is here: the answers for a table for which it was never switched on.
 
     async def _describe_contributor_insights(self, request: Json) -> Json:
-        table = (await self._call("DescribeTable", {"TableName": request.get("TableName")}))["Table"]
+        table = (await self._on_table("DescribeTable", {"TableName": request["TableName"]}))["Table"]
         result = {"TableName": table["TableName"], "ContributorInsightsStatus": "DISABLED"}
         index_name = request.get("IndexName")
         if index_name is None:
@@ -263,11 +289,11 @@ class DynamoDB:
         return {**result, "IndexName": index_name}
 
     async def _describe_kinesis_destination(self, request: Json) -> Json:
-        table = (await self._call("DescribeTable", {"TableName": request.get("TableName")}))["Table"]
+        table = (await self._on_table("DescribeTable", {"TableName": request["TableName"]}))["Table"]
         return {"TableName": table["TableName"], "KinesisDataStreamDestinations": []}
 
     async def _get_resource_policy(self, request: Json) -> Json:
-        arn = string(required(request, "ResourceArn"), "ResourceArn")
+        arn = request["ResourceArn"]
         # Both raise if there is no such table or stream.
         if "/stream/" in arn:
             await self._call("DescribeStream", {"StreamArn": arn, "Limit": 1})
@@ -278,7 +304,7 @@ class DynamoDB:
     # Backups. Ours are of all tables: a table's backup is named by both, arn:...:table/NAME/backup/ID.
 
     async def _create_backup(self, request: Json) -> Json:
-        table = (await self._call("DescribeTable", {"TableName": request.get("TableName")}))["Table"]
+        table = await self._table_to_back_up(request)
         response = await self._call("CreateBackup", {"BackupName": request.get("BackupName")})
         return {"BackupDetails": _backup_details(response["BackupDetails"], table["TableName"])}
 
@@ -306,7 +332,8 @@ class DynamoDB:
 
     async def _list_backups(self, request: Json) -> Json:
         _check_supported("ListBackups", request)
-        table_name = request.get("TableName")
+        named = request.get("TableName")
+        table_name = None if named is None else table_name_of(named, self._region)
         start = request.get("ExclusiveStartBackupArn")
         asked = {
             "ExclusiveStartBackupArn": start and _split_backup_arn(start)[0],
@@ -350,13 +377,6 @@ class DynamoDB:
         return response
 
     async def _get_shard_iterator(self, request: Json) -> Json:
-        if required(request, "ShardId") == "":
-            # Ours may name a whole stream, which no client of AWS would know how to read.
-            raise ValidationError(
-                "1 validation error detected: Value '' at 'shardId' failed to satisfy constraint: Member must have "
-                "length greater than or equal to 28",
-                field="ShardId",
-            )
         return await self._call("GetShardIterator", request)
 
     async def _get_records(self, request: Json) -> Json:
@@ -395,14 +415,12 @@ def _check_supported(operation: str, request: Json) -> None:
             raise ValidationError(f"{name} is not supported", field=name)
 
 
-def _write_operation(table_name: str, write: Any) -> Json:
-    requests = {kind: request for kind, request in structure(write, "RequestItems").items() if request is not None}
-    if len(requests) == 1:
-        ((kind, request),) = requests.items()
-        if kind == "PutRequest":
-            return {"Put": {"TableName": table_name, "Item": structure(request, kind).get("Item")}}
-        if kind == "DeleteRequest":
-            return {"Delete": {"TableName": table_name, "Key": structure(request, kind).get("Key")}}
+def _write_operation(table_name: str, write: Json) -> Json:
+    put, delete = write.get("PutRequest"), write.get("DeleteRequest")
+    if put is not None and delete is None:
+        return {"Put": {"TableName": table_name, "Item": put["Item"]}}
+    if delete is not None and put is None:
+        return {"Delete": {"TableName": table_name, "Key": delete["Key"]}}
     raise ValidationError(
         "Supplied AttributeValue has more than one datatypes set, or none: a write request must have exactly one of "
         "PutRequest and DeleteRequest",
@@ -410,23 +428,10 @@ def _write_operation(table_name: str, write: Any) -> Json:
     )
 
 
-def _listing_none(member: str, limit: str) -> Operation:
+def _listing_none(member: str) -> Operation:
     """A list of what there never is here."""
 
     async def answer(request: Json) -> Json:
-        if request.get("TableArn") is not None:
-            string(request["TableArn"], "TableArn")
-        most = request.get(limit)
-        if most is not None:
-            if type(most) is not int:
-                raise unexpected(most, limit)
-            if not 1 <= most <= _LIST_PAGE_MAX:
-                bound, value = ("greater", 1) if most < 1 else ("less", _LIST_PAGE_MAX)
-                raise ValidationError(
-                    f"1 validation error detected: Value '{most}' at '{limit[0].lower()}{limit[1:]}' failed to satisfy "
-                    f"constraint: Member must have value {bound} than or equal to {value}",
-                    field=limit,
-                )
         if request.get("NextToken") is not None:
             raise ValidationError("NextToken is not one that this operation has given", field="NextToken")
         return {member: []}
@@ -434,26 +439,38 @@ def _listing_none(member: str, limit: str) -> Operation:
     return answer
 
 
-def _with_capacity(response: Json) -> Json:
+def _with_capacity(response: Json, request: Json) -> Json:
     consumed = response.get("ConsumedCapacity")
     if consumed is not None:
-        response["ConsumedCapacity"] = _consumed(consumed, transactional=False)
+        response["ConsumedCapacity"] = _consumed(consumed, request["TableName"], transactional=False)
     return response
 
 
-def _with_capacities(result: Json, response: Json, *, transactional: bool = False) -> Json:
+def _with_capacities(result: Json, response: Json, named: Iterable[str], *, transactional: bool = False) -> Json:
     consumed = response.get("ConsumedCapacity")
     if consumed is not None:
-        result["ConsumedCapacity"] = [_consumed(each, transactional=transactional) for each in consumed]
+        sent = _as_sent(named)
+        result["ConsumedCapacity"] = [
+            _consumed(each, sent[each["TableName"]], transactional=transactional) for each in consumed
+        ]
     return result
 
 
-def _collections(response: Json) -> Json:
+def _collections(response: Json, named: Iterable[str]) -> Json:
     """The sizes of item collections by table, if there are any."""
+    collections = response.get("ItemCollectionMetrics")
+    if not collections:
+        return {}
     tables: dict[str, list[Json]] = {}
-    for metrics in response.get("ItemCollectionMetrics", ()):
-        tables.setdefault(metrics["TableName"], []).append(_collection(metrics))
-    return {"ItemCollectionMetrics": tables} if tables else {}
+    sent = _as_sent(named)
+    for metrics in collections:
+        tables.setdefault(sent[metrics["TableName"]], []).append(_collection(metrics))
+    return {"ItemCollectionMetrics": tables}
+
+
+def _as_sent(named: Iterable[str]) -> dict[str, str]:
+    """How a request names each table, by the table's name: whoever sends an ARN is answered with it."""
+    return {name.rpartition("/")[2]: name for name in named}
 
 
 def _collection(metrics: Json) -> Json:
@@ -462,8 +479,8 @@ def _collection(metrics: Json) -> Json:
     return {"ItemCollectionKey": metrics["ItemCollectionKey"], "SizeEstimateRangeGB": [size, size]}
 
 
-def _consumed(consumed: Json, *, transactional: bool) -> Json:
-    result = {"TableName": consumed["TableName"], **_capacity(consumed.get("Total", {}), transactional=transactional)}
+def _consumed(consumed: Json, table_name: str, *, transactional: bool) -> Json:
+    result = {"TableName": table_name, **_capacity(consumed.get("Total", {}), transactional=transactional)}
     if "Table" in consumed:
         result["Table"] = _capacity(consumed["Table"], transactional=transactional)
     for kind in ("LocalSecondaryIndexes", "GlobalSecondaryIndexes"):

@@ -16,6 +16,7 @@ from zlib import crc32
 import orjson
 from aiohttp import HttpVersion11, web
 
+from broker.gateway.aws.constraints import request_checks
 from broker.gateway.aws.content_encoding import IDENTITY, inflate
 from broker.gateway.aws.errors import AwsError, framework_error, internal_error, translate
 from broker.gateway.aws.operations import describe_endpoints
@@ -81,6 +82,7 @@ class AwsProtocol:
             )
             for name, operation in named.items()
         }
+        self._checks = request_checks(self._operations)
         self._random = random
         self._body_seconds = body_seconds
         self._bodies_bytes_max = bodies_bytes_max
@@ -137,7 +139,9 @@ class AwsProtocol:
         target = request.headers.get("X-Amz-Target", "")
         operation = self._operations.get(target)
         if operation is not None:
-            return await operation(_parsed(body))
+            content = _parsed(body)
+            self._checks[target](content)
+            return await operation(content)
         if target == f"{_DYNAMODB_TARGET}.DescribeEndpoints":
             if not request.host.isascii():
                 raise ValidationError("Host must be ASCII", field="Host")

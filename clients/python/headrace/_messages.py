@@ -311,7 +311,7 @@ def to_batch_get_request(
             table_name=table,
             keys=map(to_item, wanted.keys),
             consistent_read=wanted.consistent_read,
-            projection_expression=wanted.projection or "",
+            projection_expression=wanted.projection,
             expression_attribute_names=wanted.names,
         )
     return request
@@ -343,7 +343,7 @@ def to_transact_get_request(gets: Iterable[tuple[str, Get]]) -> item_service_pb2
         request.transact_items.add(
             table_name=table,
             key=to_item(get.key),
-            projection_expression=get.projection or "",
+            projection_expression=get.projection,
             expression_attribute_names=get.names,
         )
     return request
@@ -363,9 +363,13 @@ def fill_read(
     consistent_read: bool,
 ) -> None:
     """Sets what Query and Scan have in common."""
-    request.index_name = index or ""
-    request.filter_expression = filter_expression or ""
-    request.projection_expression = projection or ""
+    # An empty text is sent, so that the broker can refuse it; it is not the same as none.
+    if index is not None:
+        request.index_name = index
+    if filter_expression is not None:
+        request.filter_expression = filter_expression
+    if projection is not None:
+        request.projection_expression = projection
     request.expression_attribute_names.update(names or {})
     fill_attributes(request.expression_attribute_values, values or {})
     if select is not None:
@@ -389,7 +393,8 @@ def _fill_put(request: item_service_pb2.PutItemRequest, put: Put) -> None:
 
 def _fill_update(request: item_service_pb2.UpdateItemRequest, update: Update) -> None:
     fill_attributes(request.key.attributes, update.key)
-    request.update_expression = update.update
+    if update.update is not None:
+        request.update_expression = update.update
     _fill_condition(request, update)
     _fill_return_values(request, update)
 

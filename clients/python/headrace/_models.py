@@ -319,8 +319,8 @@ class Update:
     """Changes attributes of an item; creates the item if it is missing."""
 
     key: Mapping[str, Any]
-    # For example "SET seen = :now REMOVE draft".
-    update: str
+    # For example "SET seen = :now REMOVE draft"; None: nothing, but a missing item is made of its key alone.
+    update: str | None
     condition: str | None = None
     names: Mapping[str, str] | None = None
     values: Mapping[str, Any] | None = None

@@ -22,7 +22,7 @@ from broker.gateway.server import HttpServer
 JSON = {"Content-Type": "application/x-amz-json-1.0"}
 DEADLINE_S = 10.0
 
-TARGET = "X-Amz-Target: DynamoDB_20120810.GetItem"
+TARGET = "X-Amz-Target: DynamoDB_20120810.ListTables"
 CHUNKED = f"POST / HTTP/1.1\r\nHost: a\r\n{TARGET}\r\nTransfer-Encoding: chunked\r\n\r\n".encode()
 
 
@@ -65,7 +65,7 @@ class Server:
         await self.http.close()
 
     async def post(
-        self, body: bytes = b"{}", target: str = "DynamoDB_20120810.GetItem", **headers: str
+        self, body: bytes = b"{}", target: str = "DynamoDB_20120810.ListTables", **headers: str
     ) -> tuple[int, Any, Any]:
         """Status, parsed body and headers of a response."""
         sent = {**JSON, "X-Amz-Target": target, **{name.replace("_", "-"): value for name, value in headers.items()}}

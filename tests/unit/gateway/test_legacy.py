@@ -157,7 +157,7 @@ def test_sections_of_an_update_are_joined() -> None:
 
 
 def test_each_table_of_a_batch_has_its_projection() -> None:
-    tables = {"t": {"Keys": [], "AttributesToGet": ["a", "b.c"]}, "u": {"Keys": [], "ProjectionExpression": "a"}}
+    tables = {"t": {"Keys": [], "AttributesToGet": ["a", "b.c"]}, "u": {"Keys": []}}
     assert modernize("BatchGetItem", {"RequestItems": tables}) == {
         "RequestItems": {
             "t": {

@@ -122,7 +122,7 @@ async def test_programs_that_are_no_pages_name_no_origin_and_are_not_asked_for_i
 async def test_a_compressed_request_means_what_it_means_uncompressed(encoding: str, body: bytes) -> None:
     async with serving() as server:
         assert (await server.post(body, Content_Encoding=encoding))[0] == 200
-        assert server.calls == [("GetItem", json.loads(REQUEST))]
+        assert server.calls == [("ListTables", json.loads(REQUEST))]
         await until(lambda: server.protocol.bodies_bytes == 0)
 
 

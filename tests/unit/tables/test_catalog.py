@@ -11,7 +11,13 @@ import pytest
 
 from broker.encoding.items import canonicalize
 from broker.encoding.keys import table_prefix
-from broker.model.errors import HeadraceError, ResourceInUseError, ResourceNotFoundError, ValidationError
+from broker.model.errors import (
+    HeadraceError,
+    ResourceInUseError,
+    ResourceNotFoundError,
+    TableNotFoundError,
+    ValidationError,
+)
 from broker.model.tables import HASH_MAX, Index, ProjectionType, StreamViewType, Throughput, ThroughputChanges
 from broker.storage.commit import Group
 from broker.storage.rocks import Family, Store
@@ -208,7 +214,7 @@ async def test_a_put_that_finds_its_table_deleted_in_the_same_group_is_refused(e
             return_exceptions=True,
         )
     refused = [result for result in results if isinstance(result, HeadraceError)]
-    assert [type(error) for error in refused] == [ResourceNotFoundError, ResourceNotFoundError]
+    assert [type(error) for error in refused] == [TableNotFoundError, TableNotFoundError]
     assert results[2] is refused[0]
     assert results[4] is refused[1]
     again = engine.catalog.open_table("pets")

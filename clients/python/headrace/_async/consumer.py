@@ -118,7 +118,7 @@ class AsyncConsumerSession:
             group_name=group_name,
             member_name=member_name,
             starting_position=enum_value(pb.StartingPosition, starting_position, "starting_position"),
-            starting_sequence_number=starting_sequence_number or "",
+            starting_sequence_number=starting_sequence_number,
             starting_timestamp=None if starting_timestamp is None else to_timestamp(starting_timestamp),
             max_batch_records=max_batch_records,
             max_in_flight_records=max_in_flight_records,

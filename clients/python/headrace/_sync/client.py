@@ -417,7 +417,7 @@ class Client:
         request = item_service_pb2.GetItemRequest(
             table_name=table,
             key=to_item(key),
-            projection_expression=projection or "",
+            projection_expression=projection,
             expression_attribute_names=names,
             consistent_read=consistent_read,
         )
@@ -428,7 +428,7 @@ class Client:
         table: str,
         key: Mapping[str, Any],
         *,
-        update: str,
+        update: str | None,
         condition: str | None = None,
         names: Mapping[str, str] | None = None,
         values: Mapping[str, Any] | None = None,
@@ -437,6 +437,8 @@ class Client:
         capacity: CapacityMeter | None = None,
     ) -> Item | None:
         """Changes attributes of an item, for example by "SET seen = :now REMOVE draft"; creates it if it is missing.
+
+        Without an update (None) nothing changes, but a missing item is made of its key alone.
 
         Returns what `return_values` says of the item before or after, None if there is nothing of it: ALL_OLD, ALL_NEW,
         or only what the update names, UPDATED_OLD, UPDATED_NEW. If the condition does not hold and
@@ -540,7 +542,9 @@ class Client:
         Raises: ValidationError, ResourceNotFoundError, ThrottlingError; TransactionCanceledError, whose `reasons` say
         for each action what was against it; IdempotentParameterMismatchError.
         """
-        token = client_request_token or str(UUID(int=self._random.getrandbits(128), version=4))
+        token = client_request_token
+        if token is None:
+            token = str(UUID(int=self._random.getrandbits(128), version=4))
         request = to_transact_write_request(actions, token)
         response = self._metered(self._stubs.items.TransactWriteItems, request, capacity)
         if response.cancellation_reasons:
@@ -777,7 +781,7 @@ class Client:
 
     def list_streams(self, table: str | None = None) -> Generator[Stream, None, None]:
         """Gives all streams, or those of one table, by ARN; disabled ones too, while they are readable."""
-        request = stream_service_pb2.ListStreamsRequest(table_name=table or "")
+        request = stream_service_pb2.ListStreamsRequest(table_name=table)
         while True:
             response = self._call(self._stubs.streams.ListStreams, request)
             for stream in response.streams:
@@ -818,7 +822,7 @@ class Client:
             stream_arn=stream_arn,
             shard_id=shard_id,
             shard_iterator_type=enum_value(stream_service_pb2.ShardIteratorType, type, "type"),
-            sequence_number=sequence_number or "",
+            sequence_number=sequence_number,
             timestamp=None if timestamp is None else to_timestamp(timestamp),
         )
         response = self._call(self._stubs.streams.GetShardIterator, request)
@@ -1037,7 +1041,7 @@ class Client:
 
         Raises: ResourceNotFoundError.
         """
-        request = consumer_service_pb2.RedriveParkedKeysRequest(group_name=group, parked_id=parked_id or "")
+        request = consumer_service_pb2.RedriveParkedKeysRequest(group_name=group, parked_id=parked_id)
         return (self._call(self._stubs.consumers.RedriveParkedKeys, request)).redriven_keys
 
     def discard_parked_key(self, group: str, parked_id: str) -> int:

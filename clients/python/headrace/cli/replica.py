@@ -46,7 +46,7 @@ def create(*, name: str, table: str, target: str, target_table: str | None, endp
     from headrace.v1 import replication_service_pb2 as pb
 
     request = pb.CreateReplicaRequest(
-        replica_name=name, source_table_name=table, target_endpoint=target, target_table_name=target_table or ""
+        replica_name=name, source_table_name=table, target_endpoint=target, target_table_name=target_table
     )
     with _service(endpoint) as service:
         _print_replica(service.CreateReplica(request, timeout=UNARY_TIMEOUT_S).replica, output)

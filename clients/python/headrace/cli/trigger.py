@@ -183,7 +183,7 @@ def list_(*, endpoint: str | None, output: str) -> None:
 
     found: list[pb.TriggerDescription] = []
     with _triggers(endpoint) as stub:
-        page_token = ""
+        page_token: str | None = None
         while True:
             page = stub.ListTriggers(pb.ListTriggersRequest(page_token=page_token), timeout=_timeout_s())
             found.extend(page.triggers)

@@ -121,7 +121,7 @@ class TriggerHost:
     async def _list_triggers(self, channel: grpc.aio.Channel) -> list[pb.TriggerDescription]:
         stub = trigger_stub(channel)
         triggers: list[pb.TriggerDescription] = []
-        page_token = ""
+        page_token: str | None = None
         while True:
             try:
                 response = await stub.ListTriggers(

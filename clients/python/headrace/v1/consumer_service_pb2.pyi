@@ -334,7 +334,7 @@ class ConsumeStart(google.protobuf.message.Message):
         group_name: builtins.str = ...,
         member_name: builtins.str = ...,
         starting_position: global___StartingPosition.ValueType = ...,
-        starting_sequence_number: builtins.str = ...,
+        starting_sequence_number: builtins.str | None = ...,
         max_batch_records: builtins.int | None = ...,
         max_in_flight_records: builtins.int | None = ...,
         starting_timestamp: google.protobuf.timestamp_pb2.Timestamp | None = ...,
@@ -344,8 +344,8 @@ class ConsumeStart(google.protobuf.message.Message):
         max_attempts: builtins.int | None = ...,
         revoke_timeout_in_seconds: builtins.int | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["_max_attempts", b"_max_attempts", "_max_batch_records", b"_max_batch_records", "_max_in_flight_bytes", b"_max_in_flight_bytes", "_max_in_flight_records", b"_max_in_flight_records", "_revoke_timeout_in_seconds", b"_revoke_timeout_in_seconds", "max_attempts", b"max_attempts", "max_batch_records", b"max_batch_records", "max_in_flight_bytes", b"max_in_flight_bytes", "max_in_flight_records", b"max_in_flight_records", "revoke_timeout_in_seconds", b"revoke_timeout_in_seconds", "starting_timestamp", b"starting_timestamp"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_max_attempts", b"_max_attempts", "_max_batch_records", b"_max_batch_records", "_max_in_flight_bytes", b"_max_in_flight_bytes", "_max_in_flight_records", b"_max_in_flight_records", "_revoke_timeout_in_seconds", b"_revoke_timeout_in_seconds", "assignment_mode", b"assignment_mode", "group_name", b"group_name", "max_attempts", b"max_attempts", "max_batch_records", b"max_batch_records", "max_in_flight_bytes", b"max_in_flight_bytes", "max_in_flight_records", b"max_in_flight_records", "member_name", b"member_name", "on_gap", b"on_gap", "revoke_timeout_in_seconds", b"revoke_timeout_in_seconds", "starting_position", b"starting_position", "starting_sequence_number", b"starting_sequence_number", "starting_timestamp", b"starting_timestamp", "stream_arn", b"stream_arn", "table_name", b"table_name"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_max_attempts", b"_max_attempts", "_max_batch_records", b"_max_batch_records", "_max_in_flight_bytes", b"_max_in_flight_bytes", "_max_in_flight_records", b"_max_in_flight_records", "_revoke_timeout_in_seconds", b"_revoke_timeout_in_seconds", "_starting_sequence_number", b"_starting_sequence_number", "max_attempts", b"max_attempts", "max_batch_records", b"max_batch_records", "max_in_flight_bytes", b"max_in_flight_bytes", "max_in_flight_records", b"max_in_flight_records", "revoke_timeout_in_seconds", b"revoke_timeout_in_seconds", "starting_sequence_number", b"starting_sequence_number", "starting_timestamp", b"starting_timestamp"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_max_attempts", b"_max_attempts", "_max_batch_records", b"_max_batch_records", "_max_in_flight_bytes", b"_max_in_flight_bytes", "_max_in_flight_records", b"_max_in_flight_records", "_revoke_timeout_in_seconds", b"_revoke_timeout_in_seconds", "_starting_sequence_number", b"_starting_sequence_number", "assignment_mode", b"assignment_mode", "group_name", b"group_name", "max_attempts", b"max_attempts", "max_batch_records", b"max_batch_records", "max_in_flight_bytes", b"max_in_flight_bytes", "max_in_flight_records", b"max_in_flight_records", "member_name", b"member_name", "on_gap", b"on_gap", "revoke_timeout_in_seconds", b"revoke_timeout_in_seconds", "starting_position", b"starting_position", "starting_sequence_number", b"starting_sequence_number", "starting_timestamp", b"starting_timestamp", "stream_arn", b"stream_arn", "table_name", b"table_name"]) -> None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_max_attempts", b"_max_attempts"]) -> typing.Literal["max_attempts"] | None: ...
     @typing.overload
@@ -356,6 +356,8 @@ class ConsumeStart(google.protobuf.message.Message):
     def WhichOneof(self, oneof_group: typing.Literal["_max_in_flight_records", b"_max_in_flight_records"]) -> typing.Literal["max_in_flight_records"] | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_revoke_timeout_in_seconds", b"_revoke_timeout_in_seconds"]) -> typing.Literal["revoke_timeout_in_seconds"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_starting_sequence_number", b"_starting_sequence_number"]) -> typing.Literal["starting_sequence_number"] | None: ...
 
 global___ConsumeStart = ConsumeStart
 
@@ -847,14 +849,16 @@ class ListConsumerGroupsRequest(google.protobuf.message.Message):
     page_size: builtins.int
     """Groups per page, 1 to 100; 100 if 0."""
     page_token: builtins.str
-    """The next_page_token of the page before; empty for the first."""
+    """The next_page_token of the page before; absent for the first. An empty one is refused."""
     def __init__(
         self,
         *,
         page_size: builtins.int = ...,
-        page_token: builtins.str = ...,
+        page_token: builtins.str | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["page_size", b"page_size", "page_token", b"page_token"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_page_token", b"_page_token", "page_token", b"page_token"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_page_token", b"_page_token", "page_size", b"page_size", "page_token", b"page_token"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["_page_token", b"_page_token"]) -> typing.Literal["page_token"] | None: ...
 
 global___ListConsumerGroupsRequest = ListConsumerGroupsRequest
 
@@ -1092,15 +1096,17 @@ class ListParkedKeysRequest(google.protobuf.message.Message):
     page_size: builtins.int
     """Keys per page, 1 to 100; 100 if 0."""
     page_token: builtins.str
-    """The next_page_token of the page before; empty for the first."""
+    """The next_page_token of the page before; absent for the first. An empty one is refused."""
     def __init__(
         self,
         *,
         group_name: builtins.str = ...,
         page_size: builtins.int = ...,
-        page_token: builtins.str = ...,
+        page_token: builtins.str | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["group_name", b"group_name", "page_size", b"page_size", "page_token", b"page_token"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_page_token", b"_page_token", "page_token", b"page_token"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_page_token", b"_page_token", "group_name", b"group_name", "page_size", b"page_size", "page_token", b"page_token"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["_page_token", b"_page_token"]) -> typing.Literal["page_token"] | None: ...
 
 global___ListParkedKeysRequest = ListParkedKeysRequest
 
@@ -1148,9 +1154,11 @@ class GetParkedRecordsRequest(google.protobuf.message.Message):
         *,
         group_name: builtins.str = ...,
         parked_id: builtins.str = ...,
-        exclusive_start_sequence_number: builtins.str = ...,
+        exclusive_start_sequence_number: builtins.str | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["exclusive_start_sequence_number", b"exclusive_start_sequence_number", "group_name", b"group_name", "parked_id", b"parked_id"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_exclusive_start_sequence_number", b"_exclusive_start_sequence_number", "exclusive_start_sequence_number", b"exclusive_start_sequence_number"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_exclusive_start_sequence_number", b"_exclusive_start_sequence_number", "exclusive_start_sequence_number", b"exclusive_start_sequence_number", "group_name", b"group_name", "parked_id", b"parked_id"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["_exclusive_start_sequence_number", b"_exclusive_start_sequence_number"]) -> typing.Literal["exclusive_start_sequence_number"] | None: ...
 
 global___GetParkedRecordsRequest = GetParkedRecordsRequest
 
@@ -1189,14 +1197,16 @@ class RedriveParkedKeysRequest(google.protobuf.message.Message):
     group_name: builtins.str
     """The group's name."""
     parked_id: builtins.str
-    """The key to redrive; empty: all."""
+    """The key to redrive; absent: all. An empty one is refused."""
     def __init__(
         self,
         *,
         group_name: builtins.str = ...,
-        parked_id: builtins.str = ...,
+        parked_id: builtins.str | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["group_name", b"group_name", "parked_id", b"parked_id"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_parked_id", b"_parked_id", "parked_id", b"parked_id"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_parked_id", b"_parked_id", "group_name", b"group_name", "parked_id", b"parked_id"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["_parked_id", b"_parked_id"]) -> typing.Literal["parked_id"] | None: ...
 
 global___RedriveParkedKeysRequest = RedriveParkedKeysRequest
 

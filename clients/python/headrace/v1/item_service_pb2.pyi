@@ -381,7 +381,8 @@ class PutItemRequest(google.protobuf.message.Message):
     """The table's name."""
     condition_expression: builtins.str
     """The write happens only if this holds for the item as it was, or for an item without attributes if there was none;
-    empty: always. At most 4 KB and 300 operators. Language: docs/expressions.md, which is DynamoDB's.
+    absent: always. At most 4 KB and 300 operators; an empty text is refused, as in every expression. Language:
+    docs/expressions.md, which is DynamoDB's.
     """
     return_values: global___ReturnValues.ValueType
     """What to return; NONE or ALL_OLD."""
@@ -410,7 +411,7 @@ class PutItemRequest(google.protobuf.message.Message):
         *,
         table_name: builtins.str = ...,
         item: headrace.v1.attribute_value_pb2.Item | None = ...,
-        condition_expression: builtins.str = ...,
+        condition_expression: builtins.str | None = ...,
         expression_attribute_names: collections.abc.Mapping[builtins.str, builtins.str] | None = ...,
         expression_attribute_values: collections.abc.Mapping[builtins.str, headrace.v1.attribute_value_pb2.AttributeValue] | None = ...,
         return_values: global___ReturnValues.ValueType = ...,
@@ -418,8 +419,9 @@ class PutItemRequest(google.protobuf.message.Message):
         return_consumed_capacity: global___ReturnConsumedCapacity.ValueType = ...,
         return_item_collection_metrics: global___ReturnItemCollectionMetrics.ValueType = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["item", b"item"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["condition_expression", b"condition_expression", "expression_attribute_names", b"expression_attribute_names", "expression_attribute_values", b"expression_attribute_values", "item", b"item", "return_consumed_capacity", b"return_consumed_capacity", "return_item_collection_metrics", b"return_item_collection_metrics", "return_values", b"return_values", "return_values_on_condition_check_failure", b"return_values_on_condition_check_failure", "table_name", b"table_name"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_condition_expression", b"_condition_expression", "condition_expression", b"condition_expression", "item", b"item"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_condition_expression", b"_condition_expression", "condition_expression", b"condition_expression", "expression_attribute_names", b"expression_attribute_names", "expression_attribute_values", b"expression_attribute_values", "item", b"item", "return_consumed_capacity", b"return_consumed_capacity", "return_item_collection_metrics", b"return_item_collection_metrics", "return_values", b"return_values", "return_values_on_condition_check_failure", b"return_values_on_condition_check_failure", "table_name", b"table_name"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["_condition_expression", b"_condition_expression"]) -> typing.Literal["condition_expression"] | None: ...
 
 global___PutItemRequest = PutItemRequest
 
@@ -495,7 +497,7 @@ class GetItemRequest(google.protobuf.message.Message):
     consistent_read: builtins.bool
     """Whether the read must see every write that finished before it. Here every read does; it only changes what is metered."""
     projection_expression: builtins.str
-    """Document paths, joined by commas, of what to return; empty: the whole item. At most 4 KB."""
+    """Document paths, joined by commas, of what to return; absent: the whole item. At most 4 KB."""
     return_consumed_capacity: global___ReturnConsumedCapacity.ValueType
     """Whether to tell the capacity consumed."""
     @property
@@ -512,12 +514,13 @@ class GetItemRequest(google.protobuf.message.Message):
         table_name: builtins.str = ...,
         key: headrace.v1.attribute_value_pb2.Item | None = ...,
         consistent_read: builtins.bool = ...,
-        projection_expression: builtins.str = ...,
+        projection_expression: builtins.str | None = ...,
         expression_attribute_names: collections.abc.Mapping[builtins.str, builtins.str] | None = ...,
         return_consumed_capacity: global___ReturnConsumedCapacity.ValueType = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["key", b"key"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["consistent_read", b"consistent_read", "expression_attribute_names", b"expression_attribute_names", "key", b"key", "projection_expression", b"projection_expression", "return_consumed_capacity", b"return_consumed_capacity", "table_name", b"table_name"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_projection_expression", b"_projection_expression", "key", b"key", "projection_expression", b"projection_expression"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_projection_expression", b"_projection_expression", "consistent_read", b"consistent_read", "expression_attribute_names", b"expression_attribute_names", "key", b"key", "projection_expression", b"projection_expression", "return_consumed_capacity", b"return_consumed_capacity", "table_name", b"table_name"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["_projection_expression", b"_projection_expression"]) -> typing.Literal["projection_expression"] | None: ...
 
 global___GetItemRequest = GetItemRequest
 
@@ -601,7 +604,7 @@ class UpdateItemRequest(google.protobuf.message.Message):
     table_name: builtins.str
     """The table's name."""
     update_expression: builtins.str
-    """What to change: SET, REMOVE, ADD and DELETE sections, each at most once; empty: nothing, but a missing item is created
+    """What to change: SET, REMOVE, ADD and DELETE sections, each at most once; absent: nothing, but a missing item is created
     with its key alone. At most 4 KB and 300 operators.
     """
     condition_expression: builtins.str
@@ -631,8 +634,8 @@ class UpdateItemRequest(google.protobuf.message.Message):
         *,
         table_name: builtins.str = ...,
         key: headrace.v1.attribute_value_pb2.Item | None = ...,
-        update_expression: builtins.str = ...,
-        condition_expression: builtins.str = ...,
+        update_expression: builtins.str | None = ...,
+        condition_expression: builtins.str | None = ...,
         expression_attribute_names: collections.abc.Mapping[builtins.str, builtins.str] | None = ...,
         expression_attribute_values: collections.abc.Mapping[builtins.str, headrace.v1.attribute_value_pb2.AttributeValue] | None = ...,
         return_values: global___ReturnValues.ValueType = ...,
@@ -640,8 +643,12 @@ class UpdateItemRequest(google.protobuf.message.Message):
         return_consumed_capacity: global___ReturnConsumedCapacity.ValueType = ...,
         return_item_collection_metrics: global___ReturnItemCollectionMetrics.ValueType = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["key", b"key"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["condition_expression", b"condition_expression", "expression_attribute_names", b"expression_attribute_names", "expression_attribute_values", b"expression_attribute_values", "key", b"key", "return_consumed_capacity", b"return_consumed_capacity", "return_item_collection_metrics", b"return_item_collection_metrics", "return_values", b"return_values", "return_values_on_condition_check_failure", b"return_values_on_condition_check_failure", "table_name", b"table_name", "update_expression", b"update_expression"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_condition_expression", b"_condition_expression", "_update_expression", b"_update_expression", "condition_expression", b"condition_expression", "key", b"key", "update_expression", b"update_expression"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_condition_expression", b"_condition_expression", "_update_expression", b"_update_expression", "condition_expression", b"condition_expression", "expression_attribute_names", b"expression_attribute_names", "expression_attribute_values", b"expression_attribute_values", "key", b"key", "return_consumed_capacity", b"return_consumed_capacity", "return_item_collection_metrics", b"return_item_collection_metrics", "return_values", b"return_values", "return_values_on_condition_check_failure", b"return_values_on_condition_check_failure", "table_name", b"table_name", "update_expression", b"update_expression"]) -> None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_condition_expression", b"_condition_expression"]) -> typing.Literal["condition_expression"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_update_expression", b"_update_expression"]) -> typing.Literal["update_expression"] | None: ...
 
 global___UpdateItemRequest = UpdateItemRequest
 
@@ -762,7 +769,7 @@ class DeleteItemRequest(google.protobuf.message.Message):
         *,
         table_name: builtins.str = ...,
         key: headrace.v1.attribute_value_pb2.Item | None = ...,
-        condition_expression: builtins.str = ...,
+        condition_expression: builtins.str | None = ...,
         expression_attribute_names: collections.abc.Mapping[builtins.str, builtins.str] | None = ...,
         expression_attribute_values: collections.abc.Mapping[builtins.str, headrace.v1.attribute_value_pb2.AttributeValue] | None = ...,
         return_values: global___ReturnValues.ValueType = ...,
@@ -770,8 +777,9 @@ class DeleteItemRequest(google.protobuf.message.Message):
         return_consumed_capacity: global___ReturnConsumedCapacity.ValueType = ...,
         return_item_collection_metrics: global___ReturnItemCollectionMetrics.ValueType = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["key", b"key"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["condition_expression", b"condition_expression", "expression_attribute_names", b"expression_attribute_names", "expression_attribute_values", b"expression_attribute_values", "key", b"key", "return_consumed_capacity", b"return_consumed_capacity", "return_item_collection_metrics", b"return_item_collection_metrics", "return_values", b"return_values", "return_values_on_condition_check_failure", b"return_values_on_condition_check_failure", "table_name", b"table_name"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_condition_expression", b"_condition_expression", "condition_expression", b"condition_expression", "key", b"key"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_condition_expression", b"_condition_expression", "condition_expression", b"condition_expression", "expression_attribute_names", b"expression_attribute_names", "expression_attribute_values", b"expression_attribute_values", "key", b"key", "return_consumed_capacity", b"return_consumed_capacity", "return_item_collection_metrics", b"return_item_collection_metrics", "return_values", b"return_values", "return_values_on_condition_check_failure", b"return_values_on_condition_check_failure", "table_name", b"table_name"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["_condition_expression", b"_condition_expression"]) -> typing.Literal["condition_expression"] | None: ...
 
 global___DeleteItemRequest = DeleteItemRequest
 
@@ -1042,10 +1050,12 @@ class TableKeys(google.protobuf.message.Message):
         table_name: builtins.str = ...,
         keys: collections.abc.Iterable[headrace.v1.attribute_value_pb2.Item] | None = ...,
         consistent_read: builtins.bool = ...,
-        projection_expression: builtins.str = ...,
+        projection_expression: builtins.str | None = ...,
         expression_attribute_names: collections.abc.Mapping[builtins.str, builtins.str] | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["consistent_read", b"consistent_read", "expression_attribute_names", b"expression_attribute_names", "keys", b"keys", "projection_expression", b"projection_expression", "table_name", b"table_name"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_projection_expression", b"_projection_expression", "projection_expression", b"projection_expression"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_projection_expression", b"_projection_expression", "consistent_read", b"consistent_read", "expression_attribute_names", b"expression_attribute_names", "keys", b"keys", "projection_expression", b"projection_expression", "table_name", b"table_name"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["_projection_expression", b"_projection_expression"]) -> typing.Literal["projection_expression"] | None: ...
 
 global___TableKeys = TableKeys
 
@@ -1186,7 +1196,7 @@ class QueryRequest(google.protobuf.message.Message):
     table_name: builtins.str
     """The table's name."""
     index_name: builtins.str
-    """The index to read; empty: the table."""
+    """The index to read, 3 to 255 characters; absent: the table."""
     key_condition_expression: builtins.str
     """"partition = :v", and at most one condition on the sort key: = < <= > >= BETWEEN or begins_with."""
     filter_expression: builtins.str
@@ -1194,7 +1204,7 @@ class QueryRequest(google.protobuf.message.Message):
     unless allow_key_attributes_in_filter.
     """
     projection_expression: builtins.str
-    """Document paths, joined by commas, of what to return; empty: as `select` says."""
+    """Document paths, joined by commas, of what to return; absent: as `select` says."""
     select: global___Select.ValueType
     """Which attributes to return."""
     limit: builtins.int
@@ -1225,10 +1235,10 @@ class QueryRequest(google.protobuf.message.Message):
         self,
         *,
         table_name: builtins.str = ...,
-        index_name: builtins.str = ...,
-        key_condition_expression: builtins.str = ...,
-        filter_expression: builtins.str = ...,
-        projection_expression: builtins.str = ...,
+        index_name: builtins.str | None = ...,
+        key_condition_expression: builtins.str | None = ...,
+        filter_expression: builtins.str | None = ...,
+        projection_expression: builtins.str | None = ...,
         expression_attribute_names: collections.abc.Mapping[builtins.str, builtins.str] | None = ...,
         expression_attribute_values: collections.abc.Mapping[builtins.str, headrace.v1.attribute_value_pb2.AttributeValue] | None = ...,
         select: global___Select.ValueType = ...,
@@ -1239,10 +1249,18 @@ class QueryRequest(google.protobuf.message.Message):
         return_consumed_capacity: global___ReturnConsumedCapacity.ValueType = ...,
         allow_key_attributes_in_filter: builtins.bool = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["_limit", b"_limit", "_scan_index_forward", b"_scan_index_forward", "exclusive_start_key", b"exclusive_start_key", "limit", b"limit", "scan_index_forward", b"scan_index_forward"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_limit", b"_limit", "_scan_index_forward", b"_scan_index_forward", "allow_key_attributes_in_filter", b"allow_key_attributes_in_filter", "consistent_read", b"consistent_read", "exclusive_start_key", b"exclusive_start_key", "expression_attribute_names", b"expression_attribute_names", "expression_attribute_values", b"expression_attribute_values", "filter_expression", b"filter_expression", "index_name", b"index_name", "key_condition_expression", b"key_condition_expression", "limit", b"limit", "projection_expression", b"projection_expression", "return_consumed_capacity", b"return_consumed_capacity", "scan_index_forward", b"scan_index_forward", "select", b"select", "table_name", b"table_name"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_filter_expression", b"_filter_expression", "_index_name", b"_index_name", "_key_condition_expression", b"_key_condition_expression", "_limit", b"_limit", "_projection_expression", b"_projection_expression", "_scan_index_forward", b"_scan_index_forward", "exclusive_start_key", b"exclusive_start_key", "filter_expression", b"filter_expression", "index_name", b"index_name", "key_condition_expression", b"key_condition_expression", "limit", b"limit", "projection_expression", b"projection_expression", "scan_index_forward", b"scan_index_forward"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_filter_expression", b"_filter_expression", "_index_name", b"_index_name", "_key_condition_expression", b"_key_condition_expression", "_limit", b"_limit", "_projection_expression", b"_projection_expression", "_scan_index_forward", b"_scan_index_forward", "allow_key_attributes_in_filter", b"allow_key_attributes_in_filter", "consistent_read", b"consistent_read", "exclusive_start_key", b"exclusive_start_key", "expression_attribute_names", b"expression_attribute_names", "expression_attribute_values", b"expression_attribute_values", "filter_expression", b"filter_expression", "index_name", b"index_name", "key_condition_expression", b"key_condition_expression", "limit", b"limit", "projection_expression", b"projection_expression", "return_consumed_capacity", b"return_consumed_capacity", "scan_index_forward", b"scan_index_forward", "select", b"select", "table_name", b"table_name"]) -> None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_filter_expression", b"_filter_expression"]) -> typing.Literal["filter_expression"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_index_name", b"_index_name"]) -> typing.Literal["index_name"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_key_condition_expression", b"_key_condition_expression"]) -> typing.Literal["key_condition_expression"] | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_limit", b"_limit"]) -> typing.Literal["limit"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_projection_expression", b"_projection_expression"]) -> typing.Literal["projection_expression"] | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_scan_index_forward", b"_scan_index_forward"]) -> typing.Literal["scan_index_forward"] | None: ...
 
@@ -1345,7 +1363,7 @@ class ScanRequest(google.protobuf.message.Message):
     table_name: builtins.str
     """The table's name."""
     index_name: builtins.str
-    """The index to read; empty: the table."""
+    """The index to read, 3 to 255 characters; absent: the table."""
     filter_expression: builtins.str
     """As in QueryRequest, but may mention key attributes."""
     projection_expression: builtins.str
@@ -1378,9 +1396,9 @@ class ScanRequest(google.protobuf.message.Message):
         self,
         *,
         table_name: builtins.str = ...,
-        index_name: builtins.str = ...,
-        filter_expression: builtins.str = ...,
-        projection_expression: builtins.str = ...,
+        index_name: builtins.str | None = ...,
+        filter_expression: builtins.str | None = ...,
+        projection_expression: builtins.str | None = ...,
         expression_attribute_names: collections.abc.Mapping[builtins.str, builtins.str] | None = ...,
         expression_attribute_values: collections.abc.Mapping[builtins.str, headrace.v1.attribute_value_pb2.AttributeValue] | None = ...,
         select: global___Select.ValueType = ...,
@@ -1391,10 +1409,16 @@ class ScanRequest(google.protobuf.message.Message):
         total_segments: builtins.int | None = ...,
         return_consumed_capacity: global___ReturnConsumedCapacity.ValueType = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["_limit", b"_limit", "_segment", b"_segment", "_total_segments", b"_total_segments", "exclusive_start_key", b"exclusive_start_key", "limit", b"limit", "segment", b"segment", "total_segments", b"total_segments"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_limit", b"_limit", "_segment", b"_segment", "_total_segments", b"_total_segments", "consistent_read", b"consistent_read", "exclusive_start_key", b"exclusive_start_key", "expression_attribute_names", b"expression_attribute_names", "expression_attribute_values", b"expression_attribute_values", "filter_expression", b"filter_expression", "index_name", b"index_name", "limit", b"limit", "projection_expression", b"projection_expression", "return_consumed_capacity", b"return_consumed_capacity", "segment", b"segment", "select", b"select", "table_name", b"table_name", "total_segments", b"total_segments"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_filter_expression", b"_filter_expression", "_index_name", b"_index_name", "_limit", b"_limit", "_projection_expression", b"_projection_expression", "_segment", b"_segment", "_total_segments", b"_total_segments", "exclusive_start_key", b"exclusive_start_key", "filter_expression", b"filter_expression", "index_name", b"index_name", "limit", b"limit", "projection_expression", b"projection_expression", "segment", b"segment", "total_segments", b"total_segments"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_filter_expression", b"_filter_expression", "_index_name", b"_index_name", "_limit", b"_limit", "_projection_expression", b"_projection_expression", "_segment", b"_segment", "_total_segments", b"_total_segments", "consistent_read", b"consistent_read", "exclusive_start_key", b"exclusive_start_key", "expression_attribute_names", b"expression_attribute_names", "expression_attribute_values", b"expression_attribute_values", "filter_expression", b"filter_expression", "index_name", b"index_name", "limit", b"limit", "projection_expression", b"projection_expression", "return_consumed_capacity", b"return_consumed_capacity", "segment", b"segment", "select", b"select", "table_name", b"table_name", "total_segments", b"total_segments"]) -> None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_filter_expression", b"_filter_expression"]) -> typing.Literal["filter_expression"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_index_name", b"_index_name"]) -> typing.Literal["index_name"] | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_limit", b"_limit"]) -> typing.Literal["limit"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_projection_expression", b"_projection_expression"]) -> typing.Literal["projection_expression"] | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_segment", b"_segment"]) -> typing.Literal["segment"] | None: ...
     @typing.overload
@@ -1512,13 +1536,14 @@ class ConditionCheck(google.protobuf.message.Message):
         *,
         table_name: builtins.str = ...,
         key: headrace.v1.attribute_value_pb2.Item | None = ...,
-        condition_expression: builtins.str = ...,
+        condition_expression: builtins.str | None = ...,
         expression_attribute_names: collections.abc.Mapping[builtins.str, builtins.str] | None = ...,
         expression_attribute_values: collections.abc.Mapping[builtins.str, headrace.v1.attribute_value_pb2.AttributeValue] | None = ...,
         return_values_on_condition_check_failure: global___ReturnValuesOnConditionCheckFailure.ValueType = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["key", b"key"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["condition_expression", b"condition_expression", "expression_attribute_names", b"expression_attribute_names", "expression_attribute_values", b"expression_attribute_values", "key", b"key", "return_values_on_condition_check_failure", b"return_values_on_condition_check_failure", "table_name", b"table_name"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_condition_expression", b"_condition_expression", "condition_expression", b"condition_expression", "key", b"key"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_condition_expression", b"_condition_expression", "condition_expression", b"condition_expression", "expression_attribute_names", b"expression_attribute_names", "expression_attribute_values", b"expression_attribute_values", "key", b"key", "return_values_on_condition_check_failure", b"return_values_on_condition_check_failure", "table_name", b"table_name"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["_condition_expression", b"_condition_expression"]) -> typing.Literal["condition_expression"] | None: ...
 
 global___ConditionCheck = ConditionCheck
 
@@ -1576,7 +1601,7 @@ class TransactWriteItemsRequest(google.protobuf.message.Message):
     RETURN_ITEM_COLLECTION_METRICS_FIELD_NUMBER: builtins.int
     client_request_token: builtins.str
     """1 to 36 characters: for 10 minutes the same request with the same token succeeds without a new effect, and another
-    request with it is refused with IDEMPOTENT_PARAMETER_MISMATCH. Empty: the request stands for itself.
+    request with it is refused with IDEMPOTENT_PARAMETER_MISMATCH. Absent: the request stands for itself.
     """
     return_consumed_capacity: global___ReturnConsumedCapacity.ValueType
     """Whether to tell the capacity consumed."""
@@ -1590,11 +1615,13 @@ class TransactWriteItemsRequest(google.protobuf.message.Message):
         self,
         *,
         transact_items: collections.abc.Iterable[global___TransactWriteItem] | None = ...,
-        client_request_token: builtins.str = ...,
+        client_request_token: builtins.str | None = ...,
         return_consumed_capacity: global___ReturnConsumedCapacity.ValueType = ...,
         return_item_collection_metrics: global___ReturnItemCollectionMetrics.ValueType = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["client_request_token", b"client_request_token", "return_consumed_capacity", b"return_consumed_capacity", "return_item_collection_metrics", b"return_item_collection_metrics", "transact_items", b"transact_items"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_client_request_token", b"_client_request_token", "client_request_token", b"client_request_token"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_client_request_token", b"_client_request_token", "client_request_token", b"client_request_token", "return_consumed_capacity", b"return_consumed_capacity", "return_item_collection_metrics", b"return_item_collection_metrics", "transact_items", b"transact_items"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["_client_request_token", b"_client_request_token"]) -> typing.Literal["client_request_token"] | None: ...
 
 global___TransactWriteItemsRequest = TransactWriteItemsRequest
 
@@ -1704,11 +1731,12 @@ class TransactGetItem(google.protobuf.message.Message):
         *,
         table_name: builtins.str = ...,
         key: headrace.v1.attribute_value_pb2.Item | None = ...,
-        projection_expression: builtins.str = ...,
+        projection_expression: builtins.str | None = ...,
         expression_attribute_names: collections.abc.Mapping[builtins.str, builtins.str] | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["key", b"key"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["expression_attribute_names", b"expression_attribute_names", "key", b"key", "projection_expression", b"projection_expression", "table_name", b"table_name"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_projection_expression", b"_projection_expression", "key", b"key", "projection_expression", b"projection_expression"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_projection_expression", b"_projection_expression", "expression_attribute_names", b"expression_attribute_names", "key", b"key", "projection_expression", b"projection_expression", "table_name", b"table_name"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["_projection_expression", b"_projection_expression"]) -> typing.Literal["projection_expression"] | None: ...
 
 global___TransactGetItem = TransactGetItem
 

@@ -27,49 +27,49 @@ from headrace.v1 import attribute_value_pb2 as headrace_dot_v1_dot_attribute__va
 from headrace.v1 import record_pb2 as headrace_dot_v1_dot_record__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%headrace/v1/replication_service.proto\x12\x0bheadrace.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a!headrace/v1/attribute_value.proto\x1a\x18headrace/v1/record.proto\"\xda\x01\n\x12ReplicaDescription\x12\x14\n\x0creplica_name\x18\x01 \x01(\t\x12\x19\n\x11source_table_name\x18\x02 \x01(\t\x12\x17\n\x0ftarget_endpoint\x18\x03 \x01(\t\x12\x19\n\x11target_table_name\x18\x04 \x01(\t\x12/\n\x0b\x63reate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\x08progress\x18\x06 \x01(\x0b\x32\x1c.headrace.v1.ReplicaProgress\"\x98\x02\n\x0fReplicaProgress\x12*\n\x06status\x18\x01 \x01(\x0e\x32\x1a.headrace.v1.ReplicaStatus\x12\x15\n\rtarget_region\x18\x02 \x01(\t\x12 \n\x18snapshot_sequence_number\x18\x03 \x01(\t\x12\x1b\n\x13\x62ootstrap_start_key\x18\x04 \x01(\x0c\x12\x14\n\x0citems_copied\x18\x05 \x01(\x03\x12\x17\n\x0frecords_applied\x18\x06 \x01(\x03\x12$\n\x1clast_applied_sequence_number\x18\x07 \x01(\t\x12\x1a\n\x12replication_lag_ms\x18\x08 \x01(\x03\x12\x12\n\nlast_error\x18\t \x01(\t\"{\n\x14\x43reateReplicaRequest\x12\x14\n\x0creplica_name\x18\x01 \x01(\t\x12\x19\n\x11source_table_name\x18\x02 \x01(\t\x12\x17\n\x0ftarget_endpoint\x18\x03 \x01(\t\x12\x19\n\x11target_table_name\x18\x04 \x01(\t\"I\n\x15\x43reateReplicaResponse\x12\x30\n\x07replica\x18\x01 \x01(\x0b\x32\x1f.headrace.v1.ReplicaDescription\".\n\x16\x44\x65scribeReplicaRequest\x12\x14\n\x0creplica_name\x18\x01 \x01(\t\"K\n\x17\x44\x65scribeReplicaResponse\x12\x30\n\x07replica\x18\x01 \x01(\x0b\x32\x1f.headrace.v1.ReplicaDescription\"<\n\x13ListReplicasRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"b\n\x14ListReplicasResponse\x12\x31\n\x08replicas\x18\x01 \x03(\x0b\x32\x1f.headrace.v1.ReplicaDescription\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\",\n\x14\x44\x65leteReplicaRequest\x12\x14\n\x0creplica_name\x18\x01 \x01(\t\"\x17\n\x15\x44\x65leteReplicaResponse\"\\\n\x14ReportReplicaRequest\x12\x14\n\x0creplica_name\x18\x01 \x01(\t\x12.\n\x08progress\x18\x02 \x01(\x0b\x32\x1c.headrace.v1.ReplicaProgress\"\x17\n\x15ReportReplicaResponse\"F\n\x13ReadSnapshotRequest\x12\x12\n\ntable_name\x18\x01 \x01(\t\x12\x1b\n\x13\x65xclusive_start_key\x18\x02 \x01(\x0c\"\x82\x01\n\x14ReadSnapshotResponse\x12)\n\x05items\x18\x01 \x03(\x0b\x32\x1a.headrace.v1.VersionedItem\x12\x17\n\x0fsequence_number\x18\x02 \x01(\t\x12\x0e\n\x06region\x18\x03 \x01(\t\x12\x16\n\x0enext_start_key\x18\x04 \x01(\x0c\"W\n\rVersionedItem\x12\x1f\n\x04item\x18\x01 \x01(\x0b\x32\x11.headrace.v1.Item\x12%\n\x07version\x18\x02 \x01(\x0b\x32\x14.headrace.v1.Version\"z\n\x13\x41pplyChangesRequest\x12\x12\n\ntable_name\x18\x01 \x01(\t\x12$\n\x07records\x18\x02 \x03(\x0b\x32\x13.headrace.v1.Record\x12)\n\x05items\x18\x03 \x03(\x0b\x32\x1a.headrace.v1.VersionedItem\"8\n\x14\x41pplyChangesResponse\x12\x0f\n\x07\x61pplied\x18\x01 \x01(\x03\x12\x0f\n\x07skipped\x18\x02 \x01(\x03*\xa4\x01\n\rReplicaStatus\x12\x1e\n\x1aREPLICA_STATUS_UNSPECIFIED\x10\x00\x12\x1b\n\x17REPLICA_STATUS_CREATING\x10\x01\x12 \n\x1cREPLICA_STATUS_BOOTSTRAPPING\x10\x02\x12\x19\n\x15REPLICA_STATUS_ACTIVE\x10\x03\x12\x19\n\x15REPLICA_STATUS_FAILED\x10\x04\x32\xff\x04\n\x12ReplicationService\x12V\n\rCreateReplica\x12!.headrace.v1.CreateReplicaRequest\x1a\".headrace.v1.CreateReplicaResponse\x12\\\n\x0f\x44\x65scribeReplica\x12#.headrace.v1.DescribeReplicaRequest\x1a$.headrace.v1.DescribeReplicaResponse\x12S\n\x0cListReplicas\x12 .headrace.v1.ListReplicasRequest\x1a!.headrace.v1.ListReplicasResponse\x12V\n\rDeleteReplica\x12!.headrace.v1.DeleteReplicaRequest\x1a\".headrace.v1.DeleteReplicaResponse\x12V\n\rReportReplica\x12!.headrace.v1.ReportReplicaRequest\x1a\".headrace.v1.ReportReplicaResponse\x12U\n\x0cReadSnapshot\x12 .headrace.v1.ReadSnapshotRequest\x1a!.headrace.v1.ReadSnapshotResponse0\x01\x12W\n\x0c\x41pplyChanges\x12 .headrace.v1.ApplyChangesRequest\x1a!.headrace.v1.ApplyChangesResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%headrace/v1/replication_service.proto\x12\x0bheadrace.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a!headrace/v1/attribute_value.proto\x1a\x18headrace/v1/record.proto\"\xda\x01\n\x12ReplicaDescription\x12\x14\n\x0creplica_name\x18\x01 \x01(\t\x12\x19\n\x11source_table_name\x18\x02 \x01(\t\x12\x17\n\x0ftarget_endpoint\x18\x03 \x01(\t\x12\x19\n\x11target_table_name\x18\x04 \x01(\t\x12/\n\x0b\x63reate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\x08progress\x18\x06 \x01(\x0b\x32\x1c.headrace.v1.ReplicaProgress\"\x98\x02\n\x0fReplicaProgress\x12*\n\x06status\x18\x01 \x01(\x0e\x32\x1a.headrace.v1.ReplicaStatus\x12\x15\n\rtarget_region\x18\x02 \x01(\t\x12 \n\x18snapshot_sequence_number\x18\x03 \x01(\t\x12\x1b\n\x13\x62ootstrap_start_key\x18\x04 \x01(\x0c\x12\x14\n\x0citems_copied\x18\x05 \x01(\x03\x12\x17\n\x0frecords_applied\x18\x06 \x01(\x03\x12$\n\x1clast_applied_sequence_number\x18\x07 \x01(\t\x12\x1a\n\x12replication_lag_ms\x18\x08 \x01(\x03\x12\x12\n\nlast_error\x18\t \x01(\t\"\x96\x01\n\x14\x43reateReplicaRequest\x12\x14\n\x0creplica_name\x18\x01 \x01(\t\x12\x19\n\x11source_table_name\x18\x02 \x01(\t\x12\x17\n\x0ftarget_endpoint\x18\x03 \x01(\t\x12\x1e\n\x11target_table_name\x18\x04 \x01(\tH\x00\x88\x01\x01\x42\x14\n\x12_target_table_name\"I\n\x15\x43reateReplicaResponse\x12\x30\n\x07replica\x18\x01 \x01(\x0b\x32\x1f.headrace.v1.ReplicaDescription\".\n\x16\x44\x65scribeReplicaRequest\x12\x14\n\x0creplica_name\x18\x01 \x01(\t\"K\n\x17\x44\x65scribeReplicaResponse\x12\x30\n\x07replica\x18\x01 \x01(\x0b\x32\x1f.headrace.v1.ReplicaDescription\"P\n\x13ListReplicasRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x17\n\npage_token\x18\x02 \x01(\tH\x00\x88\x01\x01\x42\r\n\x0b_page_token\"b\n\x14ListReplicasResponse\x12\x31\n\x08replicas\x18\x01 \x03(\x0b\x32\x1f.headrace.v1.ReplicaDescription\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\",\n\x14\x44\x65leteReplicaRequest\x12\x14\n\x0creplica_name\x18\x01 \x01(\t\"\x17\n\x15\x44\x65leteReplicaResponse\"\\\n\x14ReportReplicaRequest\x12\x14\n\x0creplica_name\x18\x01 \x01(\t\x12.\n\x08progress\x18\x02 \x01(\x0b\x32\x1c.headrace.v1.ReplicaProgress\"\x17\n\x15ReportReplicaResponse\"F\n\x13ReadSnapshotRequest\x12\x12\n\ntable_name\x18\x01 \x01(\t\x12\x1b\n\x13\x65xclusive_start_key\x18\x02 \x01(\x0c\"\x82\x01\n\x14ReadSnapshotResponse\x12)\n\x05items\x18\x01 \x03(\x0b\x32\x1a.headrace.v1.VersionedItem\x12\x17\n\x0fsequence_number\x18\x02 \x01(\t\x12\x0e\n\x06region\x18\x03 \x01(\t\x12\x16\n\x0enext_start_key\x18\x04 \x01(\x0c\"W\n\rVersionedItem\x12\x1f\n\x04item\x18\x01 \x01(\x0b\x32\x11.headrace.v1.Item\x12%\n\x07version\x18\x02 \x01(\x0b\x32\x14.headrace.v1.Version\"z\n\x13\x41pplyChangesRequest\x12\x12\n\ntable_name\x18\x01 \x01(\t\x12$\n\x07records\x18\x02 \x03(\x0b\x32\x13.headrace.v1.Record\x12)\n\x05items\x18\x03 \x03(\x0b\x32\x1a.headrace.v1.VersionedItem\"8\n\x14\x41pplyChangesResponse\x12\x0f\n\x07\x61pplied\x18\x01 \x01(\x03\x12\x0f\n\x07skipped\x18\x02 \x01(\x03*\xa4\x01\n\rReplicaStatus\x12\x1e\n\x1aREPLICA_STATUS_UNSPECIFIED\x10\x00\x12\x1b\n\x17REPLICA_STATUS_CREATING\x10\x01\x12 \n\x1cREPLICA_STATUS_BOOTSTRAPPING\x10\x02\x12\x19\n\x15REPLICA_STATUS_ACTIVE\x10\x03\x12\x19\n\x15REPLICA_STATUS_FAILED\x10\x04\x32\xff\x04\n\x12ReplicationService\x12V\n\rCreateReplica\x12!.headrace.v1.CreateReplicaRequest\x1a\".headrace.v1.CreateReplicaResponse\x12\\\n\x0f\x44\x65scribeReplica\x12#.headrace.v1.DescribeReplicaRequest\x1a$.headrace.v1.DescribeReplicaResponse\x12S\n\x0cListReplicas\x12 .headrace.v1.ListReplicasRequest\x1a!.headrace.v1.ListReplicasResponse\x12V\n\rDeleteReplica\x12!.headrace.v1.DeleteReplicaRequest\x1a\".headrace.v1.DeleteReplicaResponse\x12V\n\rReportReplica\x12!.headrace.v1.ReportReplicaRequest\x1a\".headrace.v1.ReportReplicaResponse\x12U\n\x0cReadSnapshot\x12 .headrace.v1.ReadSnapshotRequest\x1a!.headrace.v1.ReadSnapshotResponse0\x01\x12W\n\x0c\x41pplyChanges\x12 .headrace.v1.ApplyChangesRequest\x1a!.headrace.v1.ApplyChangesResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'headrace.v1.replication_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_REPLICASTATUS']._serialized_start=1806
-  _globals['_REPLICASTATUS']._serialized_end=1970
+  _globals['_REPLICASTATUS']._serialized_start=1854
+  _globals['_REPLICASTATUS']._serialized_end=2018
   _globals['_REPLICADESCRIPTION']._serialized_start=149
   _globals['_REPLICADESCRIPTION']._serialized_end=367
   _globals['_REPLICAPROGRESS']._serialized_start=370
   _globals['_REPLICAPROGRESS']._serialized_end=650
-  _globals['_CREATEREPLICAREQUEST']._serialized_start=652
-  _globals['_CREATEREPLICAREQUEST']._serialized_end=775
-  _globals['_CREATEREPLICARESPONSE']._serialized_start=777
-  _globals['_CREATEREPLICARESPONSE']._serialized_end=850
-  _globals['_DESCRIBEREPLICAREQUEST']._serialized_start=852
-  _globals['_DESCRIBEREPLICAREQUEST']._serialized_end=898
-  _globals['_DESCRIBEREPLICARESPONSE']._serialized_start=900
-  _globals['_DESCRIBEREPLICARESPONSE']._serialized_end=975
-  _globals['_LISTREPLICASREQUEST']._serialized_start=977
-  _globals['_LISTREPLICASREQUEST']._serialized_end=1037
-  _globals['_LISTREPLICASRESPONSE']._serialized_start=1039
-  _globals['_LISTREPLICASRESPONSE']._serialized_end=1137
-  _globals['_DELETEREPLICAREQUEST']._serialized_start=1139
-  _globals['_DELETEREPLICAREQUEST']._serialized_end=1183
-  _globals['_DELETEREPLICARESPONSE']._serialized_start=1185
-  _globals['_DELETEREPLICARESPONSE']._serialized_end=1208
-  _globals['_REPORTREPLICAREQUEST']._serialized_start=1210
-  _globals['_REPORTREPLICAREQUEST']._serialized_end=1302
-  _globals['_REPORTREPLICARESPONSE']._serialized_start=1304
-  _globals['_REPORTREPLICARESPONSE']._serialized_end=1327
-  _globals['_READSNAPSHOTREQUEST']._serialized_start=1329
-  _globals['_READSNAPSHOTREQUEST']._serialized_end=1399
-  _globals['_READSNAPSHOTRESPONSE']._serialized_start=1402
-  _globals['_READSNAPSHOTRESPONSE']._serialized_end=1532
-  _globals['_VERSIONEDITEM']._serialized_start=1534
-  _globals['_VERSIONEDITEM']._serialized_end=1621
-  _globals['_APPLYCHANGESREQUEST']._serialized_start=1623
-  _globals['_APPLYCHANGESREQUEST']._serialized_end=1745
-  _globals['_APPLYCHANGESRESPONSE']._serialized_start=1747
-  _globals['_APPLYCHANGESRESPONSE']._serialized_end=1803
-  _globals['_REPLICATIONSERVICE']._serialized_start=1973
-  _globals['_REPLICATIONSERVICE']._serialized_end=2612
+  _globals['_CREATEREPLICAREQUEST']._serialized_start=653
+  _globals['_CREATEREPLICAREQUEST']._serialized_end=803
+  _globals['_CREATEREPLICARESPONSE']._serialized_start=805
+  _globals['_CREATEREPLICARESPONSE']._serialized_end=878
+  _globals['_DESCRIBEREPLICAREQUEST']._serialized_start=880
+  _globals['_DESCRIBEREPLICAREQUEST']._serialized_end=926
+  _globals['_DESCRIBEREPLICARESPONSE']._serialized_start=928
+  _globals['_DESCRIBEREPLICARESPONSE']._serialized_end=1003
+  _globals['_LISTREPLICASREQUEST']._serialized_start=1005
+  _globals['_LISTREPLICASREQUEST']._serialized_end=1085
+  _globals['_LISTREPLICASRESPONSE']._serialized_start=1087
+  _globals['_LISTREPLICASRESPONSE']._serialized_end=1185
+  _globals['_DELETEREPLICAREQUEST']._serialized_start=1187
+  _globals['_DELETEREPLICAREQUEST']._serialized_end=1231
+  _globals['_DELETEREPLICARESPONSE']._serialized_start=1233
+  _globals['_DELETEREPLICARESPONSE']._serialized_end=1256
+  _globals['_REPORTREPLICAREQUEST']._serialized_start=1258
+  _globals['_REPORTREPLICAREQUEST']._serialized_end=1350
+  _globals['_REPORTREPLICARESPONSE']._serialized_start=1352
+  _globals['_REPORTREPLICARESPONSE']._serialized_end=1375
+  _globals['_READSNAPSHOTREQUEST']._serialized_start=1377
+  _globals['_READSNAPSHOTREQUEST']._serialized_end=1447
+  _globals['_READSNAPSHOTRESPONSE']._serialized_start=1450
+  _globals['_READSNAPSHOTRESPONSE']._serialized_end=1580
+  _globals['_VERSIONEDITEM']._serialized_start=1582
+  _globals['_VERSIONEDITEM']._serialized_end=1669
+  _globals['_APPLYCHANGESREQUEST']._serialized_start=1671
+  _globals['_APPLYCHANGESREQUEST']._serialized_end=1793
+  _globals['_APPLYCHANGESRESPONSE']._serialized_start=1795
+  _globals['_APPLYCHANGESRESPONSE']._serialized_end=1851
+  _globals['_REPLICATIONSERVICE']._serialized_start=2021
+  _globals['_REPLICATIONSERVICE']._serialized_end=2660
 # @@protoc_insertion_point(module_scope)

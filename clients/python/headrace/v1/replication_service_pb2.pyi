@@ -164,16 +164,18 @@ class CreateReplicaRequest(google.protobuf.message.Message):
     target_endpoint: builtins.str
     """HOST:PORT of the target broker, as the peer reaches it."""
     target_table_name: builtins.str
-    """The table to copy to; made if it does not exist. source_table_name if empty."""
+    """The table to copy to; made if it does not exist. source_table_name if absent. An empty one is refused."""
     def __init__(
         self,
         *,
         replica_name: builtins.str = ...,
         source_table_name: builtins.str = ...,
         target_endpoint: builtins.str = ...,
-        target_table_name: builtins.str = ...,
+        target_table_name: builtins.str | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["replica_name", b"replica_name", "source_table_name", b"source_table_name", "target_endpoint", b"target_endpoint", "target_table_name", b"target_table_name"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_target_table_name", b"_target_table_name", "target_table_name", b"target_table_name"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_target_table_name", b"_target_table_name", "replica_name", b"replica_name", "source_table_name", b"source_table_name", "target_endpoint", b"target_endpoint", "target_table_name", b"target_table_name"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["_target_table_name", b"_target_table_name"]) -> typing.Literal["target_table_name"] | None: ...
 
 global___CreateReplicaRequest = CreateReplicaRequest
 
@@ -248,14 +250,16 @@ class ListReplicasRequest(google.protobuf.message.Message):
     page_size: builtins.int
     """Replicas per page, 1 to 100; 100 if 0."""
     page_token: builtins.str
-    """The next_page_token of the page before; empty for the first."""
+    """The next_page_token of the page before; absent for the first. An empty one is refused."""
     def __init__(
         self,
         *,
         page_size: builtins.int = ...,
-        page_token: builtins.str = ...,
+        page_token: builtins.str | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["page_size", b"page_size", "page_token", b"page_token"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_page_token", b"_page_token", "page_token", b"page_token"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_page_token", b"_page_token", "page_size", b"page_size", "page_token", b"page_token"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["_page_token", b"_page_token"]) -> typing.Literal["page_token"] | None: ...
 
 global___ListReplicasRequest = ListReplicasRequest
 

@@ -27,19 +27,19 @@ from headrace.v1 import record_pb2 as headrace_dot_v1_dot_record__pb2
 from headrace.v1 import table_pb2 as headrace_dot_v1_dot_table__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n headrace/v1/stream_service.proto\x12\x0bheadrace.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18headrace/v1/record.proto\x1a\x17headrace/v1/table.proto\"F\n\x06Stream\x12\x12\n\nstream_arn\x18\x01 \x01(\t\x12\x12\n\ntable_name\x18\x02 \x01(\t\x12\x14\n\x0cstream_label\x18\x03 \x01(\t\"W\n\x13SequenceNumberRange\x12 \n\x18starting_sequence_number\x18\x01 \x01(\t\x12\x1e\n\x16\x65nding_sequence_number\x18\x02 \x01(\t\"B\n\x0cHashKeyRange\x12\x19\n\x11starting_hash_key\x18\x01 \x01(\x06\x12\x17\n\x0f\x65nding_hash_key\x18\x02 \x01(\x06\"\xc8\x01\n\x05Shard\x12\x10\n\x08shard_id\x18\x01 \x01(\t\x12?\n\x15sequence_number_range\x18\x02 \x01(\x0b\x32 .headrace.v1.SequenceNumberRange\x12\x17\n\x0fparent_shard_id\x18\x03 \x01(\t\x12 \n\x18\x61\x64jacent_parent_shard_id\x18\x04 \x01(\t\x12\x31\n\x0ehash_key_range\x18\x05 \x01(\x0b\x32\x19.headrace.v1.HashKeyRange\"\xd0\x03\n\x11StreamDescription\x12\x12\n\nstream_arn\x18\x01 \x01(\t\x12\x14\n\x0cstream_label\x18\x02 \x01(\t\x12\x30\n\rstream_status\x18\x03 \x01(\x0e\x32\x19.headrace.v1.StreamStatus\x12\x35\n\x10stream_view_type\x18\x04 \x01(\x0e\x32\x1b.headrace.v1.StreamViewType\x12>\n\x1a\x63reation_request_date_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\ntable_name\x18\x06 \x01(\t\x12\x31\n\nkey_schema\x18\x07 \x03(\x0b\x32\x1d.headrace.v1.KeySchemaElement\x12\"\n\x06shards\x18\x08 \x03(\x0b\x32\x12.headrace.v1.Shard\x12\x1f\n\x17last_evaluated_shard_id\x18\t \x01(\t\x12\x18\n\x10retained_records\x18\n \x01(\x03\x12\x16\n\x0eretained_bytes\x18\x0b \x01(\x03\x12*\n\nread_usage\x18\x0c \x01(\x0b\x32\x16.headrace.v1.ReadUsage\"Y\n\tReadUsage\x12\x1a\n\x12read_request_units\x18\x01 \x01(\x03\x12\x18\n\x10returned_records\x18\x02 \x01(\x03\x12\x16\n\x0ereturned_bytes\x18\x03 \x01(\x03\"j\n\x12ListStreamsRequest\x12\x12\n\ntable_name\x18\x01 \x01(\t\x12\"\n\x1a\x65xclusive_start_stream_arn\x18\x02 \x01(\t\x12\x12\n\x05limit\x18\x03 \x01(\x05H\x00\x88\x01\x01\x42\x08\n\x06_limit\"^\n\x13ListStreamsResponse\x12$\n\x07streams\x18\x01 \x03(\x0b\x32\x13.headrace.v1.Stream\x12!\n\x19last_evaluated_stream_arn\x18\x02 \x01(\t\"\x9b\x01\n\x15\x44\x65scribeStreamRequest\x12\x12\n\nstream_arn\x18\x01 \x01(\t\x12 \n\x18\x65xclusive_start_shard_id\x18\x02 \x01(\t\x12\x12\n\x05limit\x18\x03 \x01(\x05H\x00\x88\x01\x01\x12.\n\x0cshard_filter\x18\x04 \x01(\x0b\x32\x18.headrace.v1.ShardFilterB\x08\n\x06_limit\"K\n\x0bShardFilter\x12*\n\x04type\x18\x01 \x01(\x0e\x32\x1c.headrace.v1.ShardFilterType\x12\x10\n\x08shard_id\x18\x02 \x01(\t\"T\n\x16\x44\x65scribeStreamResponse\x12:\n\x12stream_description\x18\x01 \x01(\x0b\x32\x1e.headrace.v1.StreamDescription\"\xc4\x01\n\x17GetShardIteratorRequest\x12\x12\n\nstream_arn\x18\x01 \x01(\t\x12\x10\n\x08shard_id\x18\x02 \x01(\t\x12;\n\x13shard_iterator_type\x18\x03 \x01(\x0e\x32\x1e.headrace.v1.ShardIteratorType\x12\x17\n\x0fsequence_number\x18\x04 \x01(\t\x12-\n\ttimestamp\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"2\n\x18GetShardIteratorResponse\x12\x16\n\x0eshard_iterator\x18\x01 \x01(\t\"\x86\x02\n\x11GetRecordsRequest\x12\x16\n\x0eshard_iterator\x18\x01 \x01(\t\x12\x12\n\x05limit\x18\x02 \x01(\x05H\x00\x88\x01\x01\x12\x0e\n\x06\x66ollow\x18\x03 \x01(\x08\x12\x12\n\nstream_arn\x18\x04 \x01(\t\x12\x12\n\ntable_name\x18\x05 \x01(\t\x12;\n\x13shard_iterator_type\x18\x06 \x01(\x0e\x32\x1e.headrace.v1.ShardIteratorType\x12\x17\n\x0fsequence_number\x18\x07 \x01(\t\x12-\n\ttimestamp\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x08\n\x06_limit\"\xd7\x01\n\x12GetRecordsResponse\x12$\n\x07records\x18\x01 \x03(\x0b\x32\x13.headrace.v1.Record\x12\x1b\n\x13next_shard_iterator\x18\x02 \x01(\t\x12\x1c\n\x14millis_behind_latest\x18\x03 \x01(\x03\x12\x11\n\tshard_end\x18\x04 \x01(\x08\x12\x17\n\x0f\x63hild_shard_ids\x18\x05 \x03(\t\x12\x12\n\nstream_arn\x18\x06 \x01(\t\x12\x0e\n\x06region\x18\x07 \x01(\t\x12\x10\n\x08shard_id\x18\x08 \x01(\t\"w\n\x11SplitShardRequest\x12\x12\n\nstream_arn\x18\x01 \x01(\t\x12\x10\n\x08shard_id\x18\x02 \x01(\t\x12\"\n\x15new_starting_hash_key\x18\x03 \x01(\x06H\x00\x88\x01\x01\x42\x18\n\x16_new_starting_hash_key\"8\n\x12SplitShardResponse\x12\"\n\x06shards\x18\x01 \x03(\x0b\x32\x12.headrace.v1.Shard\"U\n\x12MergeShardsRequest\x12\x12\n\nstream_arn\x18\x01 \x01(\t\x12\x10\n\x08shard_id\x18\x02 \x01(\t\x12\x19\n\x11\x61\x64jacent_shard_id\x18\x03 \x01(\t\"8\n\x13MergeShardsResponse\x12!\n\x05shard\x18\x01 \x01(\x0b\x32\x12.headrace.v1.Shard*\x9d\x01\n\x0cStreamStatus\x12\x1d\n\x19STREAM_STATUS_UNSPECIFIED\x10\x00\x12\x1a\n\x16STREAM_STATUS_ENABLING\x10\x01\x12\x19\n\x15STREAM_STATUS_ENABLED\x10\x02\x12\x1b\n\x17STREAM_STATUS_DISABLING\x10\x03\x12\x1a\n\x16STREAM_STATUS_DISABLED\x10\x04*X\n\x0fShardFilterType\x12!\n\x1dSHARD_FILTER_TYPE_UNSPECIFIED\x10\x00\x12\"\n\x1eSHARD_FILTER_TYPE_CHILD_SHARDS\x10\x01*\xff\x01\n\x11ShardIteratorType\x12#\n\x1fSHARD_ITERATOR_TYPE_UNSPECIFIED\x10\x00\x12$\n SHARD_ITERATOR_TYPE_TRIM_HORIZON\x10\x01\x12\x1e\n\x1aSHARD_ITERATOR_TYPE_LATEST\x10\x02\x12*\n&SHARD_ITERATOR_TYPE_AT_SEQUENCE_NUMBER\x10\x03\x12-\n)SHARD_ITERATOR_TYPE_AFTER_SEQUENCE_NUMBER\x10\x04\x12$\n SHARD_ITERATOR_TYPE_AT_TIMESTAMP\x10\x05\x32\x8f\x04\n\rStreamService\x12P\n\x0bListStreams\x12\x1f.headrace.v1.ListStreamsRequest\x1a .headrace.v1.ListStreamsResponse\x12Y\n\x0e\x44\x65scribeStream\x12\".headrace.v1.DescribeStreamRequest\x1a#.headrace.v1.DescribeStreamResponse\x12_\n\x10GetShardIterator\x12$.headrace.v1.GetShardIteratorRequest\x1a%.headrace.v1.GetShardIteratorResponse\x12O\n\nGetRecords\x12\x1e.headrace.v1.GetRecordsRequest\x1a\x1f.headrace.v1.GetRecordsResponse0\x01\x12M\n\nSplitShard\x12\x1e.headrace.v1.SplitShardRequest\x1a\x1f.headrace.v1.SplitShardResponse\x12P\n\x0bMergeShards\x12\x1f.headrace.v1.MergeShardsRequest\x1a .headrace.v1.MergeShardsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n headrace/v1/stream_service.proto\x12\x0bheadrace.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18headrace/v1/record.proto\x1a\x17headrace/v1/table.proto\"F\n\x06Stream\x12\x12\n\nstream_arn\x18\x01 \x01(\t\x12\x12\n\ntable_name\x18\x02 \x01(\t\x12\x14\n\x0cstream_label\x18\x03 \x01(\t\"W\n\x13SequenceNumberRange\x12 \n\x18starting_sequence_number\x18\x01 \x01(\t\x12\x1e\n\x16\x65nding_sequence_number\x18\x02 \x01(\t\"B\n\x0cHashKeyRange\x12\x19\n\x11starting_hash_key\x18\x01 \x01(\x06\x12\x17\n\x0f\x65nding_hash_key\x18\x02 \x01(\x06\"\xc8\x01\n\x05Shard\x12\x10\n\x08shard_id\x18\x01 \x01(\t\x12?\n\x15sequence_number_range\x18\x02 \x01(\x0b\x32 .headrace.v1.SequenceNumberRange\x12\x17\n\x0fparent_shard_id\x18\x03 \x01(\t\x12 \n\x18\x61\x64jacent_parent_shard_id\x18\x04 \x01(\t\x12\x31\n\x0ehash_key_range\x18\x05 \x01(\x0b\x32\x19.headrace.v1.HashKeyRange\"\xd0\x03\n\x11StreamDescription\x12\x12\n\nstream_arn\x18\x01 \x01(\t\x12\x14\n\x0cstream_label\x18\x02 \x01(\t\x12\x30\n\rstream_status\x18\x03 \x01(\x0e\x32\x19.headrace.v1.StreamStatus\x12\x35\n\x10stream_view_type\x18\x04 \x01(\x0e\x32\x1b.headrace.v1.StreamViewType\x12>\n\x1a\x63reation_request_date_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\ntable_name\x18\x06 \x01(\t\x12\x31\n\nkey_schema\x18\x07 \x03(\x0b\x32\x1d.headrace.v1.KeySchemaElement\x12\"\n\x06shards\x18\x08 \x03(\x0b\x32\x12.headrace.v1.Shard\x12\x1f\n\x17last_evaluated_shard_id\x18\t \x01(\t\x12\x18\n\x10retained_records\x18\n \x01(\x03\x12\x16\n\x0eretained_bytes\x18\x0b \x01(\x03\x12*\n\nread_usage\x18\x0c \x01(\x0b\x32\x16.headrace.v1.ReadUsage\"Y\n\tReadUsage\x12\x1a\n\x12read_request_units\x18\x01 \x01(\x03\x12\x18\n\x10returned_records\x18\x02 \x01(\x03\x12\x16\n\x0ereturned_bytes\x18\x03 \x01(\x03\"\xa2\x01\n\x12ListStreamsRequest\x12\x17\n\ntable_name\x18\x01 \x01(\tH\x00\x88\x01\x01\x12\'\n\x1a\x65xclusive_start_stream_arn\x18\x02 \x01(\tH\x01\x88\x01\x01\x12\x12\n\x05limit\x18\x03 \x01(\x05H\x02\x88\x01\x01\x42\r\n\x0b_table_nameB\x1d\n\x1b_exclusive_start_stream_arnB\x08\n\x06_limit\"^\n\x13ListStreamsResponse\x12$\n\x07streams\x18\x01 \x03(\x0b\x32\x13.headrace.v1.Stream\x12!\n\x19last_evaluated_stream_arn\x18\x02 \x01(\t\"\xbd\x01\n\x15\x44\x65scribeStreamRequest\x12\x12\n\nstream_arn\x18\x01 \x01(\t\x12%\n\x18\x65xclusive_start_shard_id\x18\x02 \x01(\tH\x00\x88\x01\x01\x12\x12\n\x05limit\x18\x03 \x01(\x05H\x01\x88\x01\x01\x12.\n\x0cshard_filter\x18\x04 \x01(\x0b\x32\x18.headrace.v1.ShardFilterB\x1b\n\x19_exclusive_start_shard_idB\x08\n\x06_limit\"K\n\x0bShardFilter\x12*\n\x04type\x18\x01 \x01(\x0e\x32\x1c.headrace.v1.ShardFilterType\x12\x10\n\x08shard_id\x18\x02 \x01(\t\"T\n\x16\x44\x65scribeStreamResponse\x12:\n\x12stream_description\x18\x01 \x01(\x0b\x32\x1e.headrace.v1.StreamDescription\"\xdd\x01\n\x17GetShardIteratorRequest\x12\x12\n\nstream_arn\x18\x01 \x01(\t\x12\x10\n\x08shard_id\x18\x02 \x01(\t\x12;\n\x13shard_iterator_type\x18\x03 \x01(\x0e\x32\x1e.headrace.v1.ShardIteratorType\x12\x1c\n\x0fsequence_number\x18\x04 \x01(\tH\x00\x88\x01\x01\x12-\n\ttimestamp\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x12\n\x10_sequence_number\"2\n\x18GetShardIteratorResponse\x12\x16\n\x0eshard_iterator\x18\x01 \x01(\t\"\x9f\x02\n\x11GetRecordsRequest\x12\x16\n\x0eshard_iterator\x18\x01 \x01(\t\x12\x12\n\x05limit\x18\x02 \x01(\x05H\x00\x88\x01\x01\x12\x0e\n\x06\x66ollow\x18\x03 \x01(\x08\x12\x12\n\nstream_arn\x18\x04 \x01(\t\x12\x12\n\ntable_name\x18\x05 \x01(\t\x12;\n\x13shard_iterator_type\x18\x06 \x01(\x0e\x32\x1e.headrace.v1.ShardIteratorType\x12\x1c\n\x0fsequence_number\x18\x07 \x01(\tH\x01\x88\x01\x01\x12-\n\ttimestamp\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x08\n\x06_limitB\x12\n\x10_sequence_number\"\xd7\x01\n\x12GetRecordsResponse\x12$\n\x07records\x18\x01 \x03(\x0b\x32\x13.headrace.v1.Record\x12\x1b\n\x13next_shard_iterator\x18\x02 \x01(\t\x12\x1c\n\x14millis_behind_latest\x18\x03 \x01(\x03\x12\x11\n\tshard_end\x18\x04 \x01(\x08\x12\x17\n\x0f\x63hild_shard_ids\x18\x05 \x03(\t\x12\x12\n\nstream_arn\x18\x06 \x01(\t\x12\x0e\n\x06region\x18\x07 \x01(\t\x12\x10\n\x08shard_id\x18\x08 \x01(\t\"w\n\x11SplitShardRequest\x12\x12\n\nstream_arn\x18\x01 \x01(\t\x12\x10\n\x08shard_id\x18\x02 \x01(\t\x12\"\n\x15new_starting_hash_key\x18\x03 \x01(\x06H\x00\x88\x01\x01\x42\x18\n\x16_new_starting_hash_key\"8\n\x12SplitShardResponse\x12\"\n\x06shards\x18\x01 \x03(\x0b\x32\x12.headrace.v1.Shard\"U\n\x12MergeShardsRequest\x12\x12\n\nstream_arn\x18\x01 \x01(\t\x12\x10\n\x08shard_id\x18\x02 \x01(\t\x12\x19\n\x11\x61\x64jacent_shard_id\x18\x03 \x01(\t\"8\n\x13MergeShardsResponse\x12!\n\x05shard\x18\x01 \x01(\x0b\x32\x12.headrace.v1.Shard*\x9d\x01\n\x0cStreamStatus\x12\x1d\n\x19STREAM_STATUS_UNSPECIFIED\x10\x00\x12\x1a\n\x16STREAM_STATUS_ENABLING\x10\x01\x12\x19\n\x15STREAM_STATUS_ENABLED\x10\x02\x12\x1b\n\x17STREAM_STATUS_DISABLING\x10\x03\x12\x1a\n\x16STREAM_STATUS_DISABLED\x10\x04*X\n\x0fShardFilterType\x12!\n\x1dSHARD_FILTER_TYPE_UNSPECIFIED\x10\x00\x12\"\n\x1eSHARD_FILTER_TYPE_CHILD_SHARDS\x10\x01*\xff\x01\n\x11ShardIteratorType\x12#\n\x1fSHARD_ITERATOR_TYPE_UNSPECIFIED\x10\x00\x12$\n SHARD_ITERATOR_TYPE_TRIM_HORIZON\x10\x01\x12\x1e\n\x1aSHARD_ITERATOR_TYPE_LATEST\x10\x02\x12*\n&SHARD_ITERATOR_TYPE_AT_SEQUENCE_NUMBER\x10\x03\x12-\n)SHARD_ITERATOR_TYPE_AFTER_SEQUENCE_NUMBER\x10\x04\x12$\n SHARD_ITERATOR_TYPE_AT_TIMESTAMP\x10\x05\x32\x8f\x04\n\rStreamService\x12P\n\x0bListStreams\x12\x1f.headrace.v1.ListStreamsRequest\x1a .headrace.v1.ListStreamsResponse\x12Y\n\x0e\x44\x65scribeStream\x12\".headrace.v1.DescribeStreamRequest\x1a#.headrace.v1.DescribeStreamResponse\x12_\n\x10GetShardIterator\x12$.headrace.v1.GetShardIteratorRequest\x1a%.headrace.v1.GetShardIteratorResponse\x12O\n\nGetRecords\x12\x1e.headrace.v1.GetRecordsRequest\x1a\x1f.headrace.v1.GetRecordsResponse0\x01\x12M\n\nSplitShard\x12\x1e.headrace.v1.SplitShardRequest\x1a\x1f.headrace.v1.SplitShardResponse\x12P\n\x0bMergeShards\x12\x1f.headrace.v1.MergeShardsRequest\x1a .headrace.v1.MergeShardsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'headrace.v1.stream_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_STREAMSTATUS']._serialized_start=2707
-  _globals['_STREAMSTATUS']._serialized_end=2864
-  _globals['_SHARDFILTERTYPE']._serialized_start=2866
-  _globals['_SHARDFILTERTYPE']._serialized_end=2954
-  _globals['_SHARDITERATORTYPE']._serialized_start=2957
-  _globals['_SHARDITERATORTYPE']._serialized_end=3212
+  _globals['_STREAMSTATUS']._serialized_start=2848
+  _globals['_STREAMSTATUS']._serialized_end=3005
+  _globals['_SHARDFILTERTYPE']._serialized_start=3007
+  _globals['_SHARDFILTERTYPE']._serialized_end=3095
+  _globals['_SHARDITERATORTYPE']._serialized_start=3098
+  _globals['_SHARDITERATORTYPE']._serialized_end=3353
   _globals['_STREAM']._serialized_start=133
   _globals['_STREAM']._serialized_end=203
   _globals['_SEQUENCENUMBERRANGE']._serialized_start=205
@@ -52,32 +52,32 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_STREAMDESCRIPTION']._serialized_end=1030
   _globals['_READUSAGE']._serialized_start=1032
   _globals['_READUSAGE']._serialized_end=1121
-  _globals['_LISTSTREAMSREQUEST']._serialized_start=1123
-  _globals['_LISTSTREAMSREQUEST']._serialized_end=1229
-  _globals['_LISTSTREAMSRESPONSE']._serialized_start=1231
-  _globals['_LISTSTREAMSRESPONSE']._serialized_end=1325
-  _globals['_DESCRIBESTREAMREQUEST']._serialized_start=1328
-  _globals['_DESCRIBESTREAMREQUEST']._serialized_end=1483
-  _globals['_SHARDFILTER']._serialized_start=1485
-  _globals['_SHARDFILTER']._serialized_end=1560
-  _globals['_DESCRIBESTREAMRESPONSE']._serialized_start=1562
-  _globals['_DESCRIBESTREAMRESPONSE']._serialized_end=1646
-  _globals['_GETSHARDITERATORREQUEST']._serialized_start=1649
-  _globals['_GETSHARDITERATORREQUEST']._serialized_end=1845
-  _globals['_GETSHARDITERATORRESPONSE']._serialized_start=1847
-  _globals['_GETSHARDITERATORRESPONSE']._serialized_end=1897
-  _globals['_GETRECORDSREQUEST']._serialized_start=1900
-  _globals['_GETRECORDSREQUEST']._serialized_end=2162
-  _globals['_GETRECORDSRESPONSE']._serialized_start=2165
-  _globals['_GETRECORDSRESPONSE']._serialized_end=2380
-  _globals['_SPLITSHARDREQUEST']._serialized_start=2382
-  _globals['_SPLITSHARDREQUEST']._serialized_end=2501
-  _globals['_SPLITSHARDRESPONSE']._serialized_start=2503
-  _globals['_SPLITSHARDRESPONSE']._serialized_end=2559
-  _globals['_MERGESHARDSREQUEST']._serialized_start=2561
-  _globals['_MERGESHARDSREQUEST']._serialized_end=2646
-  _globals['_MERGESHARDSRESPONSE']._serialized_start=2648
-  _globals['_MERGESHARDSRESPONSE']._serialized_end=2704
-  _globals['_STREAMSERVICE']._serialized_start=3215
-  _globals['_STREAMSERVICE']._serialized_end=3742
+  _globals['_LISTSTREAMSREQUEST']._serialized_start=1124
+  _globals['_LISTSTREAMSREQUEST']._serialized_end=1286
+  _globals['_LISTSTREAMSRESPONSE']._serialized_start=1288
+  _globals['_LISTSTREAMSRESPONSE']._serialized_end=1382
+  _globals['_DESCRIBESTREAMREQUEST']._serialized_start=1385
+  _globals['_DESCRIBESTREAMREQUEST']._serialized_end=1574
+  _globals['_SHARDFILTER']._serialized_start=1576
+  _globals['_SHARDFILTER']._serialized_end=1651
+  _globals['_DESCRIBESTREAMRESPONSE']._serialized_start=1653
+  _globals['_DESCRIBESTREAMRESPONSE']._serialized_end=1737
+  _globals['_GETSHARDITERATORREQUEST']._serialized_start=1740
+  _globals['_GETSHARDITERATORREQUEST']._serialized_end=1961
+  _globals['_GETSHARDITERATORRESPONSE']._serialized_start=1963
+  _globals['_GETSHARDITERATORRESPONSE']._serialized_end=2013
+  _globals['_GETRECORDSREQUEST']._serialized_start=2016
+  _globals['_GETRECORDSREQUEST']._serialized_end=2303
+  _globals['_GETRECORDSRESPONSE']._serialized_start=2306
+  _globals['_GETRECORDSRESPONSE']._serialized_end=2521
+  _globals['_SPLITSHARDREQUEST']._serialized_start=2523
+  _globals['_SPLITSHARDREQUEST']._serialized_end=2642
+  _globals['_SPLITSHARDRESPONSE']._serialized_start=2644
+  _globals['_SPLITSHARDRESPONSE']._serialized_end=2700
+  _globals['_MERGESHARDSREQUEST']._serialized_start=2702
+  _globals['_MERGESHARDSREQUEST']._serialized_end=2787
+  _globals['_MERGESHARDSRESPONSE']._serialized_start=2789
+  _globals['_MERGESHARDSRESPONSE']._serialized_end=2845
+  _globals['_STREAMSERVICE']._serialized_start=3356
+  _globals['_STREAMSERVICE']._serialized_end=3883
 # @@protoc_insertion_point(module_scope)

@@ -25,15 +25,15 @@ _sym_db = _symbol_database.Default()
 from headrace.v1 import table_pb2 as headrace_dot_v1_dot_table__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fheadrace/v1/table_service.proto\x12\x0bheadrace.v1\x1a\x17headrace/v1/table.proto\"\xb0\x06\n\x12\x43reateTableRequest\x12\x12\n\ntable_name\x18\x01 \x01(\t\x12\x31\n\nkey_schema\x18\x02 \x03(\x0b\x32\x1d.headrace.v1.KeySchemaElement\x12?\n\x15\x61ttribute_definitions\x18\x03 \x03(\x0b\x32 .headrace.v1.AttributeDefinition\x12>\n\x14stream_specification\x18\x04 \x01(\x0b\x32 .headrace.v1.StreamSpecification\x12\x34\n\x0fstream_settings\x18\x05 \x01(\x0b\x32\x1b.headrace.v1.StreamSettings\x12\x41\n\x17local_secondary_indexes\x18\x06 \x03(\x0b\x32 .headrace.v1.LocalSecondaryIndex\x12\x43\n\x18global_secondary_indexes\x18\x07 \x03(\x0b\x32!.headrace.v1.GlobalSecondaryIndex\x12.\n\x0c\x62illing_mode\x18\x08 \x01(\x0e\x32\x18.headrace.v1.BillingMode\x12\x42\n\x16provisioned_throughput\x18\t \x01(\x0b\x32\".headrace.v1.ProvisionedThroughput\x12#\n\x1b\x64\x65letion_protection_enabled\x18\n \x01(\x08\x12\x1e\n\x04tags\x18\x0b \x03(\x0b\x32\x10.headrace.v1.Tag\x12=\n\x14on_demand_throughput\x18\x0c \x01(\x0b\x32\x1f.headrace.v1.OnDemandThroughput\x12\x34\n\x0fwarm_throughput\x18\r \x01(\x0b\x32\x1b.headrace.v1.WarmThroughput\x12,\n\x0btable_class\x18\x0e \x01(\x0e\x32\x17.headrace.v1.TableClass\x12\x38\n\x11sse_specification\x18\x0f \x01(\x0b\x32\x1d.headrace.v1.SseSpecification\"O\n\x13\x43reateTableResponse\x12\x38\n\x11table_description\x18\x01 \x01(\x0b\x32\x1d.headrace.v1.TableDescription\"*\n\x14\x44\x65scribeTableRequest\x12\x12\n\ntable_name\x18\x01 \x01(\t\"E\n\x15\x44\x65scribeTableResponse\x12,\n\x05table\x18\x01 \x01(\x0b\x32\x1d.headrace.v1.TableDescription\"U\n\x11ListTablesRequest\x12\"\n\x1a\x65xclusive_start_table_name\x18\x01 \x01(\t\x12\x12\n\x05limit\x18\x02 \x01(\x05H\x00\x88\x01\x01\x42\x08\n\x06_limit\"L\n\x12ListTablesResponse\x12\x13\n\x0btable_names\x18\x01 \x03(\t\x12!\n\x19last_evaluated_table_name\x18\x02 \x01(\t\"\xcb\x05\n\x12UpdateTableRequest\x12\x12\n\ntable_name\x18\x01 \x01(\t\x12>\n\x14stream_specification\x18\x02 \x01(\x0b\x32 .headrace.v1.StreamSpecification\x12\x34\n\x0fstream_settings\x18\x03 \x01(\x0b\x32\x1b.headrace.v1.StreamSettings\x12?\n\x15\x61ttribute_definitions\x18\x04 \x03(\x0b\x32 .headrace.v1.AttributeDefinition\x12O\n\x1eglobal_secondary_index_updates\x18\x05 \x03(\x0b\x32\'.headrace.v1.GlobalSecondaryIndexUpdate\x12.\n\x0c\x62illing_mode\x18\x06 \x01(\x0e\x32\x18.headrace.v1.BillingMode\x12\x42\n\x16provisioned_throughput\x18\x07 \x01(\x0b\x32\".headrace.v1.ProvisionedThroughput\x12(\n\x1b\x64\x65letion_protection_enabled\x18\x08 \x01(\x08H\x00\x88\x01\x01\x12=\n\x14on_demand_throughput\x18\t \x01(\x0b\x32\x1f.headrace.v1.OnDemandThroughput\x12\x34\n\x0fwarm_throughput\x18\n \x01(\x0b\x32\x1b.headrace.v1.WarmThroughput\x12,\n\x0btable_class\x18\x0b \x01(\x0e\x32\x17.headrace.v1.TableClass\x12\x38\n\x11sse_specification\x18\x0c \x01(\x0b\x32\x1d.headrace.v1.SseSpecificationB\x1e\n\x1c_deletion_protection_enabled\"\xd1\x01\n\x1aGlobalSecondaryIndexUpdate\x12\x33\n\x06\x63reate\x18\x01 \x01(\x0b\x32!.headrace.v1.GlobalSecondaryIndexH\x00\x12\x39\n\x06update\x18\x02 \x01(\x0b\x32\'.headrace.v1.UpdateGlobalSecondaryIndexH\x00\x12\x39\n\x06\x64\x65lete\x18\x03 \x01(\x0b\x32\'.headrace.v1.DeleteGlobalSecondaryIndexH\x00\x42\x08\n\x06\x63hange\"\xe9\x01\n\x1aUpdateGlobalSecondaryIndex\x12\x12\n\nindex_name\x18\x01 \x01(\t\x12\x42\n\x16provisioned_throughput\x18\x02 \x01(\x0b\x32\".headrace.v1.ProvisionedThroughput\x12=\n\x14on_demand_throughput\x18\x03 \x01(\x0b\x32\x1f.headrace.v1.OnDemandThroughput\x12\x34\n\x0fwarm_throughput\x18\x04 \x01(\x0b\x32\x1b.headrace.v1.WarmThroughput\"0\n\x1a\x44\x65leteGlobalSecondaryIndex\x12\x12\n\nindex_name\x18\x01 \x01(\t\"O\n\x13UpdateTableResponse\x12\x38\n\x11table_description\x18\x01 \x01(\x0b\x32\x1d.headrace.v1.TableDescription\"(\n\x12\x44\x65leteTableRequest\x12\x12\n\ntable_name\x18\x01 \x01(\t\"O\n\x13\x44\x65leteTableResponse\x12\x38\n\x11table_description\x18\x01 \x01(\x0b\x32\x1d.headrace.v1.TableDescription\"B\n\x17TimeToLiveSpecification\x12\x0f\n\x07\x65nabled\x18\x01 \x01(\x08\x12\x16\n\x0e\x61ttribute_name\x18\x02 \x01(\t\"w\n\x17UpdateTimeToLiveRequest\x12\x12\n\ntable_name\x18\x01 \x01(\t\x12H\n\x1atime_to_live_specification\x18\x02 \x01(\x0b\x32$.headrace.v1.TimeToLiveSpecification\"d\n\x18UpdateTimeToLiveResponse\x12H\n\x1atime_to_live_specification\x18\x01 \x01(\x0b\x32$.headrace.v1.TimeToLiveSpecification\"/\n\x19\x44\x65scribeTimeToLiveRequest\x12\x12\n\ntable_name\x18\x01 \x01(\t\"p\n\x1a\x44\x65scribeTimeToLiveResponse\x12:\n\x13time_to_live_status\x18\x01 \x01(\x0e\x32\x1d.headrace.v1.TimeToLiveStatus\x12\x16\n\x0e\x61ttribute_name\x18\x02 \x01(\t\"k\n\x15TimeToLiveDescription\x12:\n\x13time_to_live_status\x18\x01 \x01(\x0e\x32\x1d.headrace.v1.TimeToLiveStatus\x12\x16\n\x0e\x61ttribute_name\x18\x02 \x01(\t\"J\n\x12TagResourceRequest\x12\x14\n\x0cresource_arn\x18\x01 \x01(\t\x12\x1e\n\x04tags\x18\x02 \x03(\x0b\x32\x10.headrace.v1.Tag\"\x15\n\x13TagResourceResponse\">\n\x14UntagResourceRequest\x12\x14\n\x0cresource_arn\x18\x01 \x01(\t\x12\x10\n\x08tag_keys\x18\x02 \x03(\t\"\x17\n\x15UntagResourceResponse\"E\n\x19ListTagsOfResourceRequest\x12\x14\n\x0cresource_arn\x18\x01 \x01(\t\x12\x12\n\nnext_token\x18\x02 \x01(\t\"P\n\x1aListTagsOfResourceResponse\x12\x1e\n\x04tags\x18\x01 \x03(\x0b\x32\x10.headrace.v1.Tag\x12\x12\n\nnext_token\x18\x02 \x01(\t*\xbf\x01\n\x10TimeToLiveStatus\x12#\n\x1fTIME_TO_LIVE_STATUS_UNSPECIFIED\x10\x00\x12 \n\x1cTIME_TO_LIVE_STATUS_ENABLING\x10\x01\x12\x1f\n\x1bTIME_TO_LIVE_STATUS_ENABLED\x10\x02\x12!\n\x1dTIME_TO_LIVE_STATUS_DISABLING\x10\x03\x12 \n\x1cTIME_TO_LIVE_STATUS_DISABLED\x10\x04\x32\x84\x07\n\x0cTableService\x12P\n\x0b\x43reateTable\x12\x1f.headrace.v1.CreateTableRequest\x1a .headrace.v1.CreateTableResponse\x12V\n\rDescribeTable\x12!.headrace.v1.DescribeTableRequest\x1a\".headrace.v1.DescribeTableResponse\x12M\n\nListTables\x12\x1e.headrace.v1.ListTablesRequest\x1a\x1f.headrace.v1.ListTablesResponse\x12P\n\x0bUpdateTable\x12\x1f.headrace.v1.UpdateTableRequest\x1a .headrace.v1.UpdateTableResponse\x12P\n\x0b\x44\x65leteTable\x12\x1f.headrace.v1.DeleteTableRequest\x1a .headrace.v1.DeleteTableResponse\x12_\n\x10UpdateTimeToLive\x12$.headrace.v1.UpdateTimeToLiveRequest\x1a%.headrace.v1.UpdateTimeToLiveResponse\x12\x65\n\x12\x44\x65scribeTimeToLive\x12&.headrace.v1.DescribeTimeToLiveRequest\x1a\'.headrace.v1.DescribeTimeToLiveResponse\x12P\n\x0bTagResource\x12\x1f.headrace.v1.TagResourceRequest\x1a .headrace.v1.TagResourceResponse\x12V\n\rUntagResource\x12!.headrace.v1.UntagResourceRequest\x1a\".headrace.v1.UntagResourceResponse\x12\x65\n\x12ListTagsOfResource\x12&.headrace.v1.ListTagsOfResourceRequest\x1a\'.headrace.v1.ListTagsOfResourceResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fheadrace/v1/table_service.proto\x12\x0bheadrace.v1\x1a\x17headrace/v1/table.proto\"\xb0\x06\n\x12\x43reateTableRequest\x12\x12\n\ntable_name\x18\x01 \x01(\t\x12\x31\n\nkey_schema\x18\x02 \x03(\x0b\x32\x1d.headrace.v1.KeySchemaElement\x12?\n\x15\x61ttribute_definitions\x18\x03 \x03(\x0b\x32 .headrace.v1.AttributeDefinition\x12>\n\x14stream_specification\x18\x04 \x01(\x0b\x32 .headrace.v1.StreamSpecification\x12\x34\n\x0fstream_settings\x18\x05 \x01(\x0b\x32\x1b.headrace.v1.StreamSettings\x12\x41\n\x17local_secondary_indexes\x18\x06 \x03(\x0b\x32 .headrace.v1.LocalSecondaryIndex\x12\x43\n\x18global_secondary_indexes\x18\x07 \x03(\x0b\x32!.headrace.v1.GlobalSecondaryIndex\x12.\n\x0c\x62illing_mode\x18\x08 \x01(\x0e\x32\x18.headrace.v1.BillingMode\x12\x42\n\x16provisioned_throughput\x18\t \x01(\x0b\x32\".headrace.v1.ProvisionedThroughput\x12#\n\x1b\x64\x65letion_protection_enabled\x18\n \x01(\x08\x12\x1e\n\x04tags\x18\x0b \x03(\x0b\x32\x10.headrace.v1.Tag\x12=\n\x14on_demand_throughput\x18\x0c \x01(\x0b\x32\x1f.headrace.v1.OnDemandThroughput\x12\x34\n\x0fwarm_throughput\x18\r \x01(\x0b\x32\x1b.headrace.v1.WarmThroughput\x12,\n\x0btable_class\x18\x0e \x01(\x0e\x32\x17.headrace.v1.TableClass\x12\x38\n\x11sse_specification\x18\x0f \x01(\x0b\x32\x1d.headrace.v1.SseSpecification\"O\n\x13\x43reateTableResponse\x12\x38\n\x11table_description\x18\x01 \x01(\x0b\x32\x1d.headrace.v1.TableDescription\"*\n\x14\x44\x65scribeTableRequest\x12\x12\n\ntable_name\x18\x01 \x01(\t\"E\n\x15\x44\x65scribeTableResponse\x12,\n\x05table\x18\x01 \x01(\x0b\x32\x1d.headrace.v1.TableDescription\"y\n\x11ListTablesRequest\x12\'\n\x1a\x65xclusive_start_table_name\x18\x01 \x01(\tH\x00\x88\x01\x01\x12\x12\n\x05limit\x18\x02 \x01(\x05H\x01\x88\x01\x01\x42\x1d\n\x1b_exclusive_start_table_nameB\x08\n\x06_limit\"L\n\x12ListTablesResponse\x12\x13\n\x0btable_names\x18\x01 \x03(\t\x12!\n\x19last_evaluated_table_name\x18\x02 \x01(\t\"\xcb\x05\n\x12UpdateTableRequest\x12\x12\n\ntable_name\x18\x01 \x01(\t\x12>\n\x14stream_specification\x18\x02 \x01(\x0b\x32 .headrace.v1.StreamSpecification\x12\x34\n\x0fstream_settings\x18\x03 \x01(\x0b\x32\x1b.headrace.v1.StreamSettings\x12?\n\x15\x61ttribute_definitions\x18\x04 \x03(\x0b\x32 .headrace.v1.AttributeDefinition\x12O\n\x1eglobal_secondary_index_updates\x18\x05 \x03(\x0b\x32\'.headrace.v1.GlobalSecondaryIndexUpdate\x12.\n\x0c\x62illing_mode\x18\x06 \x01(\x0e\x32\x18.headrace.v1.BillingMode\x12\x42\n\x16provisioned_throughput\x18\x07 \x01(\x0b\x32\".headrace.v1.ProvisionedThroughput\x12(\n\x1b\x64\x65letion_protection_enabled\x18\x08 \x01(\x08H\x00\x88\x01\x01\x12=\n\x14on_demand_throughput\x18\t \x01(\x0b\x32\x1f.headrace.v1.OnDemandThroughput\x12\x34\n\x0fwarm_throughput\x18\n \x01(\x0b\x32\x1b.headrace.v1.WarmThroughput\x12,\n\x0btable_class\x18\x0b \x01(\x0e\x32\x17.headrace.v1.TableClass\x12\x38\n\x11sse_specification\x18\x0c \x01(\x0b\x32\x1d.headrace.v1.SseSpecificationB\x1e\n\x1c_deletion_protection_enabled\"\xd1\x01\n\x1aGlobalSecondaryIndexUpdate\x12\x33\n\x06\x63reate\x18\x01 \x01(\x0b\x32!.headrace.v1.GlobalSecondaryIndexH\x00\x12\x39\n\x06update\x18\x02 \x01(\x0b\x32\'.headrace.v1.UpdateGlobalSecondaryIndexH\x00\x12\x39\n\x06\x64\x65lete\x18\x03 \x01(\x0b\x32\'.headrace.v1.DeleteGlobalSecondaryIndexH\x00\x42\x08\n\x06\x63hange\"\xe9\x01\n\x1aUpdateGlobalSecondaryIndex\x12\x12\n\nindex_name\x18\x01 \x01(\t\x12\x42\n\x16provisioned_throughput\x18\x02 \x01(\x0b\x32\".headrace.v1.ProvisionedThroughput\x12=\n\x14on_demand_throughput\x18\x03 \x01(\x0b\x32\x1f.headrace.v1.OnDemandThroughput\x12\x34\n\x0fwarm_throughput\x18\x04 \x01(\x0b\x32\x1b.headrace.v1.WarmThroughput\"0\n\x1a\x44\x65leteGlobalSecondaryIndex\x12\x12\n\nindex_name\x18\x01 \x01(\t\"O\n\x13UpdateTableResponse\x12\x38\n\x11table_description\x18\x01 \x01(\x0b\x32\x1d.headrace.v1.TableDescription\"(\n\x12\x44\x65leteTableRequest\x12\x12\n\ntable_name\x18\x01 \x01(\t\"O\n\x13\x44\x65leteTableResponse\x12\x38\n\x11table_description\x18\x01 \x01(\x0b\x32\x1d.headrace.v1.TableDescription\"B\n\x17TimeToLiveSpecification\x12\x0f\n\x07\x65nabled\x18\x01 \x01(\x08\x12\x16\n\x0e\x61ttribute_name\x18\x02 \x01(\t\"w\n\x17UpdateTimeToLiveRequest\x12\x12\n\ntable_name\x18\x01 \x01(\t\x12H\n\x1atime_to_live_specification\x18\x02 \x01(\x0b\x32$.headrace.v1.TimeToLiveSpecification\"d\n\x18UpdateTimeToLiveResponse\x12H\n\x1atime_to_live_specification\x18\x01 \x01(\x0b\x32$.headrace.v1.TimeToLiveSpecification\"/\n\x19\x44\x65scribeTimeToLiveRequest\x12\x12\n\ntable_name\x18\x01 \x01(\t\"p\n\x1a\x44\x65scribeTimeToLiveResponse\x12:\n\x13time_to_live_status\x18\x01 \x01(\x0e\x32\x1d.headrace.v1.TimeToLiveStatus\x12\x16\n\x0e\x61ttribute_name\x18\x02 \x01(\t\"k\n\x15TimeToLiveDescription\x12:\n\x13time_to_live_status\x18\x01 \x01(\x0e\x32\x1d.headrace.v1.TimeToLiveStatus\x12\x16\n\x0e\x61ttribute_name\x18\x02 \x01(\t\"J\n\x12TagResourceRequest\x12\x14\n\x0cresource_arn\x18\x01 \x01(\t\x12\x1e\n\x04tags\x18\x02 \x03(\x0b\x32\x10.headrace.v1.Tag\"\x15\n\x13TagResourceResponse\">\n\x14UntagResourceRequest\x12\x14\n\x0cresource_arn\x18\x01 \x01(\t\x12\x10\n\x08tag_keys\x18\x02 \x03(\t\"\x17\n\x15UntagResourceResponse\"Y\n\x19ListTagsOfResourceRequest\x12\x14\n\x0cresource_arn\x18\x01 \x01(\t\x12\x17\n\nnext_token\x18\x02 \x01(\tH\x00\x88\x01\x01\x42\r\n\x0b_next_token\"P\n\x1aListTagsOfResourceResponse\x12\x1e\n\x04tags\x18\x01 \x03(\x0b\x32\x10.headrace.v1.Tag\x12\x12\n\nnext_token\x18\x02 \x01(\t*\xbf\x01\n\x10TimeToLiveStatus\x12#\n\x1fTIME_TO_LIVE_STATUS_UNSPECIFIED\x10\x00\x12 \n\x1cTIME_TO_LIVE_STATUS_ENABLING\x10\x01\x12\x1f\n\x1bTIME_TO_LIVE_STATUS_ENABLED\x10\x02\x12!\n\x1dTIME_TO_LIVE_STATUS_DISABLING\x10\x03\x12 \n\x1cTIME_TO_LIVE_STATUS_DISABLED\x10\x04\x32\x84\x07\n\x0cTableService\x12P\n\x0b\x43reateTable\x12\x1f.headrace.v1.CreateTableRequest\x1a .headrace.v1.CreateTableResponse\x12V\n\rDescribeTable\x12!.headrace.v1.DescribeTableRequest\x1a\".headrace.v1.DescribeTableResponse\x12M\n\nListTables\x12\x1e.headrace.v1.ListTablesRequest\x1a\x1f.headrace.v1.ListTablesResponse\x12P\n\x0bUpdateTable\x12\x1f.headrace.v1.UpdateTableRequest\x1a .headrace.v1.UpdateTableResponse\x12P\n\x0b\x44\x65leteTable\x12\x1f.headrace.v1.DeleteTableRequest\x1a .headrace.v1.DeleteTableResponse\x12_\n\x10UpdateTimeToLive\x12$.headrace.v1.UpdateTimeToLiveRequest\x1a%.headrace.v1.UpdateTimeToLiveResponse\x12\x65\n\x12\x44\x65scribeTimeToLive\x12&.headrace.v1.DescribeTimeToLiveRequest\x1a\'.headrace.v1.DescribeTimeToLiveResponse\x12P\n\x0bTagResource\x12\x1f.headrace.v1.TagResourceRequest\x1a .headrace.v1.TagResourceResponse\x12V\n\rUntagResource\x12!.headrace.v1.UntagResourceRequest\x1a\".headrace.v1.UntagResourceResponse\x12\x65\n\x12ListTagsOfResource\x12&.headrace.v1.ListTagsOfResourceRequest\x1a\'.headrace.v1.ListTagsOfResourceResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'headrace.v1.table_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_TIMETOLIVESTATUS']._serialized_start=3578
-  _globals['_TIMETOLIVESTATUS']._serialized_end=3769
+  _globals['_TIMETOLIVESTATUS']._serialized_start=3634
+  _globals['_TIMETOLIVESTATUS']._serialized_end=3825
   _globals['_CREATETABLEREQUEST']._serialized_start=74
   _globals['_CREATETABLEREQUEST']._serialized_end=890
   _globals['_CREATETABLERESPONSE']._serialized_start=892
@@ -43,47 +43,47 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DESCRIBETABLERESPONSE']._serialized_start=1017
   _globals['_DESCRIBETABLERESPONSE']._serialized_end=1086
   _globals['_LISTTABLESREQUEST']._serialized_start=1088
-  _globals['_LISTTABLESREQUEST']._serialized_end=1173
-  _globals['_LISTTABLESRESPONSE']._serialized_start=1175
-  _globals['_LISTTABLESRESPONSE']._serialized_end=1251
-  _globals['_UPDATETABLEREQUEST']._serialized_start=1254
-  _globals['_UPDATETABLEREQUEST']._serialized_end=1969
-  _globals['_GLOBALSECONDARYINDEXUPDATE']._serialized_start=1972
-  _globals['_GLOBALSECONDARYINDEXUPDATE']._serialized_end=2181
-  _globals['_UPDATEGLOBALSECONDARYINDEX']._serialized_start=2184
-  _globals['_UPDATEGLOBALSECONDARYINDEX']._serialized_end=2417
-  _globals['_DELETEGLOBALSECONDARYINDEX']._serialized_start=2419
-  _globals['_DELETEGLOBALSECONDARYINDEX']._serialized_end=2467
-  _globals['_UPDATETABLERESPONSE']._serialized_start=2469
-  _globals['_UPDATETABLERESPONSE']._serialized_end=2548
-  _globals['_DELETETABLEREQUEST']._serialized_start=2550
-  _globals['_DELETETABLEREQUEST']._serialized_end=2590
-  _globals['_DELETETABLERESPONSE']._serialized_start=2592
-  _globals['_DELETETABLERESPONSE']._serialized_end=2671
-  _globals['_TIMETOLIVESPECIFICATION']._serialized_start=2673
-  _globals['_TIMETOLIVESPECIFICATION']._serialized_end=2739
-  _globals['_UPDATETIMETOLIVEREQUEST']._serialized_start=2741
-  _globals['_UPDATETIMETOLIVEREQUEST']._serialized_end=2860
-  _globals['_UPDATETIMETOLIVERESPONSE']._serialized_start=2862
-  _globals['_UPDATETIMETOLIVERESPONSE']._serialized_end=2962
-  _globals['_DESCRIBETIMETOLIVEREQUEST']._serialized_start=2964
-  _globals['_DESCRIBETIMETOLIVEREQUEST']._serialized_end=3011
-  _globals['_DESCRIBETIMETOLIVERESPONSE']._serialized_start=3013
-  _globals['_DESCRIBETIMETOLIVERESPONSE']._serialized_end=3125
-  _globals['_TIMETOLIVEDESCRIPTION']._serialized_start=3127
-  _globals['_TIMETOLIVEDESCRIPTION']._serialized_end=3234
-  _globals['_TAGRESOURCEREQUEST']._serialized_start=3236
-  _globals['_TAGRESOURCEREQUEST']._serialized_end=3310
-  _globals['_TAGRESOURCERESPONSE']._serialized_start=3312
-  _globals['_TAGRESOURCERESPONSE']._serialized_end=3333
-  _globals['_UNTAGRESOURCEREQUEST']._serialized_start=3335
-  _globals['_UNTAGRESOURCEREQUEST']._serialized_end=3397
-  _globals['_UNTAGRESOURCERESPONSE']._serialized_start=3399
-  _globals['_UNTAGRESOURCERESPONSE']._serialized_end=3422
-  _globals['_LISTTAGSOFRESOURCEREQUEST']._serialized_start=3424
-  _globals['_LISTTAGSOFRESOURCEREQUEST']._serialized_end=3493
-  _globals['_LISTTAGSOFRESOURCERESPONSE']._serialized_start=3495
-  _globals['_LISTTAGSOFRESOURCERESPONSE']._serialized_end=3575
-  _globals['_TABLESERVICE']._serialized_start=3772
-  _globals['_TABLESERVICE']._serialized_end=4672
+  _globals['_LISTTABLESREQUEST']._serialized_end=1209
+  _globals['_LISTTABLESRESPONSE']._serialized_start=1211
+  _globals['_LISTTABLESRESPONSE']._serialized_end=1287
+  _globals['_UPDATETABLEREQUEST']._serialized_start=1290
+  _globals['_UPDATETABLEREQUEST']._serialized_end=2005
+  _globals['_GLOBALSECONDARYINDEXUPDATE']._serialized_start=2008
+  _globals['_GLOBALSECONDARYINDEXUPDATE']._serialized_end=2217
+  _globals['_UPDATEGLOBALSECONDARYINDEX']._serialized_start=2220
+  _globals['_UPDATEGLOBALSECONDARYINDEX']._serialized_end=2453
+  _globals['_DELETEGLOBALSECONDARYINDEX']._serialized_start=2455
+  _globals['_DELETEGLOBALSECONDARYINDEX']._serialized_end=2503
+  _globals['_UPDATETABLERESPONSE']._serialized_start=2505
+  _globals['_UPDATETABLERESPONSE']._serialized_end=2584
+  _globals['_DELETETABLEREQUEST']._serialized_start=2586
+  _globals['_DELETETABLEREQUEST']._serialized_end=2626
+  _globals['_DELETETABLERESPONSE']._serialized_start=2628
+  _globals['_DELETETABLERESPONSE']._serialized_end=2707
+  _globals['_TIMETOLIVESPECIFICATION']._serialized_start=2709
+  _globals['_TIMETOLIVESPECIFICATION']._serialized_end=2775
+  _globals['_UPDATETIMETOLIVEREQUEST']._serialized_start=2777
+  _globals['_UPDATETIMETOLIVEREQUEST']._serialized_end=2896
+  _globals['_UPDATETIMETOLIVERESPONSE']._serialized_start=2898
+  _globals['_UPDATETIMETOLIVERESPONSE']._serialized_end=2998
+  _globals['_DESCRIBETIMETOLIVEREQUEST']._serialized_start=3000
+  _globals['_DESCRIBETIMETOLIVEREQUEST']._serialized_end=3047
+  _globals['_DESCRIBETIMETOLIVERESPONSE']._serialized_start=3049
+  _globals['_DESCRIBETIMETOLIVERESPONSE']._serialized_end=3161
+  _globals['_TIMETOLIVEDESCRIPTION']._serialized_start=3163
+  _globals['_TIMETOLIVEDESCRIPTION']._serialized_end=3270
+  _globals['_TAGRESOURCEREQUEST']._serialized_start=3272
+  _globals['_TAGRESOURCEREQUEST']._serialized_end=3346
+  _globals['_TAGRESOURCERESPONSE']._serialized_start=3348
+  _globals['_TAGRESOURCERESPONSE']._serialized_end=3369
+  _globals['_UNTAGRESOURCEREQUEST']._serialized_start=3371
+  _globals['_UNTAGRESOURCEREQUEST']._serialized_end=3433
+  _globals['_UNTAGRESOURCERESPONSE']._serialized_start=3435
+  _globals['_UNTAGRESOURCERESPONSE']._serialized_end=3458
+  _globals['_LISTTAGSOFRESOURCEREQUEST']._serialized_start=3460
+  _globals['_LISTTAGSOFRESOURCEREQUEST']._serialized_end=3549
+  _globals['_LISTTAGSOFRESOURCERESPONSE']._serialized_start=3551
+  _globals['_LISTTAGSOFRESOURCERESPONSE']._serialized_end=3631
+  _globals['_TABLESERVICE']._serialized_start=3828
+  _globals['_TABLESERVICE']._serialized_end=4728
 # @@protoc_insertion_point(module_scope)

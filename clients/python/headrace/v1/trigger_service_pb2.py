@@ -26,7 +26,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from headrace.v1 import consumer_service_pb2 as headrace_dot_v1_dot_consumer__service__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!headrace/v1/trigger_service.proto\x12\x0bheadrace.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\"headrace/v1/consumer_service.proto\"\xe3\x01\n\x08\x46unction\x12\x0f\n\x07handler\x18\x01 \x01(\t\x12\x0f\n\x07runtime\x18\x02 \x01(\t\x12;\n\x0b\x65nvironment\x18\x03 \x03(\x0b\x32&.headrace.v1.Function.EnvironmentEntry\x12\x17\n\x0ftimeout_seconds\x18\x04 \x01(\x05\x12\x16\n\x0ememory_size_mb\x18\x05 \x01(\x05\x12\x13\n\x0b\x63ode_sha256\x18\x06 \x01(\t\x1a\x32\n\x10\x45nvironmentEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xe2\x02\n\x12TriggerDescription\x12\x14\n\x0ctrigger_name\x18\x01 \x01(\t\x12\x18\n\x10\x65vent_source_arn\x18\x02 \x01(\t\x12\'\n\x08\x66unction\x18\x03 \x01(\x0b\x32\x15.headrace.v1.Function\x12\x12\n\nbatch_size\x18\x04 \x01(\x05\x12\x38\n\x11starting_position\x18\x05 \x01(\x0e\x32\x1d.headrace.v1.StartingPosition\x12(\n\x05state\x18\x06 \x01(\x0e\x32\x19.headrace.v1.TriggerState\x12\x1e\n\x16last_processing_result\x18\x07 \x01(\t\x12/\n\x0b\x63reate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12*\n\x06\x63ounts\x18\t \x01(\x0b\x32\x1a.headrace.v1.TriggerCounts\"s\n\rTriggerCounts\x12\x13\n\x0binvocations\x18\x01 \x01(\x03\x12\x0e\n\x06\x65rrors\x18\x02 \x01(\x03\x12\x0f\n\x07records\x18\x03 \x01(\x03\x12\x13\n\x0b\x64uration_ms\x18\x04 \x01(\x01\x12\x17\n\x0fiterator_age_ms\x18\x05 \x01(\x03\"\xdf\x01\n\x14\x43reateTriggerRequest\x12\x14\n\x0ctrigger_name\x18\x01 \x01(\t\x12\x18\n\x10\x65vent_source_arn\x18\x02 \x01(\t\x12\x12\n\ntable_name\x18\x03 \x01(\t\x12\'\n\x08\x66unction\x18\x04 \x01(\x0b\x32\x15.headrace.v1.Function\x12\x0c\n\x04\x63ode\x18\x05 \x01(\x0c\x12\x12\n\nbatch_size\x18\x06 \x01(\x05\x12\x38\n\x11starting_position\x18\x07 \x01(\x0e\x32\x1d.headrace.v1.StartingPosition\"I\n\x15\x43reateTriggerResponse\x12\x30\n\x07trigger\x18\x01 \x01(\x0b\x32\x1f.headrace.v1.TriggerDescription\".\n\x16\x44\x65scribeTriggerRequest\x12\x14\n\x0ctrigger_name\x18\x01 \x01(\t\"K\n\x17\x44\x65scribeTriggerResponse\x12\x30\n\x07trigger\x18\x01 \x01(\x0b\x32\x1f.headrace.v1.TriggerDescription\"<\n\x13ListTriggersRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"b\n\x14ListTriggersResponse\x12\x31\n\x08triggers\x18\x01 \x03(\x0b\x32\x1f.headrace.v1.TriggerDescription\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xa9\x01\n\x14UpdateTriggerRequest\x12\x14\n\x0ctrigger_name\x18\x01 \x01(\t\x12-\n\x05state\x18\x02 \x01(\x0e\x32\x19.headrace.v1.TriggerStateH\x00\x88\x01\x01\x12\x17\n\nbatch_size\x18\x03 \x01(\x05H\x01\x88\x01\x01\x12\x11\n\x04\x63ode\x18\x04 \x01(\x0cH\x02\x88\x01\x01\x42\x08\n\x06_stateB\r\n\x0b_batch_sizeB\x07\n\x05_code\"I\n\x15UpdateTriggerResponse\x12\x30\n\x07trigger\x18\x01 \x01(\x0b\x32\x1f.headrace.v1.TriggerDescription\",\n\x14\x44\x65leteTriggerRequest\x12\x14\n\x0ctrigger_name\x18\x01 \x01(\t\"\x17\n\x15\x44\x65leteTriggerResponse\"-\n\x15GetTriggerCodeRequest\x12\x14\n\x0ctrigger_name\x18\x01 \x01(\t\"&\n\x16GetTriggerCodeResponse\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x0c\"\xa8\x01\n\x18ReportInvocationsRequest\x12\x14\n\x0ctrigger_name\x18\x01 \x01(\t\x12*\n\x06\x63ounts\x18\x02 \x01(\x0b\x32\x1a.headrace.v1.TriggerCounts\x12\x1e\n\x16last_processing_result\x18\x03 \x01(\t\x12*\n\x05lines\x18\x04 \x03(\x0b\x32\x1b.headrace.v1.TriggerLogLine\"\x1b\n\x19ReportInvocationsResponse\"H\n\x0eTriggerLogLine\x12(\n\x04time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04text\x18\x02 \x01(\t\"f\n\x16TailTriggerLogsRequest\x12\x14\n\x0ctrigger_name\x18\x01 \x01(\t\x12\x17\n\nlast_lines\x18\x02 \x01(\x05H\x00\x88\x01\x01\x12\x0e\n\x06\x66ollow\x18\x03 \x01(\x08\x42\r\n\x0b_last_lines\"E\n\x17TailTriggerLogsResponse\x12*\n\x05lines\x18\x01 \x03(\x0b\x32\x1b.headrace.v1.TriggerLogLine*d\n\x0cTriggerState\x12\x1d\n\x19TRIGGER_STATE_UNSPECIFIED\x10\x00\x12\x19\n\x15TRIGGER_STATE_ENABLED\x10\x01\x12\x1a\n\x16TRIGGER_STATE_DISABLED\x10\x02\x32\xea\x05\n\x0eTriggerService\x12V\n\rCreateTrigger\x12!.headrace.v1.CreateTriggerRequest\x1a\".headrace.v1.CreateTriggerResponse\x12\\\n\x0f\x44\x65scribeTrigger\x12#.headrace.v1.DescribeTriggerRequest\x1a$.headrace.v1.DescribeTriggerResponse\x12S\n\x0cListTriggers\x12 .headrace.v1.ListTriggersRequest\x1a!.headrace.v1.ListTriggersResponse\x12V\n\rUpdateTrigger\x12!.headrace.v1.UpdateTriggerRequest\x1a\".headrace.v1.UpdateTriggerResponse\x12V\n\rDeleteTrigger\x12!.headrace.v1.DeleteTriggerRequest\x1a\".headrace.v1.DeleteTriggerResponse\x12Y\n\x0eGetTriggerCode\x12\".headrace.v1.GetTriggerCodeRequest\x1a#.headrace.v1.GetTriggerCodeResponse\x12\x62\n\x11ReportInvocations\x12%.headrace.v1.ReportInvocationsRequest\x1a&.headrace.v1.ReportInvocationsResponse\x12^\n\x0fTailTriggerLogs\x12#.headrace.v1.TailTriggerLogsRequest\x1a$.headrace.v1.TailTriggerLogsResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!headrace/v1/trigger_service.proto\x12\x0bheadrace.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\"headrace/v1/consumer_service.proto\"\xe3\x01\n\x08\x46unction\x12\x0f\n\x07handler\x18\x01 \x01(\t\x12\x0f\n\x07runtime\x18\x02 \x01(\t\x12;\n\x0b\x65nvironment\x18\x03 \x03(\x0b\x32&.headrace.v1.Function.EnvironmentEntry\x12\x17\n\x0ftimeout_seconds\x18\x04 \x01(\x05\x12\x16\n\x0ememory_size_mb\x18\x05 \x01(\x05\x12\x13\n\x0b\x63ode_sha256\x18\x06 \x01(\t\x1a\x32\n\x10\x45nvironmentEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xe2\x02\n\x12TriggerDescription\x12\x14\n\x0ctrigger_name\x18\x01 \x01(\t\x12\x18\n\x10\x65vent_source_arn\x18\x02 \x01(\t\x12\'\n\x08\x66unction\x18\x03 \x01(\x0b\x32\x15.headrace.v1.Function\x12\x12\n\nbatch_size\x18\x04 \x01(\x05\x12\x38\n\x11starting_position\x18\x05 \x01(\x0e\x32\x1d.headrace.v1.StartingPosition\x12(\n\x05state\x18\x06 \x01(\x0e\x32\x19.headrace.v1.TriggerState\x12\x1e\n\x16last_processing_result\x18\x07 \x01(\t\x12/\n\x0b\x63reate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12*\n\x06\x63ounts\x18\t \x01(\x0b\x32\x1a.headrace.v1.TriggerCounts\"s\n\rTriggerCounts\x12\x13\n\x0binvocations\x18\x01 \x01(\x03\x12\x0e\n\x06\x65rrors\x18\x02 \x01(\x03\x12\x0f\n\x07records\x18\x03 \x01(\x03\x12\x13\n\x0b\x64uration_ms\x18\x04 \x01(\x01\x12\x17\n\x0fiterator_age_ms\x18\x05 \x01(\x03\"\xdf\x01\n\x14\x43reateTriggerRequest\x12\x14\n\x0ctrigger_name\x18\x01 \x01(\t\x12\x18\n\x10\x65vent_source_arn\x18\x02 \x01(\t\x12\x12\n\ntable_name\x18\x03 \x01(\t\x12\'\n\x08\x66unction\x18\x04 \x01(\x0b\x32\x15.headrace.v1.Function\x12\x0c\n\x04\x63ode\x18\x05 \x01(\x0c\x12\x12\n\nbatch_size\x18\x06 \x01(\x05\x12\x38\n\x11starting_position\x18\x07 \x01(\x0e\x32\x1d.headrace.v1.StartingPosition\"I\n\x15\x43reateTriggerResponse\x12\x30\n\x07trigger\x18\x01 \x01(\x0b\x32\x1f.headrace.v1.TriggerDescription\".\n\x16\x44\x65scribeTriggerRequest\x12\x14\n\x0ctrigger_name\x18\x01 \x01(\t\"K\n\x17\x44\x65scribeTriggerResponse\x12\x30\n\x07trigger\x18\x01 \x01(\x0b\x32\x1f.headrace.v1.TriggerDescription\"P\n\x13ListTriggersRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x17\n\npage_token\x18\x02 \x01(\tH\x00\x88\x01\x01\x42\r\n\x0b_page_token\"b\n\x14ListTriggersResponse\x12\x31\n\x08triggers\x18\x01 \x03(\x0b\x32\x1f.headrace.v1.TriggerDescription\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xa9\x01\n\x14UpdateTriggerRequest\x12\x14\n\x0ctrigger_name\x18\x01 \x01(\t\x12-\n\x05state\x18\x02 \x01(\x0e\x32\x19.headrace.v1.TriggerStateH\x00\x88\x01\x01\x12\x17\n\nbatch_size\x18\x03 \x01(\x05H\x01\x88\x01\x01\x12\x11\n\x04\x63ode\x18\x04 \x01(\x0cH\x02\x88\x01\x01\x42\x08\n\x06_stateB\r\n\x0b_batch_sizeB\x07\n\x05_code\"I\n\x15UpdateTriggerResponse\x12\x30\n\x07trigger\x18\x01 \x01(\x0b\x32\x1f.headrace.v1.TriggerDescription\",\n\x14\x44\x65leteTriggerRequest\x12\x14\n\x0ctrigger_name\x18\x01 \x01(\t\"\x17\n\x15\x44\x65leteTriggerResponse\"-\n\x15GetTriggerCodeRequest\x12\x14\n\x0ctrigger_name\x18\x01 \x01(\t\"&\n\x16GetTriggerCodeResponse\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x0c\"\xa8\x01\n\x18ReportInvocationsRequest\x12\x14\n\x0ctrigger_name\x18\x01 \x01(\t\x12*\n\x06\x63ounts\x18\x02 \x01(\x0b\x32\x1a.headrace.v1.TriggerCounts\x12\x1e\n\x16last_processing_result\x18\x03 \x01(\t\x12*\n\x05lines\x18\x04 \x03(\x0b\x32\x1b.headrace.v1.TriggerLogLine\"\x1b\n\x19ReportInvocationsResponse\"H\n\x0eTriggerLogLine\x12(\n\x04time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04text\x18\x02 \x01(\t\"f\n\x16TailTriggerLogsRequest\x12\x14\n\x0ctrigger_name\x18\x01 \x01(\t\x12\x17\n\nlast_lines\x18\x02 \x01(\x05H\x00\x88\x01\x01\x12\x0e\n\x06\x66ollow\x18\x03 \x01(\x08\x42\r\n\x0b_last_lines\"E\n\x17TailTriggerLogsResponse\x12*\n\x05lines\x18\x01 \x03(\x0b\x32\x1b.headrace.v1.TriggerLogLine*d\n\x0cTriggerState\x12\x1d\n\x19TRIGGER_STATE_UNSPECIFIED\x10\x00\x12\x19\n\x15TRIGGER_STATE_ENABLED\x10\x01\x12\x1a\n\x16TRIGGER_STATE_DISABLED\x10\x02\x32\xea\x05\n\x0eTriggerService\x12V\n\rCreateTrigger\x12!.headrace.v1.CreateTriggerRequest\x1a\".headrace.v1.CreateTriggerResponse\x12\\\n\x0f\x44\x65scribeTrigger\x12#.headrace.v1.DescribeTriggerRequest\x1a$.headrace.v1.DescribeTriggerResponse\x12S\n\x0cListTriggers\x12 .headrace.v1.ListTriggersRequest\x1a!.headrace.v1.ListTriggersResponse\x12V\n\rUpdateTrigger\x12!.headrace.v1.UpdateTriggerRequest\x1a\".headrace.v1.UpdateTriggerResponse\x12V\n\rDeleteTrigger\x12!.headrace.v1.DeleteTriggerRequest\x1a\".headrace.v1.DeleteTriggerResponse\x12Y\n\x0eGetTriggerCode\x12\".headrace.v1.GetTriggerCodeRequest\x1a#.headrace.v1.GetTriggerCodeResponse\x12\x62\n\x11ReportInvocations\x12%.headrace.v1.ReportInvocationsRequest\x1a&.headrace.v1.ReportInvocationsResponse\x12^\n\x0fTailTriggerLogs\x12#.headrace.v1.TailTriggerLogsRequest\x1a$.headrace.v1.TailTriggerLogsResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,8 +35,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_FUNCTION_ENVIRONMENTENTRY']._loaded_options = None
   _globals['_FUNCTION_ENVIRONMENTENTRY']._serialized_options = b'8\001'
-  _globals['_TRIGGERSTATE']._serialized_start=2265
-  _globals['_TRIGGERSTATE']._serialized_end=2365
+  _globals['_TRIGGERSTATE']._serialized_start=2285
+  _globals['_TRIGGERSTATE']._serialized_end=2385
   _globals['_FUNCTION']._serialized_start=120
   _globals['_FUNCTION']._serialized_end=347
   _globals['_FUNCTION_ENVIRONMENTENTRY']._serialized_start=297
@@ -54,31 +54,31 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DESCRIBETRIGGERRESPONSE']._serialized_start=1172
   _globals['_DESCRIBETRIGGERRESPONSE']._serialized_end=1247
   _globals['_LISTTRIGGERSREQUEST']._serialized_start=1249
-  _globals['_LISTTRIGGERSREQUEST']._serialized_end=1309
-  _globals['_LISTTRIGGERSRESPONSE']._serialized_start=1311
-  _globals['_LISTTRIGGERSRESPONSE']._serialized_end=1409
-  _globals['_UPDATETRIGGERREQUEST']._serialized_start=1412
-  _globals['_UPDATETRIGGERREQUEST']._serialized_end=1581
-  _globals['_UPDATETRIGGERRESPONSE']._serialized_start=1583
-  _globals['_UPDATETRIGGERRESPONSE']._serialized_end=1656
-  _globals['_DELETETRIGGERREQUEST']._serialized_start=1658
-  _globals['_DELETETRIGGERREQUEST']._serialized_end=1702
-  _globals['_DELETETRIGGERRESPONSE']._serialized_start=1704
-  _globals['_DELETETRIGGERRESPONSE']._serialized_end=1727
-  _globals['_GETTRIGGERCODEREQUEST']._serialized_start=1729
-  _globals['_GETTRIGGERCODEREQUEST']._serialized_end=1774
-  _globals['_GETTRIGGERCODERESPONSE']._serialized_start=1776
-  _globals['_GETTRIGGERCODERESPONSE']._serialized_end=1814
-  _globals['_REPORTINVOCATIONSREQUEST']._serialized_start=1817
-  _globals['_REPORTINVOCATIONSREQUEST']._serialized_end=1985
-  _globals['_REPORTINVOCATIONSRESPONSE']._serialized_start=1987
-  _globals['_REPORTINVOCATIONSRESPONSE']._serialized_end=2014
-  _globals['_TRIGGERLOGLINE']._serialized_start=2016
-  _globals['_TRIGGERLOGLINE']._serialized_end=2088
-  _globals['_TAILTRIGGERLOGSREQUEST']._serialized_start=2090
-  _globals['_TAILTRIGGERLOGSREQUEST']._serialized_end=2192
-  _globals['_TAILTRIGGERLOGSRESPONSE']._serialized_start=2194
-  _globals['_TAILTRIGGERLOGSRESPONSE']._serialized_end=2263
-  _globals['_TRIGGERSERVICE']._serialized_start=2368
-  _globals['_TRIGGERSERVICE']._serialized_end=3114
+  _globals['_LISTTRIGGERSREQUEST']._serialized_end=1329
+  _globals['_LISTTRIGGERSRESPONSE']._serialized_start=1331
+  _globals['_LISTTRIGGERSRESPONSE']._serialized_end=1429
+  _globals['_UPDATETRIGGERREQUEST']._serialized_start=1432
+  _globals['_UPDATETRIGGERREQUEST']._serialized_end=1601
+  _globals['_UPDATETRIGGERRESPONSE']._serialized_start=1603
+  _globals['_UPDATETRIGGERRESPONSE']._serialized_end=1676
+  _globals['_DELETETRIGGERREQUEST']._serialized_start=1678
+  _globals['_DELETETRIGGERREQUEST']._serialized_end=1722
+  _globals['_DELETETRIGGERRESPONSE']._serialized_start=1724
+  _globals['_DELETETRIGGERRESPONSE']._serialized_end=1747
+  _globals['_GETTRIGGERCODEREQUEST']._serialized_start=1749
+  _globals['_GETTRIGGERCODEREQUEST']._serialized_end=1794
+  _globals['_GETTRIGGERCODERESPONSE']._serialized_start=1796
+  _globals['_GETTRIGGERCODERESPONSE']._serialized_end=1834
+  _globals['_REPORTINVOCATIONSREQUEST']._serialized_start=1837
+  _globals['_REPORTINVOCATIONSREQUEST']._serialized_end=2005
+  _globals['_REPORTINVOCATIONSRESPONSE']._serialized_start=2007
+  _globals['_REPORTINVOCATIONSRESPONSE']._serialized_end=2034
+  _globals['_TRIGGERLOGLINE']._serialized_start=2036
+  _globals['_TRIGGERLOGLINE']._serialized_end=2108
+  _globals['_TAILTRIGGERLOGSREQUEST']._serialized_start=2110
+  _globals['_TAILTRIGGERLOGSREQUEST']._serialized_end=2212
+  _globals['_TAILTRIGGERLOGSRESPONSE']._serialized_start=2214
+  _globals['_TAILTRIGGERLOGSRESPONSE']._serialized_end=2283
+  _globals['_TRIGGERSERVICE']._serialized_start=2388
+  _globals['_TRIGGERSERVICE']._serialized_end=3134
 # @@protoc_insertion_point(module_scope)

@@ -308,14 +308,16 @@ class ListTriggersRequest(google.protobuf.message.Message):
     page_size: builtins.int
     """Triggers per page, 1 to 100; 100 if 0."""
     page_token: builtins.str
-    """The next_page_token of the page before; empty for the first."""
+    """The next_page_token of the page before; absent for the first. An empty one is refused."""
     def __init__(
         self,
         *,
         page_size: builtins.int = ...,
-        page_token: builtins.str = ...,
+        page_token: builtins.str | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["page_size", b"page_size", "page_token", b"page_token"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_page_token", b"_page_token", "page_token", b"page_token"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_page_token", b"_page_token", "page_size", b"page_size", "page_token", b"page_token"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["_page_token", b"_page_token"]) -> typing.Literal["page_token"] | None: ...
 
 global___ListTriggersRequest = ListTriggersRequest
 
