@@ -36,7 +36,7 @@ def parked_keys(client: Client, group: str) -> list[pb.ParkedKey]:
 def parked_values(client: Client, group: str, parked_id: str) -> list[int]:
     """The values of a parked key's records, page by page."""
     values: list[int] = []
-    after = ""
+    after: str | None = None
     while True:
         request = GetParkedRecordsRequest(group_name=group, parked_id=parked_id, exclusive_start_sequence_number=after)
         page = client.consumers.GetParkedRecords(request)
@@ -316,7 +316,11 @@ def test_bad_input_is_refused(client: Client, parked: tuple[str, str]) -> None:
         client.consumers.GetParkedRecords(
             GetParkedRecordsRequest(group_name=group, parked_id=parked_id, exclusive_start_sequence_number="x")
         )
-    for name, id_ in ((group, "parkedId-none"), ("nobody", parked_id), ("nobody", ""), (group, "x" * 1_000_000)):
+    with refused("INVALID_ARGUMENT", "VALIDATION", field="parked_id", limit=1):
+        redrive(client, group, "")
+    with refused("NOT_FOUND", "RESOURCE_NOT_FOUND"):
+        redrive(client, "nobody")
+    for name, id_ in ((group, "parkedId-none"), ("nobody", parked_id), (group, "x" * 1_000_000)):
         with refused("NOT_FOUND", "RESOURCE_NOT_FOUND"):
             redrive(client, name, id_)
         with refused("NOT_FOUND", "RESOURCE_NOT_FOUND"):

@@ -52,7 +52,7 @@ def progress(source: Client, name: str) -> pb.ReplicaProgress:
     return source.replication.DescribeReplica(pb.DescribeReplicaRequest(replica_name=name)).replica.progress
 
 
-def create_replica(source: Client, table: TestTable, target: BrokerProcess, *, target_table: str = "") -> str:
+def create_replica(source: Client, table: TestTable, target: BrokerProcess, *, target_table: str | None = None) -> str:
     """A replica with a name of its own."""
     name = unique_name("replica")
     source.replication.CreateReplica(
