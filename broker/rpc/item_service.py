@@ -544,6 +544,7 @@ def _keys_or_cancel(tables: Sequence[OpenTable], items: Sequence[Item]) -> list[
             keys.append(table.keys.of_key(item))
             causes.append(None)
         except ValidationError as error:
+            forget_frames(error)
             causes.append(error)
     if len(keys) < len(causes):
         raise TransactionCanceledError(causes)

@@ -298,9 +298,10 @@ def test_a_name_in_an_expression_has_65535_bytes_at_most(unchecked: Any, orders:
         if len(name.encode()) <= 65_535:
             read()
         else:
-            with pytest.raises(ClientError, match=r"too long: limit 65535 bytes|length less than or equal to 65535") as refused:
+            with pytest.raises(
+                ClientError, match=r"(too long: limit 65535 bytes)|(length less than or equal to 65535)"
+            ):
                 read()
-            assert message(refused)
 
 
 def test_list_append_is_no_operand_of_itself(dynamodb: Any, orders: str) -> None:
