@@ -9,7 +9,7 @@ from random import Random
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from broker.expressions.placeholders import Placeholders
@@ -404,32 +404,57 @@ def test_an_update_that_does_not_fit_the_item_is_refused_and_leaves_it(text: str
     assert before == ITEM
 
 
+@settings(max_examples=300)
 @given(st.integers(0, 2**32))
 def test_any_changes_that_do_not_overlap_are_made_as_if_by_hand(seed: int) -> None:
     random = Random(seed)
     item: Attributes = {"id": ("S", "k"), **{name: _value(random, 3) for name in "abc"}}
     leaves = [path for path in _paths(item) if path[0] != "id"]
     chosen: list[tuple[Any, ...]] = []
-    for path in random.sample(leaves, min(len(leaves), random.randint(1, 5))):
+    for path in random.sample(leaves, min(len(leaves), random.randint(1, 8))):
         if not any(path[: len(other)] == other or other[: len(path)] == path for other in chosen):
             chosen.append(path)
-    removed = [path for path in chosen if random.random() < 0.5]
-    assigned = {path: ("N", str(number)) for number, path in enumerate(chosen) if path not in removed}
-    values: dict[str, Value] = {f":v{number}": value for number, value in enumerate(assigned.values())}
-    sections = []
-    if assigned:
-        sections.append("SET " + ", ".join(f"{_text(path)} = :v{n}" for n, path in enumerate(assigned)))
-    if removed:
-        sections.append("REMOVE " + ", ".join(map(_text, removed)))
+    actions: dict[str, list[str]] = {}
+    # What becomes of each path: the value that is then there, or None.
+    made: dict[tuple[Any, ...], Value | None] = {}
+    values: dict[str, Value] = {":one": ("N", "1"), ":a": ("SS", ("a",))}
+    for number, path in enumerate(chosen):
+        kind, content = _at(item, path)
+        section = random.choice(
+            ["SET", "REMOVE", *(["ADD"] if kind in ("N", "SS") else []), *(["DELETE"] * (kind == "SS"))]
+        )
+        match section:
+            case "SET":
+                values[f":v{number}"] = made[path] = ("N", str(number))
+                text = f"{_text(path)} = :v{number}"
+            case "REMOVE":
+                made[path] = None
+                text = _text(path)
+            case "ADD" if kind == "N":
+                made[path] = ("N", str(int(content) + 1))
+                text = f"{_text(path)} :one"
+            case "ADD":
+                made[path] = ("SS", tuple(sorted({*content, "a"})))
+                text = f"{_text(path)} :a"
+            case _:
+                left = tuple(element for element in content if element != "a")
+                made[path] = ("SS", left) if left else None
+                text = f"{_text(path)} :a"
+        actions.setdefault(section, []).append(text)
+    sections = [f"{section} {', '.join(texts)}" for section, texts in actions.items()] or ["REMOVE gone"]
     random.shuffle(sections)
+    before = copy.deepcopy(item)
     after = parse_update(" ".join(sections), Placeholders({}, values)).apply(item)
-    assert after == _by_hand(item, (), assigned, set(removed))
+    assert after == _by_hand(item, (), made)
+    assert item == before
 
 
 def _value(random: Random, depth: int) -> Value:
-    kind = random.choice("NLM" if depth else "N")
+    kind = random.choice(["N", "SS", "SS", "L", "L", "L", "M"] if depth else ["N", "SS"])
+    if kind == "SS":
+        return "SS", random.choice([("a",), ("b",), ("a", "b")])
     if kind == "L":
-        return "L", [_value(random, depth - 1) for _ in range(random.randint(0, 3))]
+        return "L", [_value(random, depth - 1) for _ in range(random.randint(0, 4))]
     if kind == "M":
         return "M", {name: _value(random, depth - 1) for name in random.sample("xyz", random.randint(0, 3))}
     return "N", str(random.randint(0, 9))
@@ -451,17 +476,23 @@ def _text(path: tuple[Any, ...]) -> str:
     return "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in path)[1:]
 
 
-def _by_hand(
-    content: Any, path: tuple[Any, ...], assigned: dict[tuple[Any, ...], Value], removed: set[tuple[Any, ...]]
-) -> Any:
-    """The entries or elements of what lies at a path, each replaced, left out, or gone into."""
+def _at(item: Attributes, path: tuple[Any, ...]) -> Value:
+    """The value at a path that is there."""
+    value = item[path[0]]
+    for step in path[1:]:
+        value = value[1][step]
+    return value
 
-    def made(step: Any, value: Value) -> Value:
-        if (*path, step) in assigned:
-            return assigned[*path, step]
+
+def _by_hand(content: Any, path: tuple[Any, ...], made: dict[tuple[Any, ...], Value | None]) -> Any:
+    """The entries or elements of what lies at a path, each as it is made, left out, or gone into."""
+
+    def after(step: Any, value: Value) -> Value | None:
+        if (*path, step) in made:
+            return made[*path, step]
         kind, inner = value
-        return value if kind in ("N", "S") else (kind, _by_hand(inner, (*path, step), assigned, removed))
+        return (kind, _by_hand(inner, (*path, step), made)) if kind in ("L", "M") else value
 
-    if isinstance(content, list):
-        return [made(index, each) for index, each in enumerate(content) if (*path, index) not in removed]
-    return {name: made(name, each) for name, each in content.items() if (*path, name) not in removed}
+    parts = list(enumerate(content) if isinstance(content, list) else content.items())
+    left = [(step, changed) for step, value in parts if (changed := after(step, value)) is not None]
+    return [changed for _, changed in left] if isinstance(content, list) else dict(left)
