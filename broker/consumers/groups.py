@@ -235,12 +235,7 @@ class ConsumerGroups:
             found = self._groups.get(name)
             if found is not None:
                 return found, False
-            made = new_group(name, stream_arn, self._catalog.stream(stream_arn), start, group.now_ms)
-            self._definitions.put(group, name, made.definition)
-            self._groups[name] = replace(made, shards={})
-            for source_id, state in made.shards.items():
-                self._put(group, name, source_id, state)
-            return self._groups[name], True
+            return self._plan_make(group, name, stream_arn, start), True
 
         self.check_owner(name)
         known = self._groups.get(name)
@@ -290,6 +285,14 @@ class ConsumerGroups:
             return self.parking.plan_discard(group, name, parked_id)
 
         return await self._committer.change(plan)
+
+    def plan_begin_after_commits(self, group: Group, name: str, stream_arn: str) -> None:
+        """Makes a group that begins after all that is committed before this operation, as part of its commit.
+
+        Raises ResourceNotFoundError, before any change, if there is no such stream.
+        """
+        start = Start(after=group.last_sequence_number)
+        self._plan_make(group, name, stream_arn, start)
 
     def plan_forget(self, group: Group, name: str) -> None:
         """Deletes a group, if there is one, as part of the commit that deletes its owner.
@@ -422,6 +425,14 @@ class ConsumerGroups:
             last_error=state.last_error,
             park_time_ms=0,
         )
+
+    def _plan_make(self, group: Group, name: str, stream_arn: str, start: Start) -> ConsumerGroup:
+        made = new_group(name, stream_arn, self._catalog.stream(stream_arn), start, group.now_ms)
+        self._definitions.put(group, name, made.definition)
+        consumer = self._groups[name] = replace(made, shards={})
+        for source_id, state in made.shards.items():
+            self._put(group, name, source_id, state)
+        return consumer
 
     def _put(self, group: Group, name: str, source_id: str, state: ShardState) -> None:
         self._states.put(group, _state_name(name, source_id), state)

@@ -28,6 +28,7 @@ from headrace.v1 import trigger_service_pb2 as pb
 if TYPE_CHECKING:
     from broker.consumers.groups import ConsumerGroups
     from broker.rpc.status import Context
+    from broker.storage.commit import Group
     from broker.tables.catalog import Catalog
     from broker.triggers.registry import Triggers
 
@@ -82,7 +83,7 @@ class TriggerService:
             starting_position=_STARTING_POSITIONS[request.starting_position],
             create_time_ms=0,
         )
-        trigger = await self._triggers.create(trigger, request.code)
+        trigger = await self._triggers.create(trigger, request.code, self._plan_start)
         return pb.CreateTriggerResponse(trigger=_description(trigger))
 
     async def DescribeTrigger(self, request: pb.DescribeTriggerRequest) -> pb.DescribeTriggerResponse:
@@ -119,8 +120,10 @@ class TriggerService:
         return pb.DeleteTriggerResponse()
 
     async def GetTriggerCode(self, request: pb.GetTriggerCodeRequest) -> pb.GetTriggerCodeResponse:
-        """Fetches a function's code."""
-        return pb.GetTriggerCodeResponse(code=self._triggers.code(request.trigger_name))
+        """Fetches a function's code and the values of its environment."""
+        code = self._triggers.code(request.trigger_name)
+        environment = self._triggers.get(request.trigger_name).function.environment
+        return pb.GetTriggerCodeResponse(code=code, environment=environment)
 
     async def ReportInvocations(self, request: pb.ReportInvocationsRequest) -> pb.ReportInvocationsResponse:
         """Adds what a trigger host did."""
@@ -164,6 +167,14 @@ class TriggerService:
                 return
             await self._triggers.wait_for_lines(name, seen, _WAIT_SECONDS)
 
+    def _plan_start(self, group: Group, trigger: Trigger) -> None:
+        """Fixes where a trigger begins that is to get every later record.
+
+        One that begins at the oldest record has no such place: what is oldest is known only when it is first read.
+        """
+        if trigger.starting_position == "LATEST":
+            self._groups.plan_begin_after_commits(group, trigger.group_name, trigger.event_source_arn)
+
     def _event_source(self, request: pb.CreateTriggerRequest) -> str:
         if bool(request.event_source_arn) == bool(request.table_name):
             raise ValidationError(
@@ -186,7 +197,7 @@ def _description(trigger: Trigger) -> pb.TriggerDescription:
         function=pb.Function(
             handler=function.handler,
             runtime=function.runtime,
-            environment=function.environment,
+            environment_names=sorted(function.environment),
             timeout_seconds=function.timeout_seconds,
             memory_size_mb=function.memory_size_mb,
             code_sha256=function.code_sha256,

@@ -234,6 +234,11 @@ class Group:
         self._sequence_number += 1
         return self._sequence_number
 
+    @property
+    def last_sequence_number(self) -> int:
+        """The last number given to the operations so far: every record of theirs has this one or a lower one."""
+        return self._sequence_number
+
     def changes_item(self, stored_key: bytes) -> bool:
         """Whether the group changes an item."""
         return stored_key in self._items

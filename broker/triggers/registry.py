@@ -150,13 +150,23 @@ class Triggers:
         assert code is not None, f"trigger {name} has no code"
         return code.archive
 
-    async def create(self, trigger: Trigger, archive: bytes) -> Trigger:
-        """Adds a trigger. Raises ResourceInUseError if the name is taken."""
+    async def create(
+        self,
+        trigger: Trigger,
+        archive: bytes,
+        plan_start: Callable[[Group, Trigger], None] | None = None,
+    ) -> Trigger:
+        """Adds a trigger; `plan_start` is part of the same commit and may fix where it begins.
+
+        Raises ResourceInUseError if the name is taken, and what `plan_start` raises.
+        """
 
         def plan(group: Group) -> Trigger:
             if self.documents.get(trigger.name) is not None:
                 raise ResourceInUseError(f"Trigger already exists: {trigger.name}", trigger_name=trigger.name)
             made = replace(trigger, create_time_ms=group.now_ms)
+            if plan_start is not None:
+                plan_start(group, made)
             self.documents.put(group, made.name, made)
             self._code.put(group, made.name, _Code(archive))
             return made

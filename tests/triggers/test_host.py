@@ -187,6 +187,21 @@ def test_latest_begins_with_what_comes_after(
     assert function.sequence_numbers() == logged(client, table)[1:]
 
 
+# The host comes much later: nothing that was written after the trigger was created is left out.
+def test_latest_is_decided_when_the_trigger_is_created(
+    headrace: Headrace, client: Client, table: TestTable, function: NotingFunction, trigger: str, tmp_path: Path
+) -> None:
+    client.put(table.name, item("a", 1))
+    function.rewrite(before="assert os.environ['GREETING'] == 'hello'")
+    create(headrace, trigger, table, function, "--from", "LATEST", "--env", "GREETING=hello")
+    client.put(table.name, item("a", 2))
+    client.put(table.name, item("a", 3))
+    with CompanionProcess("trigger-host", client.endpoint, tmp_path) as host:
+        host.wait_ready()
+        eventually(lambda: len(function.sequence_numbers()) == 2)
+    assert function.sequence_numbers() == logged(client, table)[1:]
+
+
 @pytest.mark.usefixtures("host")
 def test_a_folder_with_packages_is_run_and_the_broker_is_found(
     headrace: Headrace, client: Client, table: TestTable, tmp_path: Path, trigger: str

@@ -100,7 +100,7 @@ def test_a_trigger_is_made_of_a_file_with_lambdas_defaults(
         "function": {
             "handler": "app.handler",
             "runtime": "python",
-            "environment": {},
+            "environment_names": [],
             "timeout_seconds": 3,
             "memory_size_mb": 128,
             "code_sha256": base64.b64encode(hashlib.sha256(code).digest()).decode(),
@@ -126,7 +126,10 @@ def test_all_that_can_be_chosen_is_kept(headrace: Headrace, table: TestTable, tm
         )
     )
     assert made["function"]["handler"] == "shop.app.count"
-    assert made["function"]["environment"] == {"A": "1", "B": "x=y"}
+    assert made["function"]["environment_names"] == ["A", "B"]
+    shown = done(headrace("trigger", "describe", name))
+    assert "A, B" in shown
+    assert "x=y" not in shown
     assert (made["function"]["timeout_seconds"], made["function"]["memory_size_mb"]) == (60, 256)
     assert (made["batch_size"], made["starting_position"]) == (7, "LATEST")
     assert done(headrace("trigger", "delete", name, "--yes")) == ""

@@ -107,7 +107,7 @@ def trigger() -> None:
     type=click.Choice(["TRIM_HORIZON", "LATEST"], case_sensitive=False),
     default="TRIM_HORIZON",
     show_default=True,
-    help="Begin at the oldest record held, or with what comes after the trigger has begun to run.",
+    help="Begin at the oldest record held, or with what is written after the trigger was created.",
 )
 @click.option(
     "--timeout",
@@ -419,7 +419,7 @@ def _print_trigger(described: pb.TriggerDescription, output: str) -> None:
             "from": document["starting_position"],
             "timeout": f"{described.function.timeout_seconds} s",
             "memory": f"{described.function.memory_size_mb} MB",
-            "environment": ", ".join(sorted(described.function.environment)) or None,
+            "environment": ", ".join(described.function.environment_names) or None,
             "created": document["create_time"],
             "last result": described.last_processing_result,
             "invocations": counts.invocations,
@@ -444,7 +444,7 @@ def _document(described: pb.TriggerDescription) -> dict[str, Any]:
         "function": {
             "handler": function.handler,
             "runtime": function.runtime,
-            "environment": dict(sorted(function.environment.items())),
+            "environment_names": list(function.environment_names),
             "timeout_seconds": function.timeout_seconds,
             "memory_size_mb": function.memory_size_mb,
             "code_sha256": function.code_sha256,

@@ -7,6 +7,7 @@ import logging
 import os
 import socket
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Final, cast
@@ -121,30 +122,33 @@ class TriggerRunner:
 
     async def _run_until_stopped(self, code_dir: Path) -> None:
         backoff = Backoff(initial_s=RECONNECT_INITIAL_S, max_s=RECONNECT_MAX_S, random=self._random)
-        function = Function(self._function_spec(code_dir), self._reporter.add_line, random=self._random)
-        deliverer = self._deliverer = Deliverer(function, self._reporter, batch_size=self._trigger.batch_size)
-        has_code = False
+        function: Function | None = None
+        deliverer: Deliverer | None = None
         try:
             while True:
-                batches_done = deliverer.batches_done
+                batches_done = 0 if deliverer is None else deliverer.batches_done
                 try:
                     # A session of a trigger that is gone would make its consumer group anew.
                     if not await self._exists():
                         return
-                    if not has_code:
-                        await self._fetch_code(code_dir)
-                        has_code = True
+                    if deliverer is None:
+                        environment = await self._fetch_code(code_dir)
+                        spec = self._function_spec(code_dir, environment)
+                        function = Function(spec, self._reporter.add_line, random=self._random)
+                        deliverer = Deliverer(function, self._reporter, batch_size=self._trigger.batch_size)
+                        self._deliverer = deliverer
                     async with self._open_session() as session:
                         await deliverer.run(session)
                 except Exception as error:  # noqa: BLE001 - whatever is wrong with one trigger, the others go on
                     self._note_problem(error)
                 else:
                     return
-                if deliverer.batches_done > batches_done:
+                if deliverer is not None and deliverer.batches_done > batches_done:
                     backoff.reset()
                 await asyncio.sleep(backoff.next_s())
         finally:
-            await function.close()
+            if function is not None:
+                await function.close()
 
     def _open_session(self) -> ConsumerSession:
         position = consumer_service_pb2.StartingPosition.Name(self._trigger.starting_position)
@@ -174,7 +178,8 @@ class TriggerRunner:
             raise error from rpc_error
         return True
 
-    async def _fetch_code(self, code_dir: Path) -> None:
+    async def _fetch_code(self, code_dir: Path) -> Mapping[str, str]:
+        """Unpacks the function's code; returns its environment, which only hosts are told."""
         try:
             response = await self._stub.GetTriggerCode(
                 pb.GetTriggerCodeRequest(trigger_name=self._trigger.trigger_name), timeout=UNARY_TIMEOUT_S
@@ -184,8 +189,9 @@ class TriggerRunner:
         if archive.sha256(response.code) != self._trigger.function.code_sha256:
             raise StaleCodeError("the code was replaced while it was fetched")
         await asyncio.to_thread(archive.unpack, response.code, code_dir)
+        return response.environment
 
-    def _function_spec(self, code_dir: Path) -> FunctionSpec:
+    def _function_spec(self, code_dir: Path, environment: Mapping[str, str]) -> FunctionSpec:
         function = self._trigger.function
         # arn:aws:dynamodb:REGION:ACCOUNT:table/NAME/stream/LABEL
         _, _, _, region, account, _ = self._trigger.event_source_arn.split(":", 5)
@@ -196,7 +202,7 @@ class TriggerRunner:
             handler=function.handler,
             code_dir=code_dir,
             # A function that uses the client finds the broker it was triggered by.
-            environment={ENDPOINT_VARIABLE: self._endpoint} | dict(function.environment),
+            environment={ENDPOINT_VARIABLE: self._endpoint} | dict(environment),
             timeout_s=function.timeout_seconds,
             memory_size_mb=function.memory_size_mb,
         )

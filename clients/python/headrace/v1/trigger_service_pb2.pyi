@@ -73,6 +73,7 @@ class Function(google.protobuf.message.Message):
     TIMEOUT_SECONDS_FIELD_NUMBER: builtins.int
     MEMORY_SIZE_MB_FIELD_NUMBER: builtins.int
     CODE_SHA256_FIELD_NUMBER: builtins.int
+    ENVIRONMENT_NAMES_FIELD_NUMBER: builtins.int
     handler: builtins.str
     """"module.function", as in Lambda: the file module.py and the name in it. At most 128 characters."""
     runtime: builtins.str
@@ -85,7 +86,13 @@ class Function(google.protobuf.message.Message):
     """SHA-256 of the code, base64; set by the broker."""
     @property
     def environment(self) -> google.protobuf.internal.containers.ScalarMap[builtins.str, builtins.str]:
-        """Environment variables of the function; at most 4 KB in all, as in Lambda."""
+        """Environment variables of the function; at most 4 KB in all, as in Lambda. Only in requests: descriptions name them in
+        environment_names, for the values are often secrets.
+        """
+
+    @property
+    def environment_names(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """The names of the environment variables, sorted; set by the broker."""
 
     def __init__(
         self,
@@ -96,8 +103,9 @@ class Function(google.protobuf.message.Message):
         timeout_seconds: builtins.int = ...,
         memory_size_mb: builtins.int = ...,
         code_sha256: builtins.str = ...,
+        environment_names: collections.abc.Iterable[builtins.str] | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["code_sha256", b"code_sha256", "environment", b"environment", "handler", b"handler", "memory_size_mb", b"memory_size_mb", "runtime", b"runtime", "timeout_seconds", b"timeout_seconds"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["code_sha256", b"code_sha256", "environment", b"environment", "environment_names", b"environment_names", "handler", b"handler", "memory_size_mb", b"memory_size_mb", "runtime", b"runtime", "timeout_seconds", b"timeout_seconds"]) -> None: ...
 
 global___Function = Function
 
@@ -216,7 +224,9 @@ class CreateTriggerRequest(google.protobuf.message.Message):
     batch_size: builtins.int
     """Most records in a batch, 1 to 10,000; 100 if 0."""
     starting_position: headrace.v1.consumer_service_pb2.StartingPosition.ValueType
-    """TRIM_HORIZON or LATEST; required."""
+    """Required. TRIM_HORIZON: the oldest record that is held when a host first runs the trigger. LATEST: every record that is
+    committed after the commit which creates the trigger, whenever a host first runs it.
+    """
     @property
     def function(self) -> global___Function:
         """What to run."""
@@ -457,15 +467,37 @@ class GetTriggerCodeResponse(google.protobuf.message.Message):
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
+    @typing.final
+    class EnvironmentEntry(google.protobuf.message.Message):
+        DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: builtins.int
+        VALUE_FIELD_NUMBER: builtins.int
+        key: builtins.str
+        value: builtins.str
+        def __init__(
+            self,
+            *,
+            key: builtins.str = ...,
+            value: builtins.str = ...,
+        ) -> None: ...
+        def ClearField(self, field_name: typing.Literal["key", b"key", "value", b"value"]) -> None: ...
+
     CODE_FIELD_NUMBER: builtins.int
+    ENVIRONMENT_FIELD_NUMBER: builtins.int
     code: builtins.bytes
     """The zip archive."""
+    @property
+    def environment(self) -> google.protobuf.internal.containers.ScalarMap[builtins.str, builtins.str]:
+        """The environment variables of the function, with their values."""
+
     def __init__(
         self,
         *,
         code: builtins.bytes = ...,
+        environment: collections.abc.Mapping[builtins.str, builtins.str] | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["code", b"code"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["code", b"code", "environment", b"environment"]) -> None: ...
 
 global___GetTriggerCodeResponse = GetTriggerCodeResponse
 

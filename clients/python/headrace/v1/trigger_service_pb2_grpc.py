@@ -92,7 +92,7 @@ class TriggerServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def DescribeTrigger(self, request, context):
-        """Describes a trigger, without its code. Errors: RESOURCE_NOT_FOUND.
+        """Describes a trigger, without its code and without the values of its environment. Errors: RESOURCE_NOT_FOUND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -121,7 +121,9 @@ class TriggerServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def GetTriggerCode(self, request, context):
-        """Fetches the code of a trigger's function. Errors: RESOURCE_NOT_FOUND.
+        """For trigger hosts: fetches what is needed to run a trigger's function and not described, its code and the values of
+        its environment. There is no authentication over gRPC in this version: whoever reaches the port can ask for them.
+        Errors: RESOURCE_NOT_FOUND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -35,7 +35,7 @@ class TriggerServiceStub:
         headrace.v1.trigger_service_pb2.DescribeTriggerRequest,
         headrace.v1.trigger_service_pb2.DescribeTriggerResponse,
     ]
-    """Describes a trigger, without its code. Errors: RESOURCE_NOT_FOUND."""
+    """Describes a trigger, without its code and without the values of its environment. Errors: RESOURCE_NOT_FOUND."""
 
     ListTriggers: grpc.UnaryUnaryMultiCallable[
         headrace.v1.trigger_service_pb2.ListTriggersRequest,
@@ -61,7 +61,10 @@ class TriggerServiceStub:
         headrace.v1.trigger_service_pb2.GetTriggerCodeRequest,
         headrace.v1.trigger_service_pb2.GetTriggerCodeResponse,
     ]
-    """Fetches the code of a trigger's function. Errors: RESOURCE_NOT_FOUND."""
+    """For trigger hosts: fetches what is needed to run a trigger's function and not described, its code and the values of
+    its environment. There is no authentication over gRPC in this version: whoever reaches the port can ask for them.
+    Errors: RESOURCE_NOT_FOUND.
+    """
 
     ReportInvocations: grpc.UnaryUnaryMultiCallable[
         headrace.v1.trigger_service_pb2.ReportInvocationsRequest,
@@ -96,7 +99,7 @@ class TriggerServiceAsyncStub:
         headrace.v1.trigger_service_pb2.DescribeTriggerRequest,
         headrace.v1.trigger_service_pb2.DescribeTriggerResponse,
     ]
-    """Describes a trigger, without its code. Errors: RESOURCE_NOT_FOUND."""
+    """Describes a trigger, without its code and without the values of its environment. Errors: RESOURCE_NOT_FOUND."""
 
     ListTriggers: grpc.aio.UnaryUnaryMultiCallable[
         headrace.v1.trigger_service_pb2.ListTriggersRequest,
@@ -122,7 +125,10 @@ class TriggerServiceAsyncStub:
         headrace.v1.trigger_service_pb2.GetTriggerCodeRequest,
         headrace.v1.trigger_service_pb2.GetTriggerCodeResponse,
     ]
-    """Fetches the code of a trigger's function. Errors: RESOURCE_NOT_FOUND."""
+    """For trigger hosts: fetches what is needed to run a trigger's function and not described, its code and the values of
+    its environment. There is no authentication over gRPC in this version: whoever reaches the port can ask for them.
+    Errors: RESOURCE_NOT_FOUND.
+    """
 
     ReportInvocations: grpc.aio.UnaryUnaryMultiCallable[
         headrace.v1.trigger_service_pb2.ReportInvocationsRequest,
@@ -161,7 +167,7 @@ class TriggerServiceServicer(metaclass=abc.ABCMeta):
         request: headrace.v1.trigger_service_pb2.DescribeTriggerRequest,
         context: _ServicerContext,
     ) -> typing.Union[headrace.v1.trigger_service_pb2.DescribeTriggerResponse, collections.abc.Awaitable[headrace.v1.trigger_service_pb2.DescribeTriggerResponse]]:
-        """Describes a trigger, without its code. Errors: RESOURCE_NOT_FOUND."""
+        """Describes a trigger, without its code and without the values of its environment. Errors: RESOURCE_NOT_FOUND."""
 
     @abc.abstractmethod
     def ListTriggers(
@@ -195,7 +201,10 @@ class TriggerServiceServicer(metaclass=abc.ABCMeta):
         request: headrace.v1.trigger_service_pb2.GetTriggerCodeRequest,
         context: _ServicerContext,
     ) -> typing.Union[headrace.v1.trigger_service_pb2.GetTriggerCodeResponse, collections.abc.Awaitable[headrace.v1.trigger_service_pb2.GetTriggerCodeResponse]]:
-        """Fetches the code of a trigger's function. Errors: RESOURCE_NOT_FOUND."""
+        """For trigger hosts: fetches what is needed to run a trigger's function and not described, its code and the values of
+        its environment. There is no authentication over gRPC in this version: whoever reaches the port can ask for them.
+        Errors: RESOURCE_NOT_FOUND.
+        """
 
     @abc.abstractmethod
     def ReportInvocations(
