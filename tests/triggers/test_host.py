@@ -7,6 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from random import Random
@@ -22,6 +23,7 @@ from headrace.v1.attribute_value_pb2 import AttributeValue, Item
 from tests.broker_process import BrokerProcess
 from tests.companion_process import CompanionProcess
 from tests.conftest import eventually
+from tests.other_user import ask_for_work, needs_another_user
 from tests.rpc import Client, TestTable
 from tests.triggers.hosts import Headrace, create, headrace_at, item
 from tests.triggers.noting_function import NotingFunction
@@ -185,6 +187,28 @@ def test_latest_begins_with_what_comes_after(
     client.put(table.name, item("a", 2))
     eventually(function.calls)
     assert function.sequence_numbers() == logged(client, table)[1:]
+
+
+# Everything stays with the function, however often another user of the machine asks for work.
+@needs_another_user
+@pytest.mark.usefixtures("host")
+def test_another_user_of_the_machine_takes_no_events(
+    headrace: Headrace, client: Client, table: TestTable, function: NotingFunction, trigger: str
+) -> None:
+    create(headrace, trigger, table, function, "--batch-size", "1")
+    client.put(table.name, item("a", 0))
+    (call,) = eventually(function.calls)
+    environment = Path(f"/proc/{call.pid}/environ").read_bytes().split(b"\0")
+    (address,) = [each.partition(b"=")[2] for each in environment if each.startswith(b"AWS_LAMBDA_RUNTIME_API=")]
+    with ThreadPoolExecutor(2) as pollers:
+        asking = [pollers.submit(ask_for_work, address.decode(), 50) for _ in range(2)]
+        for number in range(1, 60):
+            client.put(table.name, item("a", number))
+        asked = [each.result() for each in asking]
+    eventually(lambda: len(set(function.sequence_numbers())) == 60, timeout_s=20)
+    assert [(each.stdout, each.returncode == 9) for each in asked] == [("", False)] * 2
+    assert function.sequence_numbers() == logged(client, table)
+    assert counts(headrace, trigger)["errors"] == 0
 
 
 # The host comes much later: nothing that was written after the trigger was created is left out.

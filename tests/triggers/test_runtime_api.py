@@ -8,6 +8,8 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import os
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -15,7 +17,9 @@ from dataclasses import dataclass
 import aiohttp
 import pytest
 
+from headrace.triggers.peer_user import can_tell_users, peer_user_id
 from headrace.triggers.runtime_api import RESPONSE_SIZE_BYTES_MAX, FunctionError, Invocation, RuntimeApi
+from tests.other_user import NOBODY, ask_for_work, needs_another_user
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,3 +161,35 @@ async def test_closing_does_not_wait_for_a_client_that_waits_for_work() -> None:
             await server.api.close()
             await asyncio.wait({asking})
             assert isinstance(asking.exception(), aiohttp.ClientError)
+
+
+@needs_another_user
+async def test_another_user_gets_no_answer_and_takes_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    async with served() as server:
+        address = server.base.removeprefix("http://").partition("/")[0]
+        asked = await asyncio.to_thread(ask_for_work, address, 3)
+        assert asked.stdout == "", asked
+        assert asked.returncode != 9, "nothing listens"
+        assert not server.api.is_idle
+        # One line, however often it was tried.
+        assert [record.message for record in caplog.records] == [
+            f"refused a connection of another user to the Runtime API of a worker uid={NOBODY}"
+        ]
+        # The worker itself is served.
+        async with running(server) as answer:
+            assert await server.post("invocation/id-1/response", b"null") == 202
+            assert await answer is None
+
+
+@pytest.mark.skipif(not can_tell_users(), reason="the system does not tell whose a connection is")
+def test_the_user_of_a_connection_is_known_while_it_is_open() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        client = socket.create_connection(listener.getsockname())
+        accepted, _ = listener.accept()
+        with client, accepted:
+            peer, local = accepted.getpeername(), accepted.getsockname()
+            assert peer_user_id(peer, local) == os.geteuid()
+            # No process has the far end any more: the table's 0 there is not root.
+            client.close()
+            assert peer_user_id(peer, local) is None
+            assert peer_user_id((peer[0], listener.getsockname()[1]), local) is None

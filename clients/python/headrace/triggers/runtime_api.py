@@ -1,7 +1,8 @@
 """The AWS Lambda Runtime API, as one worker sees it: the official runtime clients run against it unmodified.
 
 Each worker has a server of its own on a port of its own, so a request needs no identity and no worker can take what is
-meant for another by mistake. It is not a security boundary: processes of one user can always reach each other.
+meant for another by mistake. A connection of another user is closed before anything is read from it, where the system
+tells whose it is. Between processes of one user there is no boundary: they can always reach each other.
 Source: AWS Lambda Developer Guide, "Using the Lambda runtime API".
 """
 
@@ -9,10 +10,15 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
+import os
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from aiohttp import web
+from aiohttp.web_protocol import RequestHandler
+
+from headrace.triggers.peer_user import can_tell_users, peer_user_id
 
 # AWS Lambda quotas, "Invocation payload": what the function may answer.
 RESPONSE_SIZE_BYTES_MAX: Final = 6_291_556
@@ -24,6 +30,8 @@ _PREFIX: Final = "/2018-06-01/runtime"
 _ERROR_TYPE_HEADER: Final = "Lambda-Runtime-Function-Error-Type"
 # 0 would mean "no limit" to aiohttp. Nothing is lost: by now the worker is idle or being killed.
 _SHUTDOWN_TIMEOUT_S: Final = 0.1
+
+_LOGGER: Final = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,7 +69,7 @@ class RuntimeApi:
         self._asking: asyncio.Future[Invocation] | None = None
         self._running: Invocation | None = None
         self._answer: asyncio.Future[FunctionError | None] | None = None
-        self._http = web.Server(self._handle, handler_cancellation=True, access_log=None)
+        self._http = _OwnUserServer(self._handle, handler_cancellation=True, access_log=None)
         self._server: asyncio.Server | None = None
 
     async def open(self) -> str:
@@ -156,6 +164,28 @@ class RuntimeApi:
         if not self._answer.done():
             self._answer.set_result(outcome)
         return _accepted()
+
+
+class _OwnUserServer(web.Server):
+    """Serves the user of this process, and closes the connections of others."""
+
+    def __init__(self, *arguments: Any, **settings: Any) -> None:
+        super().__init__(*arguments, **settings)
+        self._checks = can_tell_users()
+        self._has_warned = False
+
+    def connection_made(self, handler: RequestHandler, transport: asyncio.Transport) -> None:
+        super().connection_made(handler, transport)
+        if not self._checks:
+            return
+        user_id = peer_user_id(transport.get_extra_info("peername"), transport.get_extra_info("sockname"))
+        if user_id == os.geteuid():
+            return
+        transport.abort()
+        # Once, so that whoever does it cannot fill the log.
+        if not self._has_warned:
+            self._has_warned = True
+            _LOGGER.warning("refused a connection of another user to the Runtime API of a worker uid=%s", user_id)
 
 
 async def _function_error(request: web.BaseRequest) -> FunctionError:
