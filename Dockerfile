@@ -1,5 +1,6 @@
 # The image of a node, a trigger host and a replicator: one command, `headrace`, with everything it can do.
 # It runs as uid 10001 and needs only /var/lib/headrace to be writable: docker run --read-only --tmpfs /tmp works.
+# A new volume takes that folder's owner and mode, 0700, which a node insists on.
 
 FROM python:3.12-slim-bookworm AS build
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 \
@@ -14,7 +15,8 @@ RUN /opt/headrace/bin/pip install --constraint constraints.txt "./clients/python
 
 FROM python:3.12-slim-bookworm
 RUN groupadd --system --gid 10001 headrace \
-    && useradd --system --uid 10001 --gid headrace --home-dir /var/lib/headrace --create-home headrace
+    && useradd --system --uid 10001 --gid headrace --home-dir /var/lib/headrace --create-home headrace \
+    && chmod 700 /var/lib/headrace
 COPY --from=build /opt/headrace /opt/headrace
 COPY LICENSE NOTICE /usr/share/doc/headrace/
 ENV PATH=/opt/headrace/bin:$PATH \

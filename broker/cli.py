@@ -9,25 +9,27 @@ import logging
 import os
 import signal
 import sys
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
 
 import click
 
 from broker import config as configuration
+from broker.companions import Companions, client_starter
+from broker.storage.private import PRIVATE_UMASK
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Mapping
+    from collections.abc import Callable, Mapping
 
     from broker.config import Config
 
 _EXIT_FAILED: Final = 1
 _EXIT_CONFIG: Final = 2
+# Nobody reads stdout: what a shell reports for a process that SIGPIPE ended.
+_EXIT_OUTPUT_CLOSED: Final = 141
 
 # Objects made and not dropped before the youngest are looked through; Python's default is 700.
 _GARBAGE_THRESHOLD: Final = 20_000
-_COMPANION_STOP_SECONDS: Final = 15.0
 
 _log: Final = logging.getLogger(__name__)
 
@@ -82,7 +84,7 @@ def dev(file: Path | None, **flags: object) -> None:
     Prints the broker's line of JSON when it is ready. SIGTERM or Ctrl-C stops all three. AWS's protocol is open to
     anybody (--auth none) unless a setting says otherwise.
     """
-    _run(file, flags, companions=(("trigger-host",), ("replicator",)), defaults={"auth": "none"})
+    _run(file, flags, companions=("trigger-host", "replicator"), defaults={"auth": "none"})
 
 
 @click.command()
@@ -103,6 +105,7 @@ def restore(source: Path, data: Path, region: str | None) -> None:
     from broker.backups.folder import RestoreError, restore_store
     from broker.model.sequence import format_sequence_number
 
+    os.umask(PRIVATE_UMASK)
     try:
         backup = restore_store(source, data, region)
     except RestoreError as error:
@@ -127,9 +130,11 @@ main.add_command(restore)
 def _run(
     file: Path | None,
     flags: dict[str, object],
-    companions: tuple[tuple[str, ...], ...] = (),
+    companions: tuple[str, ...] = (),
     defaults: Mapping[str, object] | None = None,
 ) -> None:
+    # Before anything is made. The companions, which run the user's own code, keep what the user has.
+    umask = os.umask(PRIVATE_UMASK)
     try:
         config = configuration.load(file, os.environ, flags, defaults)
     except configuration.ConfigError as error:
@@ -143,10 +148,10 @@ def _run(
         run = asyncio.run
     else:
         run = uvloop.run
-    sys.exit(run(_serve(config, companions)))
+    sys.exit(run(_serve(config, companions, umask)))
 
 
-async def _serve(config: Config, companions: tuple[tuple[str, ...], ...]) -> int:
+async def _serve(config: Config, companions: tuple[str, ...], companions_umask: int) -> int:
     # gRPC's own log repeats, in a form of its own, what is raised or answered anyway.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     # Imported here so that --help and mistakes in the settings answer at once.
@@ -174,9 +179,12 @@ async def _serve(config: Config, companions: tuple[tuple[str, ...], ...]) -> int
             gc.set_threshold(_GARBAGE_THRESHOLD)
         except AddressInUseError as error:
             _refuse(str(error))
-        async with _running(companions, ready["grpc"]):
+        async with Companions(companions, client_starter(ready["grpc"], companions_umask)):
             print(json.dumps(ready), flush=True)
             await node.run(stop)
+    except BrokenPipeError:
+        _log.error("nobody reads the ready line")
+        return _EXIT_OUTPUT_CLOSED
     except Exception:  # noqa: BLE001 - whatever it is, the log says it and the exit code shows it
         _log.exception("the node has failed and stops")
         return _EXIT_FAILED
@@ -184,31 +192,6 @@ async def _serve(config: Config, companions: tuple[tuple[str, ...], ...]) -> int
         await node.close()
     _log.info("stopped")
     return 0
-
-
-@asynccontextmanager
-async def _running(companions: tuple[tuple[str, ...], ...], endpoint: str) -> AsyncIterator[None]:
-    """Runs commands of the client beside the broker, as processes of their own, and stops them before it."""
-    processes = []
-    try:
-        for command in companions:
-            process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "headrace.cli", *command, "--endpoint", endpoint, stdout=sys.stderr
-            )
-            processes.append((command, process))
-        yield
-    finally:
-        for command, process in processes:
-            if process.returncode is not None:
-                _log.error("a companion had stopped command=%s exit_code=%d", command[0], process.returncode)
-                continue
-            process.terminate()
-            try:
-                async with asyncio.timeout(_COMPANION_STOP_SECONDS):
-                    await process.wait()
-            except TimeoutError:
-                process.kill()
-                await process.wait()
 
 
 def _refuse(message: str) -> NoReturn:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import configparser
 import ipaddress
+import os
 import tomllib
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
 from broker.model.tables import REGION_NAME
+from broker.storage.private import NotPrivateError, check_private_file
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -102,7 +104,10 @@ class Config:
             return {}
         profiles = configparser.ConfigParser(interpolation=None)
         try:
+            check_private_file(Path(self.credentials), os.geteuid())
             profiles.read_string(Path(self.credentials).read_text())
+        except NotPrivateError as error:
+            raise ConfigError(f"credentials: {error}") from None
         except (OSError, ValueError, configparser.Error) as error:
             # What configparser says quotes the line, which may be a secret.
             raise ConfigError(

@@ -27,6 +27,7 @@ def as_nobody(script: str, *arguments: str, timeout_s: float = 20) -> subprocess
         cwd="/",
         capture_output=True,
         text=True,
+        errors="replace",
         timeout=timeout_s,
         check=False,
     )

@@ -22,6 +22,7 @@ from broker.model.errors import CorruptionError
 from broker.model.tables import ACCOUNT
 from broker.storage import layout
 from broker.storage.identity import read_identity
+from broker.storage.private import NotPrivateError, open_private_folder
 from broker.storage.rocks import RESTORING_MARK, Family, Store, StoreOpenError
 
 _DOCUMENT: Final = "backup.json"
@@ -72,8 +73,10 @@ class BackupFolder:
         """Makes the folder. Raises StoreOpenError if that fails, or it is on another file system than the data."""
         self._root = root
         try:
-            root.mkdir(parents=True, exist_ok=True)
+            open_private_folder(root)
             is_elsewhere = root.stat().st_dev != data.stat().st_dev
+        except NotPrivateError as error:
+            raise StoreOpenError(f"backups: {error}") from error
         except OSError as error:
             raise StoreOpenError(f"backups: cannot make the folder {root}: {error}") from error
         if is_elsewhere:
@@ -101,7 +104,7 @@ class BackupFolder:
     def begin(self, backup_id: str) -> Path:
         """Makes room for a backup; returns where its store is to be made."""
         path = self._unfinished(backup_id)
-        path.mkdir()
+        open_private_folder(path)
         return path / _STORE
 
     def finish(self, backup: Backup) -> Backup:
@@ -143,10 +146,12 @@ def restore_store(source: Path, data: Path, region: str | None = None) -> Backup
     store = source / _STORE
     _check_store(store, backup)
     try:
-        data.mkdir(parents=True, exist_ok=True)
+        open_private_folder(data)
         if any(data.iterdir()):
             raise RestoreError(f"the data folder {data} is not empty")
         _copy_durably(store, data)
+    except NotPrivateError as error:
+        raise RestoreError(str(error)) from error
     except OSError as error:
         raise RestoreError(f"cannot restore {source} to {data}: {error}") from error
     return backup

@@ -24,6 +24,8 @@ from rocksdict import (
     WriteOptions,
 )
 
+from broker.storage.private import NotPrivateError, open_private_folder
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
@@ -87,9 +89,11 @@ class Store:
                 families = [family for family in families if family.value in names]
             else:
                 access = AccessType.read_write()
-                path.mkdir(parents=True, exist_ok=True)
+                open_private_folder(path)
             options = {family.value: _family_options(family, cache) for family in families}
             self._db = Rdict(str(path), _database_options(), column_families=options, access_type=access)
+        except NotPrivateError as error:
+            raise StoreOpenError(f"data: {error}") from error
         except Exception as error:
             raise StoreOpenError(f"cannot open the data folder {path}: {error}") from error
         self._families = {family: self._db.get_column_family(family.value) for family in families}

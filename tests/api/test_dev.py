@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import os
+import signal
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -39,6 +41,43 @@ def archive() -> bytes:
     return content.getvalue()
 
 
+def companions(dev: BrokerProcess) -> dict[str, int]:
+    """The processes beside the broker, by their commands, when both are there."""
+    found = {}
+    for pid in children(dev.pid):
+        arguments = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        # Not the shell that is about to become one.
+        if arguments[1:3] == [b"-m", b"headrace.cli"]:
+            found[arguments[3].decode()] = pid
+    assert found.keys() == {"trigger-host", "replicator"}
+    return found
+
+
+# As the system ends one when memory is short.
+def test_a_companion_that_dies_is_told_at_once_and_started_again(dev: BrokerProcess) -> None:
+    before = eventually(lambda: companions(dev))
+    os.kill(before["trigger-host"], signal.SIGKILL)
+    line = "a companion has ended command=trigger-host exit_code=-9 starts_again_in_seconds=1"
+    eventually(lambda: line in dev.log_tail())
+    after = eventually(lambda: companions(dev))
+    assert after["trigger-host"] != before["trigger-host"]
+    assert after["replicator"] == before["replicator"]
+    assert dev.stop() == 0
+    assert dev.log_tail().count("a companion has ended") == 1
+
+
+# The node's files are private; those that a function makes are the user's business.
+def test_functions_keep_the_umask_of_the_user(dev: BrokerProcess) -> None:
+    def umask(pid: int) -> int:
+        (line,) = [line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("Umask:")]
+        return int(line.split()[1], 8)
+
+    own = umask(os.getpid())
+    assert own != 0o077, "the test would not notice"
+    assert [umask(pid) for pid in eventually(lambda: companions(dev)).values()] == [own, own]
+    assert umask(dev.pid) == 0o077
+
+
 # What the three are for: a write runs a trigger and reaches a replica, and nothing else was started by hand.
 def test_one_command_runs_triggers_and_replicas_and_ends_them(dev: BrokerProcess) -> None:
     with Client(dev.grpc) as client:
@@ -73,7 +112,7 @@ def test_one_command_runs_triggers_and_replicas_and_ends_them(dev: BrokerProcess
 
         eventually(is_handled, timeout_s=30)
         eventually(is_copied, timeout_s=30)
-    companions = children(dev.pid)
-    assert len(companions) == 2
+    started = children(dev.pid)
+    assert len(started) == 2
     assert dev.stop() == 0
-    eventually(lambda: not any(is_alive(pid) for pid in companions), timeout_s=10)
+    eventually(lambda: not any(is_alive(pid) for pid in started), timeout_s=10)

@@ -465,6 +465,7 @@ def test_both_protocols_write_and_read_one_table(
 def test_only_who_signs_with_a_known_key_is_let_in(tmp_path: Path) -> None:
     credentials = tmp_path / "credentials"
     credentials.write_text("[writer]\naws_access_key_id = AKIDWRITER\naws_secret_access_key = open/sesame+1\n")
+    credentials.chmod(0o600)
     with BrokerProcess(tmp_path, region=REGION, extra=("--credentials", str(credentials))) as broker:
         good = {**connection(broker), "aws_access_key_id": "AKIDWRITER", "aws_secret_access_key": "open/sesame+1"}
         assert boto3.client("dynamodb", **good).list_tables()["TableNames"] == []

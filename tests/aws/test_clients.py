@@ -52,6 +52,7 @@ def closed_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BrokerPr
     folder = tmp_path_factory.mktemp("closed")
     file = folder / "credentials"
     file.write_text(f"[story]\naws_access_key_id = {ACCESS_KEY[0]}\naws_secret_access_key = {ACCESS_KEY[1]}\n")
+    file.chmod(0o600)
     with BrokerProcess(folder, extra=("--credentials", str(file))) as process:
         yield process
 

@@ -23,6 +23,16 @@ def zipped(**files: bytes) -> bytes:
     return buffer.getvalue()
 
 
+def test_unpacked_code_is_for_its_owner_alone_under_any_umask(tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        archive.unpack(zipped(**{"app.py": b"", "pkg/sub/data.txt": b""}), tmp_path)
+    finally:
+        os.umask(before)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.rglob("*")}
+    assert modes == {"app.py": 0o600, "pkg": 0o700, "sub": 0o700, "data.txt": 0o600}
+
+
 def test_a_folder_comes_out_as_it_went_in_but_without_what_is_not_code(tmp_path: Path) -> None:
     source = tmp_path / "source"
     for name in (

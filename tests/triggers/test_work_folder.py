@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import tempfile
@@ -24,6 +25,16 @@ def test_it_is_removed_with_all_in_it(tmp_path: Path) -> None:
         (folder / "code").mkdir()
         (folder / "code" / "app.py").touch()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_it_is_for_its_owner_alone_under_any_umask() -> None:
+    before = os.umask(0)
+    try:
+        with work_folder() as folder:
+            modes = [path.stat().st_mode & 0o777 for path in (folder, folder / "lock")]
+    finally:
+        os.umask(before)
+    assert modes == [0o700, 0o600]
 
 
 def test_the_folder_of_a_host_that_was_killed_is_removed_and_that_of_one_that_lives_is_not(tmp_path: Path) -> None:

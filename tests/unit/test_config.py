@@ -158,6 +158,7 @@ def test_backups_are_kept_in_the_data_folder_unless_told_otherwise() -> None:
 def credentials(folder: Path, text: str) -> Config:
     file = folder / "credentials"
     file.write_text(text)
+    file.chmod(0o600)
     return Config(credentials=str(file))
 
 

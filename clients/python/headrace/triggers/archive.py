@@ -16,6 +16,10 @@ ARCHIVE_SIZE_BYTES_MAX: Final = 3 * 1024 * 1024
 UNPACKED_SIZE_BYTES_MAX: Final = 250 * 1024 * 1024
 FILES_MAX: Final = 20_000
 
+# Whatever the umask is: nobody else on the machine has anything to do with a function's code.
+_FOLDER_MODE: Final = 0o700
+_FILE_MODE: Final = 0o600
+
 # The oldest time a zip archive can hold. With one time for all, the same files make the same archive.
 _FILE_TIME: Final = (1980, 1, 1, 0, 0, 0)
 
@@ -47,7 +51,7 @@ def pack(path: Path) -> bytes:
 
 
 def unpack(code: bytes, folder: Path) -> None:
-    """Writes the files of the archive into a folder, never outside it.
+    """Writes the files of the archive into a folder, never outside it, for the owner alone to read.
 
     Raises: ArchiveError if it is no archive, or more than a function may unpack to.
     """
@@ -62,6 +66,8 @@ def unpack(code: bytes, folder: Path) -> None:
                 )
             # extractall() strips roots and ".." from names, reads no more than the size stated and makes no links.
             archive.extractall(folder)
+            for path in folder.rglob("*"):
+                path.chmod(_FOLDER_MODE if path.is_dir() else _FILE_MODE)
     except (zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
         raise ArchiveError(f"the code is not a readable zip archive: {error}") from error
 

@@ -28,7 +28,9 @@ def work_folder() -> Iterator[Path]:
             _remove_if_abandoned(folder)
     folder = Path(tempfile.mkdtemp(prefix=_PREFIX))
     try:
-        with (folder / "unlocked").open("w") as lock:
+        unlocked = folder / "unlocked"
+        unlocked.touch(mode=0o600)
+        with unlocked.open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             # Under its true name the file is locked from the first moment, so no other host takes it for abandoned.
             Path(lock.name).rename(folder / _LOCK_NAME)
