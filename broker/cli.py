@@ -133,12 +133,12 @@ def _run(
     companions: tuple[str, ...] = (),
     defaults: Mapping[str, object] | None = None,
 ) -> None:
-    # Before anything is made. The companions, which run the user's own code, keep what the user has.
-    umask = os.umask(PRIVATE_UMASK)
     try:
         config = configuration.load(file, os.environ, flags, defaults)
     except configuration.ConfigError as error:
         _refuse(str(error))
+    # Before anything is made. The companions, which run the user's own code, keep what the user has.
+    umask = os.umask(PRIVATE_UMASK)
     from broker.telemetry import log_to_stderr
 
     log_to_stderr(config.log_level)

@@ -146,9 +146,9 @@ def restore_store(source: Path, data: Path, region: str | None = None) -> Backup
     store = source / _STORE
     _check_store(store, backup)
     try:
-        open_private_folder(data)
-        if any(data.iterdir()):
+        if data.exists() and any(data.iterdir()):
             raise RestoreError(f"the data folder {data} is not empty")
+        open_private_folder(data)
         _copy_durably(store, data)
     except NotPrivateError as error:
         raise RestoreError(str(error)) from error
