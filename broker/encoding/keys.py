@@ -78,10 +78,20 @@ def partition_hash(content: bytes) -> int:
     return int.from_bytes(blake2b(content, digest_size=HASH_BYTES).digest(), "big")
 
 
+def key_hasher(partition_key: KeyAttribute) -> Callable[[bytes], int]:
+    """What gives the place in the hash range of a key as change records carry it."""
+    attribute = _Attribute(partition_key, PARTITION_KEY_BYTES_MAX, is_sort_key=False)
+    name = partition_key.name
+
+    def hash_of(encoded_key: bytes) -> int:
+        return partition_hash(attribute.content(pb.Item.FromString(encoded_key).attributes[name]))
+
+    return hash_of
+
+
 def key_hash(encoded_key: bytes, partition_key: KeyAttribute) -> int:
     """The place in the hash range of a key as change records carry it."""
-    attribute = _Attribute(partition_key, PARTITION_KEY_BYTES_MAX, is_sort_key=False)
-    return partition_hash(attribute.content(pb.Item.FromString(encoded_key).attributes[partition_key.name]))
+    return key_hasher(partition_key)(encoded_key)
 
 
 def table_prefix(table_id: int) -> bytes:

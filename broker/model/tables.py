@@ -19,6 +19,10 @@ HASH_MAX: Final = 2**64 - 1
 OPEN_SHARDS_MAX: Final = 64
 # Open and closed ones: what a client that splits and merges in a loop can make of a stream.
 HELD_SHARDS_MAX: Final = 1_024
+# The lanes of a stream's open shards, and of all its shards. Merges do not remove lanes, so without a bound a client
+# that splits at random hashes and merges again would add lanes for ever.
+OPEN_LANES_MAX: Final = 128
+HELD_LANES_MAX: Final = 4_096
 # So many shards that have vanished are remembered, so that a reader that comes late learns exactly what it has lost.
 VANISHED_SHARDS_MAX: Final = 256
 MIN_SHARDS_DEFAULT: Final = 1
@@ -30,6 +34,13 @@ RETENTION_SECONDS_MAX: Final = 365 * 24 * 60 * 60
 _DAY_MS: Final = 24 * 60 * 60 * 1000
 # Several of the largest blocks a log can have, so that the newest records are always held.
 RETENTION_BYTES_MIN: Final = 4 * 1024 * 1024
+# DynamoDB's figure. Source: AWS Database Blog, "DynamoDB Streams use cases and design patterns".
+ROLL_SECONDS_DEFAULT: Final = 4 * 60 * 60
+ROLL_SECONDS_MAX: Final = 365 * 24 * 60 * 60
+# Where records are kept for less than a day, shards roll sooner: so a reader of closed shards has most of the retention
+# left to read them, as at AWS. But they do not roll more often than this.
+_ROLLS_PER_RETENTION: Final = 6
+_DERIVED_ROLL_SECONDS_MIN: Final = 60
 
 
 class KeyAttributeType(StrEnum):
@@ -185,7 +196,7 @@ class TimeToLive:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StreamSettings:
-    """How long a table's streams keep records, and into how many shards they are divided."""
+    """How long a table's streams keep records, and how they are divided into shards."""
 
     retention_seconds: int = RETENTION_SECONDS_DEFAULT
     # 0: no bound.
@@ -193,11 +204,23 @@ class StreamSettings:
     min_shards: int = MIN_SHARDS_DEFAULT
     # None: the default, or min_shards if that is more.
     max_shards: int | None = None
+    # Whether quiet neighbours are merged. A reader that knows one parent of a shard cannot follow a merge.
+    automatic_merges: bool = False
+    # How long a shard with records stays open; 0: for ever; None: the default, or less if the retention is short.
+    roll_seconds: int | None = None
 
     @property
     def shards_max(self) -> int:
         """Up to how many shards a stream is split by its write rate."""
         return max(self.min_shards, MAX_SHARDS_DEFAULT) if self.max_shards is None else self.max_shards
+
+    @property
+    def roll_period_seconds(self) -> int:
+        """How long a shard with records stays open before it is rolled; 0: for ever."""
+        if self.roll_seconds is not None:
+            return self.roll_seconds
+        share = self.retention_seconds // _ROLLS_PER_RETENTION
+        return min(ROLL_SECONDS_DEFAULT, max(share, _DERIVED_ROLL_SECONDS_MIN))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -266,6 +289,8 @@ class Shard:
     starting_sequence_number: int
     # No record has this number.
     ending_sequence_number: int | None = None
+    # Where merges joined its hash range, rising: each lane but the first begins at one of these hashes.
+    seams: tuple[int, ...] = ()
     # When it was closed.
     closed_time_ms: int | None = None
     # The last record that was trimmed: its number, 0 if none was, and when it was written.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from google.protobuf import timestamp_pb2
 
@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from google.protobuf.message import Message
 
     from broker.model.tables import Encryption, KeyAttribute, Restoration, Shard, Stream, Table
+    from broker.streams.lanes import Lane
     from broker.streams.metering import ReadUsage
     from broker.tables.capacity import Consumption, Units
     from broker.tables.catalog import Catalog
@@ -518,7 +519,7 @@ def _restore_summary(restored: Restoration, region: str) -> table_pb2.RestoreSum
 
 
 def stream_description(
-    stream: Stream, arn: str, shards: Iterable[Shard], last_evaluated_shard_id: str
+    stream: Stream, arn: str, shards: Iterable[stream_service_pb2.Shard], last_evaluated_shard_id: str
 ) -> stream_service_pb2.StreamDescription:
     """A stream as users see it, with one page of its shards."""
     return stream_service_pb2.StreamDescription(
@@ -531,17 +532,19 @@ def stream_description(
         creation_request_date_time=timestamp(stream.create_time_ms),
         table_name=stream.table_name,
         key_schema=key_schema(stream.key_attributes),
-        shards=[shard(each) for each in shards],
+        shards=shards,
         last_evaluated_shard_id=last_evaluated_shard_id,
     )
 
 
-def changed_settings(change: table_pb2.StreamSettings) -> dict[str, int]:
+def changed_settings(change: table_pb2.StreamSettings) -> dict[str, Any]:
     """The settings that are present in a message, by the names of their fields."""
-    changes: dict[str, int] = {}
+    changes: dict[str, Any] = {}
     if change.HasField("retention_period_in_seconds"):
         changes["retention_seconds"] = change.retention_period_in_seconds
-    for name in ("retention_bytes", "min_shards", "max_shards"):
+    if change.HasField("shard_roll_period_in_seconds"):
+        changes["roll_seconds"] = change.shard_roll_period_in_seconds
+    for name in ("retention_bytes", "min_shards", "max_shards", "automatic_merges"):
         if change.HasField(name):
             changes[name] = getattr(change, name)
     return changes
@@ -554,6 +557,8 @@ def stream_settings(settings: StreamSettings) -> table_pb2.StreamSettings:
         retention_bytes=settings.retention_bytes,
         min_shards=settings.min_shards,
         max_shards=settings.shards_max,
+        automatic_merges=settings.automatic_merges,
+        shard_roll_period_in_seconds=settings.roll_period_seconds,
     )
 
 
@@ -602,3 +607,14 @@ def shard(shard: Shard) -> stream_service_pb2.Shard:
             starting_hash_key=shard.first_hash, ending_hash_key=shard.last_hash
         ),
     )
+
+
+def lane(lane: Lane, parent_id: str) -> stream_service_pb2.Shard:
+    """A lane as users see it: as a shard that follows one other."""
+    shown = shard(lane.shard)
+    shown.shard_id = lane.id
+    shown.parent_shard_id = parent_id
+    shown.adjacent_parent_shard_id = ""
+    shown.hash_key_range.starting_hash_key = lane.first_hash
+    shown.hash_key_range.ending_hash_key = lane.last_hash
+    return shown

@@ -11,6 +11,7 @@ from broker.model.sequence import parse_sequence_number
 from broker.rpc import convert
 from broker.rpc.response_budget import ReaderBudget, ResponseBudget
 from broker.storage.watermark import Wakeup
+from broker.streams.lanes import children, find_lane, lanes, parent_ids, whole
 from broker.streams.tail import PAGE_BYTES_MAX, PAGE_RECORDS_MAX
 from broker.streams.walk import OLDEST, Walk, begin
 from broker.tables.validate import check_range, page_limit
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from broker.rpc.status import Context
     from broker.storage.watermark import Watermarks
     from broker.streams.iterators import Iterators, Position
+    from broker.streams.lanes import Lane
     from broker.streams.metering import Metering
     from broker.streams.tail import LogReader
     from broker.streams.walk import Step
@@ -83,11 +85,20 @@ class StreamService:
         limit = page_limit(request.limit if request.HasField("limit") else None)
         start = convert.text_of(request, "exclusive_start_shard_id") or ""
         stream = self._catalog.stream(request.stream_arn)
-        shards = _filtered(stream, request.shard_filter) if request.HasField("shard_filter") else list(stream.shards)
-        shards = sorted((s for s in shards if s.shard_id > start), key=_shard_id)
-        page = shards[:limit]
-        last = page[-1].shard_id if len(shards) > limit else ""
-        description = convert.stream_description(stream, request.stream_arn, page, last)
+        shown = (
+            _filtered(stream, request.shard_filter, as_tree=request.as_tree)
+            if request.HasField("shard_filter")
+            else [lane for shard in stream.shards for lane in _shown(shard, as_tree=request.as_tree)]
+        )
+        shown = sorted((lane for lane in shown if lane.id > start), key=_lane_id)
+        page = shown[:limit]
+        last = page[-1].id if len(shown) > limit else ""
+        if request.as_tree:
+            parents = parent_ids(stream, page)
+            shards = [convert.lane(lane, parent) for lane, parent in zip(page, parents, strict=True)]
+        else:
+            shards = [convert.shard(lane.shard) for lane in page]
+        description = convert.stream_description(stream, request.stream_arn, shards, last)
         for shard in stream.shards:
             retained = self._reader.retained(shard)
             description.retained_records += retained.records
@@ -99,8 +110,8 @@ class StreamService:
         """Makes an iterator."""
         _check_starting_point(request)
         stream = self._catalog.stream(request.stream_arn)
-        shard = _find_shard(stream, request.shard_id) if request.shard_id else None
-        return pb.GetShardIteratorResponse(shard_iterator=self._iterators.mint(self._begin(request, stream, shard)))
+        lane = _find_lane(stream, request.shard_id) if request.shard_id else None
+        return pb.GetShardIteratorResponse(shard_iterator=self._iterators.mint(self._begin(request, stream, lane)))
 
     async def GetRecords(self, request: pb.GetRecordsRequest, context: Context) -> None:
         """Streams the records from a position on."""
@@ -180,11 +191,11 @@ class StreamService:
         if step is not None:
             page = step.page
             parts, size, records = page.parts, page.size_bytes, page.count
-            rest.shard_id = step.shard.shard_id
+            rest.shard_id = step.shard_id
             rest.millis_behind_latest = page.millis_behind_latest
             if page.is_end:
                 rest.shard_end = True
-                rest.child_shard_ids.extend(child.shard_id for child in step.children)
+                rest.child_shard_ids.extend(step.child_ids)
         if not walk.is_finished:
             rest.next_shard_iterator = self._iterators.mint(walk.position)
         if is_first:
@@ -221,23 +232,24 @@ class StreamService:
         return self._begin(request, stream, None)
 
     def _begin(
-        self, request: pb.GetShardIteratorRequest | pb.GetRecordsRequest, stream: Stream, shard: Shard | None
+        self, request: pb.GetShardIteratorRequest | pb.GetRecordsRequest, stream: Stream, lane: Lane | None
     ) -> Position:
+        shard = None if lane is None else lane.shard
         tip = self._tip(stream, shard)
         match request.shard_iterator_type:
             case pb.SHARD_ITERATOR_TYPE_LATEST:
-                return begin(stream, shard, tip, tip)
+                return begin(stream, lane, tip, tip)
             case pb.SHARD_ITERATOR_TYPE_AT_SEQUENCE_NUMBER:
-                return begin(stream, shard, max(0, parse_sequence_number(request.sequence_number) - 1), tip)
+                return begin(stream, lane, max(0, parse_sequence_number(request.sequence_number) - 1), tip)
             case pb.SHARD_ITERATOR_TYPE_AFTER_SEQUENCE_NUMBER:
-                return begin(stream, shard, parse_sequence_number(request.sequence_number), tip)
+                return begin(stream, lane, parse_sequence_number(request.sequence_number), tip)
             case pb.SHARD_ITERATOR_TYPE_AT_TIMESTAMP:
                 time_ms = convert.millis(request.timestamp)
                 if shard is None:
                     return begin(stream, None, self._reader.position_at_time(stream, time_ms), tip)
-                return begin(stream, shard, self._reader.last_before_time(shard, time_ms), tip)
+                return begin(stream, lane, self._reader.last_before_time(shard, time_ms), tip)
             case _:
-                return begin(stream, shard, OLDEST, tip)
+                return begin(stream, lane, OLDEST, tip)
 
     def _tip(self, stream: Stream, shard: Shard | None) -> int:
         return self._reader.tip_of_stream(stream) if shard is None else self._reader.tip(shard)
@@ -261,22 +273,29 @@ def _check_starting_point(request: pb.GetShardIteratorRequest | pb.GetRecordsReq
         raise ValidationError(f"Timestamp is {rule} AT_TIMESTAMP", field="timestamp")
 
 
-def _filtered(stream: Stream, shard_filter: pb.ShardFilter) -> list[Shard]:
+def _shown(shard: Shard, *, as_tree: bool) -> list[Lane]:
+    return lanes(shard) if as_tree else [whole(shard)]
+
+
+def _filtered(stream: Stream, shard_filter: pb.ShardFilter, *, as_tree: bool) -> list[Lane]:
     if shard_filter.type != pb.SHARD_FILTER_TYPE_CHILD_SHARDS:
         raise ConstraintError(shard_filter.type, "shard_filter.type", one_of(("CHILD_SHARDS",)))
-    if stream.shard(shard_filter.shard_id) is None:
+    parent = find_lane(stream, shard_filter.shard_id)
+    if parent is None:
         raise ValidationError(
             f"Invalid ShardFilter: {shard_filter.shard_id[:100]!r} is no shard of the stream",
             field="shard_filter.shard_id",
         )
-    return [child for child in stream.children(shard_filter.shard_id) if child in stream.shards]
+    if as_tree:
+        return children(stream, parent)
+    return [whole(child) for child in stream.shards if parent.shard.shard_id in child.parent_ids]
 
 
-def _find_shard(stream: Stream, shard_id: str) -> Shard:
-    shard = stream.shard(shard_id)
-    if shard is None:
+def _find_lane(stream: Stream, shard_id: str) -> Lane:
+    lane = find_lane(stream, shard_id)
+    if lane is None:
         raise ResourceNotFoundError("Requested resource not found: Shard does not exist", shard_id=shard_id)
-    return shard
+    return lane
 
 
 def _stream_name(arn: str, field: str = "stream_arn") -> str:
@@ -287,5 +306,5 @@ def _stream_name(arn: str, field: str = "stream_arn") -> str:
     return name
 
 
-def _shard_id(shard: Shard) -> str:
-    return shard.shard_id
+def _lane_id(lane: Lane) -> str:
+    return lane.id

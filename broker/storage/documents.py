@@ -15,7 +15,7 @@ from broker.model.errors import CorruptionError
 from broker.storage.rocks import Family
 
 if TYPE_CHECKING:
-    from collections.abc import ItemsView
+    from collections.abc import Callable, ItemsView
 
     from broker.storage.commit import Group
     from broker.storage.rocks import Store
@@ -26,14 +26,23 @@ Document = TypeVar("Document")
 class Documents(Generic[Document]):
     """The documents of one kind, by name."""
 
-    def __init__(self, store: Store, kind: str, document_type: type[Document]) -> None:
-        """Loads all documents of a kind. Raises CorruptionError if one cannot be read."""
+    def __init__(
+        self,
+        store: Store,
+        kind: str,
+        document_type: type[Document],
+        complete: Callable[[Document], Document] = lambda document: document,
+    ) -> None:
+        """Loads all documents of a kind. Raises CorruptionError if one cannot be read.
+
+        `complete` adds what documents of earlier versions lack; it is stored when the document is changed next.
+        """
         self._prefix = f"{kind}/".encode()
         decoder = msgspec.json.Decoder(document_type)
         self._documents: dict[str, Document] = {}
         for key, value in store.scan(Family.CATALOG, self._prefix, f"{kind}0".encode()):
             try:
-                self._documents[key[len(self._prefix) :].decode()] = decoder.decode(value)
+                self._documents[key[len(self._prefix) :].decode()] = complete(decoder.decode(value))
             except msgspec.MsgspecError as error:
                 raise CorruptionError(f"the {kind} document {key!r} is not what was written: {error}") from error
 

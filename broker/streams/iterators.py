@@ -20,9 +20,13 @@ if TYPE_CHECKING:
 LIFETIME_MS: Final = 15 * 60 * 1000
 
 _FORMAT: Final = 2
+# The same with the hash range of a lane after the head.
+_LANE_FORMAT: Final = 3
 _SIGNATURE_BYTES: Final = 16
 # Format, time of minting, whether it is in all shards of the stream, places; then the places, then the stream's name.
 _HEAD: Final = struct.Struct(">BQ?H")
+# First and last hash.
+_LANE: Final = struct.Struct(">QQ")
 # Number of the shard, sequence number, time.
 _PLACE: Final = struct.Struct(">IQQ")
 # DynamoDB's bound for an iterator of one shard is 2,048; a reader of a whole stream has a place in each shard.
@@ -47,6 +51,8 @@ class Position:
     places: tuple[Place, ...]
     # Whether the shards that follow are to be read too.
     is_whole_stream: bool = False
+    # The first and the last hash of the lane that is read of the one shard; None: all of it.
+    lane: tuple[int, int] | None = None
 
 
 class Iterators:
@@ -58,8 +64,11 @@ class Iterators:
 
     def mint(self, position: Position) -> str:
         """An iterator that is valid for 15 minutes from now."""
-        places = position.places
-        head = _HEAD.pack(_FORMAT, self._clock.now_ms(), position.is_whole_stream, len(places))
+        places, lane = position.places, position.lane
+        format_ = _FORMAT if lane is None else _LANE_FORMAT
+        head = _HEAD.pack(format_, self._clock.now_ms(), position.is_whole_stream, len(places))
+        if lane is not None:
+            head += _LANE.pack(*lane)
         body = b"".join((head, *(_PLACE.pack(*place) for place in places), position.stream_name.encode()))
         return base64.urlsafe_b64encode(self._sign(body) + body).decode()
 
@@ -73,18 +82,22 @@ class Iterators:
         if base64.urlsafe_b64encode(raw).decode() != iterator:
             raw = b""
         signature, body = raw[:_SIGNATURE_BYTES], raw[_SIGNATURE_BYTES:]
-        if len(body) < _HEAD.size or body[0] != _FORMAT or not hmac.compare_digest(signature, self._sign(body)):
+        is_known = len(body) >= _HEAD.size and body[0] in (_FORMAT, _LANE_FORMAT)
+        if not is_known or not hmac.compare_digest(signature, self._sign(body)):
             raise ValidationError("Invalid ShardIterator: it was not made by this broker", field="shard_iterator")
-        _, minted_ms, is_whole_stream, count = _HEAD.unpack_from(body)
+        format_, minted_ms, is_whole_stream, count = _HEAD.unpack_from(body)
         if self._clock.now_ms() - minted_ms > LIFETIME_MS:
             raise ExpiredIteratorError(
                 "The shard iterator is older than 15 minutes; get a new one", field="shard_iterator", limit=LIFETIME_MS
             )
-        end = _HEAD.size + count * _PLACE.size
+        lane = _LANE.unpack_from(body, _HEAD.size) if format_ == _LANE_FORMAT else None
+        begin = _HEAD.size + (0 if lane is None else _LANE.size)
+        end = begin + count * _PLACE.size
         return Position(
             stream_name=body[end:].decode(),
-            places=tuple(Place(*place) for place in _PLACE.iter_unpack(body[_HEAD.size : end])),
+            places=tuple(Place(*place) for place in _PLACE.iter_unpack(body[begin:end])),
             is_whole_stream=is_whole_stream,
+            lane=lane,
         )
 
     def _sign(self, body: bytes) -> bytes:

@@ -1,8 +1,12 @@
-"""How many shards a stream has: it follows the write rate, within the table's bounds and with hysteresis. Pure.
+"""When shards are split, merged and rolled. Pure.
 
-A shard is split when it alone was busy for half a minute. Two neighbours are merged when both together were quiet for
-ten minutes, and no other shard is busy: or a hot key, whose shard splitting does not relieve, would have the stream
-split and merged for ever. What is quiet lies far below what is busy, so a stream does not go back and forth.
+How many shards a stream has follows the write rate, within the table's bounds and with hysteresis. A shard is split
+when it alone was busy for half a minute. If the table allows merges, two neighbours are merged when both together were
+quiet for ten minutes and no other shard is busy: or a hot key, whose shard splitting does not relieve, would have the
+stream split and merged for ever. What is quiet lies far below what is busy, so a stream does not go back and forth.
+
+A shard that holds records and has been open for long is rolled: it is closed, and one over the same hashes follows it.
+That is how programs that read closed shards only get their records.
 """
 
 from __future__ import annotations
@@ -11,10 +15,13 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Final
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
+from broker.model.tables import OPEN_LANES_MAX
+from broker.streams.shards import create_time_ms, held_lanes, open_lanes
 
-    from broker.model.tables import Stream
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from broker.model.tables import Shard, Stream
     from broker.storage.layout import LogSize
 
 # What a DynamoDB partition, and a Kinesis shard, is said to take is 1,000 writes and 1 MB a second; a shard here takes
@@ -25,13 +32,18 @@ BUSY_SECONDS: Final = 30.0
 # Two neighbours are quiet when they write less than this part of what makes one busy.
 QUIET_SHARE: Final = 0.125
 QUIET_SECONDS: Final = 600.0
+# Rolls make no more lanes than this, so that there is room for splits and merges. 64 shards that roll every 4 hours and
+# are held for 24 fit: 448 are held when a roll is due, and 512 after it.
+ROLLED_LANES_MAX: Final = 512
+_MILLIS_PER_SECOND: Final = 1000
 
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """One shard becomes two."""
+    """One shard becomes two; the second begins at a hash, or in the middle."""
 
     shard_id: str
+    starting_hash: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,15 +75,19 @@ class Resharding:
             # Its owner splits and merges.
             return []
         splits_left = stream.settings.shards_max - len(shards)
-        merges_left = len(shards) - stream.settings.min_shards
+        lanes_left = OPEN_LANES_MAX - open_lanes(stream)
+        merges_left = len(shards) - stream.settings.min_shards if stream.settings.automatic_merges else 0
         actions: list[Split | Merge] = []
         for shard in shards:
             is_busy = rates[shard.id] >= 1
             busy_seconds = self._busy_seconds.get(shard.id, 0.0) + seconds if is_busy else 0.0
             self._busy_seconds[shard.id] = busy_seconds
-            if busy_seconds >= BUSY_SECONDS and splits_left > 0 and shard.first_hash < shard.last_hash:
+            seam = _middle_seam(shard)
+            can_split = shard.first_hash < shard.last_hash and (lanes_left > 0 or seam is not None)
+            if busy_seconds >= BUSY_SECONDS and splits_left > 0 and can_split:
                 splits_left -= 1
-                actions.append(Split(shard.shard_id))
+                lanes_left -= seam is None
+                actions.append(Split(shard.shard_id, seam))
         taken = {action.shard_id for action in actions}
         for left, right in pairwise(shards):
             pair = (left.id, right.id)
@@ -105,3 +121,46 @@ class Resharding:
         records = (size.records - before.records) / seconds / BUSY_RECORDS_PER_SECOND
         payload = (size.payload_bytes - before.payload_bytes) / seconds / BUSY_BYTES_PER_SECOND
         return max(records, payload)
+
+
+def due_rolls(stream: Stream, now_ms: int, holds_records: Callable[[Shard], bool]) -> list[str]:
+    """The ids of the shards to roll: those that hold records and have been open for as long as the table says.
+
+    `now_ms` must never fall, and shards must be made at such times: then a clock that is set forward has a shard rolled
+    once, and one that is set back never.
+
+    Once the stream has as many lanes as rolls may make, nothing is rolled until shards vanish.
+    """
+    period_ms = roll_period_seconds(stream) * _MILLIS_PER_SECOND
+    if not period_ms:
+        return []
+    room = ROLLED_LANES_MAX - held_lanes(stream)
+    due = []
+    # The oldest come first, so that none waits for ever when there is no room for all.
+    for shard in sorted(stream.open_shards, key=create_time_ms):
+        if now_ms - create_time_ms(shard) < period_ms:
+            break
+        lanes = 1 + len(shard.seams)
+        if lanes <= room and holds_records(shard):
+            room -= lanes
+            due.append(shard.shard_id)
+    return due
+
+
+def roll_period_seconds(stream: Stream) -> float:
+    """How long a stream's shards stay open at least; 0: for ever.
+
+    It is what the table says, or more if so many shards could not be held for as long as the stream's records are.
+    """
+    settings, lanes = stream.settings, open_lanes(stream)
+    if not settings.roll_period_seconds or not lanes:
+        return 0
+    # For each open lane so many closed ones are held: all but the open one and the one that is about to be made.
+    closed_max = ROLLED_LANES_MAX / lanes - 2
+    return max(settings.roll_period_seconds, settings.retention_seconds / closed_max)
+
+
+def _middle_seam(shard: Shard) -> int | None:
+    """The seam nearest to the middle of a shard, None if it has none. A split at a seam makes no new lane."""
+    middle = (shard.first_hash + shard.last_hash + 1) // 2
+    return min(shard.seams, key=lambda seam: abs(seam - middle), default=None)

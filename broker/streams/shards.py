@@ -1,4 +1,4 @@
-"""Streams and shards as they begin, split, merge, end and age out. Pure."""
+"""Streams and shards as they begin, split, roll, merge, end and age out. Pure."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from broker.model.errors import LimitExceededError, ResourceInUseError, Resource
 from broker.model.gaps import Gap
 from broker.model.tables import (
     HASH_MAX,
+    HELD_LANES_MAX,
     HELD_SHARDS_MAX,
+    OPEN_LANES_MAX,
     OPEN_SHARDS_MAX,
     VANISHED_SHARDS_MAX,
     Shard,
@@ -90,12 +92,30 @@ def split_shard(
             field="new_starting_hash_key",
             limit=parent.last_hash,
         )
-    created = _create_time_ms((parent,), now_ms)
-    children = [
-        replace(_new_shard(created, next_id(), first, last, number + 1), parent_shard_id=parent.shard_id)
-        for first, last in ((parent.first_hash, starting_hash - 1), (starting_hash, parent.last_hash))
-    ]
+    if starting_hash not in parent.seams and open_lanes(stream) >= OPEN_LANES_MAX:
+        # At a seam two lanes part that there are already.
+        raise LimitExceededError(
+            f"A stream has at most {OPEN_LANES_MAX} lanes; split the shard where it was merged",
+            field="new_starting_hash_key",
+            limit=OPEN_LANES_MAX,
+        )
+    ranges = ((parent.first_hash, starting_hash - 1), (starting_hash, parent.last_hash))
+    children = [_child((parent,), first, last, number, now_ms, next_id) for first, last in ranges]
     return _succeeded(stream, (parent,), children, number, now_ms)
+
+
+def roll_shards(
+    stream: Stream, shard_ids: Collection[str], number: int, now_ms: int, next_id: Callable[[], int]
+) -> Stream:
+    """A stream whose open shards of these ids are closed at a sequence number, each followed by one of its own range.
+
+    Those are the last shards of the result, in the order of the ids.
+
+    Raises ResourceNotFoundError, ResourceInUseError for a closed shard, LimitExceededError.
+    """
+    parents = tuple(_open_shard(stream, shard_id) for shard_id in shard_ids)
+    children = [_child((each,), each.first_hash, each.last_hash, number, now_ms, next_id) for each in parents]
+    return _succeeded(stream, parents, children, number, now_ms)
 
 
 def merge_shards(
@@ -113,12 +133,35 @@ def merge_shards(
         raise ValidationError(
             f"The hash ranges of {shard_id} and {adjacent_shard_id} do not adjoin", field="adjacent_shard_id"
         )
-    child = replace(
-        _new_shard(_create_time_ms((parent, adjacent), now_ms), next_id(), low.first_hash, high.last_hash, number + 1),
-        parent_shard_id=parent.shard_id,
-        adjacent_parent_shard_id=adjacent.shard_id,
-    )
+    child = _child((parent, adjacent), low.first_hash, high.last_hash, number, now_ms, next_id)
     return _succeeded(stream, (parent, adjacent), [child], number, now_ms)
+
+
+def with_seams(stream: Stream) -> Stream:
+    """A stream whose shards know where merges joined their hash ranges, also if the stream was stored without that.
+
+    What is no longer known of a shard's parents cannot be told.
+    """
+    known: dict[str, Shard] = {}
+    for shard in sorted(stream.lineage, key=_number):
+        parents = [known[id_] for id_ in shard.parent_ids if id_ in known]
+        seams = tuple(sorted({*shard.seams, *_seams(parents, shard.first_hash, shard.last_hash)}))
+        known[shard.shard_id] = shard if seams == shard.seams else replace(shard, seams=seams)
+    return replace(
+        stream,
+        shards=tuple(known[shard.shard_id] for shard in stream.shards),
+        vanished=tuple(known[shard.shard_id] for shard in stream.vanished),
+    )
+
+
+def open_lanes(stream: Stream) -> int:
+    """How many lanes the open shards of a stream have."""
+    return sum(1 + len(shard.seams) for shard in stream.shards if shard.is_open)
+
+
+def held_lanes(stream: Stream) -> int:
+    """How many lanes all shards of a stream have that are held."""
+    return sum(1 + len(shard.seams) for shard in stream.shards)
 
 
 def trimmed_stream(stream: Stream, trims: Iterable[tuple[int, int, int]], vanishing: Collection[int]) -> Stream:
@@ -269,13 +312,33 @@ def _new_shard(created_ms: int, number: int, first_hash: int, last_hash: int, ne
     )
 
 
+def _child(
+    parents: tuple[Shard, ...],
+    first_hash: int,
+    last_hash: int,
+    number: int,
+    now_ms: int,
+    next_id: Callable[[], int],
+) -> Shard:
+    """A shard that follows one shard or, after a merge, two."""
+    # Ids sort in the order in which shards are made, so that a page of a listing never hides a child behind it.
+    created = max(now_ms, *(create_time_ms(parent) for parent in parents))
+    return replace(
+        _new_shard(created, next_id(), first_hash, last_hash, number + 1),
+        parent_shard_id=parents[0].shard_id,
+        adjacent_parent_shard_id=parents[1].shard_id if len(parents) > 1 else "",
+        seams=_seams(parents, first_hash, last_hash),
+    )
+
+
+def _seams(parents: Iterable[Shard], first_hash: int, last_hash: int) -> tuple[int, ...]:
+    """Where the parents of a shard of a hash range adjoin in it, and where they were joined themselves."""
+    begins = {begin for parent in parents for begin in (parent.first_hash, *parent.seams)}
+    return tuple(sorted(begin for begin in begins if first_hash < begin <= last_hash))
+
+
 def _closed(shard: Shard, last_number: int, now_ms: int) -> Shard:
     return replace(shard, ending_sequence_number=last_number, closed_time_ms=now_ms)
-
-
-def _create_time_ms(parents: Iterable[Shard], now_ms: int) -> int:
-    # Ids sort in the order in which shards are made, so that a page of a listing never hides a child behind it.
-    return max(now_ms, *(create_time_ms(parent) for parent in parents))
 
 
 def _succeeded(stream: Stream, parents: tuple[Shard, ...], children: list[Shard], number: int, now_ms: int) -> Stream:
@@ -289,6 +352,12 @@ def _open_shard(stream: Stream, shard_id: str, field: str = "shard_id") -> Shard
             f"A stream has at most {HELD_SHARDS_MAX} shards, closed ones included until their records age out",
             field=field,
             limit=HELD_SHARDS_MAX,
+        )
+    if held_lanes(stream) >= HELD_LANES_MAX:
+        raise LimitExceededError(
+            f"A stream has at most {HELD_LANES_MAX} lanes, those of closed shards included until their records age out",
+            field=field,
+            limit=HELD_LANES_MAX,
         )
     shard = stream.shard(shard_id)
     if shard is None:

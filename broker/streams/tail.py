@@ -6,7 +6,7 @@ Nothing is queued for a reader: each pulls from its own position, so a slow one 
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from broker.model.gaps import TrimmedDataAccessError
@@ -43,6 +43,8 @@ class Page:
     millis_behind_latest: int
     # Whether the shard is closed and this page reaches its end.
     is_end: bool
+    # Whether more is readable now after the page.
+    has_more: bool = False
     # When the last record of the page was written, in milliseconds since 1970 UTC; 0 if there is none.
     time_ms: int
     # The blocks the parts are of, and which of their records.
@@ -153,9 +155,51 @@ class LogReader:
             last_sequence_number=position,
             millis_behind_latest=max(0, self._clock.now_ms() - time_ms) if has_more else 0,
             is_end=is_closed and not has_more,
+            has_more=has_more,
             time_ms=time_ms,
             slices=slices,
         )
+
+    def read_wanted(
+        self, shard: Shard, after: int, records_max: int, bytes_max: int, is_wanted: Callable[[bytes], bool]
+    ) -> Page:
+        """As `read`, but only the records that are wanted; each is asked about.
+
+        It looks at no more than one page of the shard, so it may find none though more is readable: the position moves
+        over what is not wanted.
+        """
+        page = self.read(shard, after, PAGE_RECORDS_MAX, bytes_max)
+        parts: list[memoryview] = []
+        slices: list[tuple[layout.Block, int, int]] = []
+        position = time_ms = 0
+        is_cut = False
+        for block, first, stop in page.slices:
+            for index, (number, record) in enumerate(block.records(first, stop), first):
+                if not is_wanted(record):
+                    continue
+                is_cut = len(parts) == records_max
+                if is_cut:
+                    break
+                parts.append(memoryview(record))
+                slices.append((block, index, index + 1))
+                position, time_ms = number, block.time_ms
+            if is_cut:
+                break
+        wanted = replace(page, parts=parts, slices=slices, count=len(parts), size_bytes=sum(map(len, parts)))
+        if not is_cut:
+            return wanted
+        return replace(
+            wanted,
+            last_sequence_number=position,
+            millis_behind_latest=max(0, self._clock.now_ms() - time_ms),
+            is_end=False,
+            has_more=True,
+            time_ms=time_ms,
+        )
+
+    def holds_records(self, shard: Shard) -> bool:
+        """Whether an open shard holds a readable record."""
+        return self.tip(shard) > horizon(shard)
 
     @staticmethod
     def _nothing(shard: Shard, after: int, watermark: int) -> Page:

@@ -31,7 +31,15 @@ from broker.model.tables import (
 from broker.storage import layout
 from broker.storage.documents import Documents
 from broker.storage.rocks import Family
-from broker.streams.shards import closed_stream, merge_shards, new_stream, split_shard, trimmed_stream
+from broker.streams.shards import (
+    closed_stream,
+    merge_shards,
+    new_stream,
+    roll_shards,
+    split_shard,
+    trimmed_stream,
+    with_seams,
+)
 from broker.tables.definition import NewTable, TableChange, restored_table, with_ids
 from broker.tables.indexes import Indexes, drop_entries
 from broker.tables.validate import TAGS_MAX, check_table_name, table_name_of
@@ -94,7 +102,7 @@ class Catalog:
         self._random = random
         self.tables = Documents(store, "table", Table)
         # Named "<table>/stream/<label>": the end of the ARN, so that they list in the order of their ARNs.
-        self.streams = Documents(store, "stream", Stream)
+        self.streams = Documents(store, "stream", Stream, with_seams)
         # Tables that are being filled from a backup: their names are taken, and nobody sees them.
         self.restoring = Documents(store, "restoring", Table)
         self._open = {t.name: OpenTable(t, self._enabled_stream(t)) for t in self.tables.all()}
@@ -319,7 +327,7 @@ class Catalog:
         """
 
         def plan(group: Group) -> list[Shard]:
-            now, number = self._current(stream), group.next_sequence_number()
+            now, number = self._current(stream), _boundary(group)
             after = split_shard(now, shard_id, starting_hash, number, group.now_ms, group.next_id)
             self._succeed(group, now, after, number)
             return list(after.shards[-2:])
@@ -333,10 +341,24 @@ class Catalog:
         """
 
         def plan(group: Group) -> Shard:
-            now, number = self._current(stream), group.next_sequence_number()
+            now, number = self._current(stream), _boundary(group)
             after = merge_shards(now, shard_id, adjacent_shard_id, number, group.now_ms, group.next_id)
             self._succeed(group, now, after, number)
             return after.shards[-1]
+
+        return await self._committer.change(plan)
+
+    async def roll_shards(self, stream: Stream, shard_ids: Collection[str]) -> list[Shard]:
+        """Closes open shards and opens one in place of each, all at one point of the log.
+
+        Raises ResourceNotFoundError, ResourceInUseError, LimitExceededError.
+        """
+
+        def plan(group: Group) -> list[Shard]:
+            now, number = self._current(stream), _boundary(group)
+            after = roll_shards(now, shard_ids, number, group.now_ms, group.next_id)
+            self._succeed(group, now, after, number)
+            return list(after.shards[-len(shard_ids) :])
 
         return await self._committer.change(plan)
 
@@ -509,3 +531,13 @@ class Catalog:
     def _enabled_stream(self, table: Table) -> Stream | None:
         stream = self.newest_stream(table)
         return stream if stream is not None and stream.is_enabled else None
+
+
+def _boundary(group: Group) -> int:
+    """The number at which shards end; others begin at the next one.
+
+    No record has either: so a reader that goes on after the number at which a shard begins misses nothing.
+    """
+    number = group.next_sequence_number()
+    group.next_sequence_number()
+    return number

@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from broker.model.errors import LimitExceededError, ResourceInUseError, ResourceNotFoundError, ValidationError
 from broker.model.tables import (
@@ -112,7 +112,7 @@ class TableChange:
     switches_stream: bool = False
     view_type: StreamViewType | None = None
     # By the names of the settings' fields.
-    stream_settings: Mapping[str, int] = field(default_factory=dict)
+    stream_settings: Mapping[str, Any] = field(default_factory=dict)
     # The types of key attributes, old and new.
     definitions: Mapping[str, KeyAttributeType] = field(default_factory=dict)
     new_indexes: tuple[Index, ...] = ()

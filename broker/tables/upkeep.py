@@ -1,4 +1,4 @@
-"""What a node does by itself: it trims what is past retention, and lets the number of shards follow the writes."""
+"""What a node does by itself: it trims what is past retention, rolls shards, splits and merges them by write rate."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 from broker.model.errors import HeadraceError
 from broker.storage import layout
 from broker.storage.rocks import Family
-from broker.streams.resharding import Merge, Resharding, Split
+from broker.streams.resharding import Merge, Resharding, Split, due_rolls
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -75,6 +75,7 @@ class Upkeep:
         for stream in self._catalog.streams.all():
             try:
                 await self._trim(stream.name)
+                await self._roll(stream.name)
                 await self._reshard(stream.name)
             except HeadraceError as error:
                 # The node stops, is too busy, or someone deleted what this was about; the next round sees what is.
@@ -117,6 +118,16 @@ class Upkeep:
             self._forget_stream(stream)
         self._note(stream, list(trims.values()))
 
+    async def _roll(self, name: str) -> None:
+        stream = self._catalog.streams.get(name)
+        if stream is None:
+            return
+        # Shards are made at the time of a group, which never falls: their age is measured by that, not by the clock.
+        due = due_rolls(stream, self._committer.now_ms, self._reader.holds_records)
+        if due:
+            await self._catalog.roll_shards(stream, due)
+            _log.info("rolled shards stream=%s shards=%d", name, len(due))
+
     async def _reshard(self, name: str) -> None:
         stream, now_ms = self._catalog.streams.get(name), self._clock.now_ms()
         if stream is None:
@@ -138,8 +149,8 @@ class Upkeep:
 
     async def _carry_out(self, stream: Stream, action: Split | Merge) -> None:
         match action:
-            case Split(shard_id):
-                children = await self._catalog.split_shard(stream, shard_id, None)
+            case Split(shard_id, starting_hash):
+                children = await self._catalog.split_shard(stream, shard_id, starting_hash)
                 _log.info("split a busy shard stream=%s shard=%s children=%d", stream.name, shard_id, len(children))
             case Merge(shard_id, adjacent_shard_id):
                 await self._catalog.merge_shards(stream, shard_id, adjacent_shard_id)

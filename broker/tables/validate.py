@@ -18,6 +18,7 @@ from broker.model.tables import (
     OPEN_SHARDS_MAX,
     RETENTION_BYTES_MIN,
     RETENTION_SECONDS_MAX,
+    ROLL_SECONDS_MAX,
     KeyAttribute,
     KeyAttributeType,
     ProjectionType,
@@ -128,13 +129,14 @@ def page_limit(limit: int | None, field: str = "limit") -> int:
 
 
 def check_stream_settings(settings: StreamSettings) -> None:
-    """Retention within its bounds, and shards with 1 <= min_shards <= max_shards <= 64."""
+    """Retention and rolling within their bounds, and shards with 1 <= min_shards <= max_shards <= 64."""
     field = "stream_settings."
     check_range(settings.retention_seconds, field + "retention_period_in_seconds", 1, RETENTION_SECONDS_MAX)
     if settings.retention_bytes:
         check_range(settings.retention_bytes, field + "retention_bytes", RETENTION_BYTES_MIN, BYTES_MAX)
     check_range(settings.min_shards, field + "min_shards", 1, OPEN_SHARDS_MAX)
     check_range(settings.shards_max, field + "max_shards", settings.min_shards, OPEN_SHARDS_MAX)
+    check_range(settings.roll_period_seconds, field + "shard_roll_period_in_seconds", 0, ROLL_SECONDS_MAX)
 
 
 def check_attribute_definitions(definitions: Sequence[tuple[str, str | None]]) -> dict[str, KeyAttributeType]:

@@ -363,6 +363,7 @@ def test_settings_have_defaults_and_change_one_by_one(client: Client, table: Tes
 
     assert (settings().retention_period_in_seconds, settings().retention_bytes) == (86_400, 0)
     assert (settings().min_shards, settings().max_shards) == (1, 4)
+    assert (settings().automatic_merges, settings().shard_roll_period_in_seconds) == (False, 14_400)
     update = UpdateTableRequest(table_name=table.name)
     update.stream_settings.min_shards = 6
     client.tables.UpdateTable(update)
@@ -373,6 +374,16 @@ def test_settings_have_defaults_and_change_one_by_one(client: Client, table: Tes
     client.tables.UpdateTable(update)
     assert (settings().retention_period_in_seconds, settings().min_shards) == (3600, 6)
     assert settings().retention_bytes == 2**30
+    # A sixth of the retention, if the table says nothing else.
+    assert settings().shard_roll_period_in_seconds == 600
+    for period in (0, 1, 31_536_000):
+        update = UpdateTableRequest(table_name=table.name)
+        update.stream_settings.shard_roll_period_in_seconds = period
+        update.stream_settings.automatic_merges = bool(period)
+        client.tables.UpdateTable(update)
+        assert settings().shard_roll_period_in_seconds == period
+        assert settings().automatic_merges == bool(period)
+    assert settings().min_shards == 6
 
 
 @pytest.mark.parametrize(
@@ -387,12 +398,15 @@ def test_settings_have_defaults_and_change_one_by_one(client: Client, table: Tes
         ("min_shards", 65),
         ("max_shards", 0),
         ("max_shards", 65),
+        ("shard_roll_period_in_seconds", -1),
+        ("shard_roll_period_in_seconds", 31_536_001),
     ],
 )
 def test_settings_out_of_bounds_are_refused_on_creation_and_on_change(
     client: Client, table: TestTable, name: str, value: int
 ) -> None:
-    settings = table_pb2.StreamSettings(**{name: value})
+    settings = table_pb2.StreamSettings()
+    setattr(settings, name, value)
     request = create_table_request(unique_name(), view_type=NEW_IMAGE)
     request.stream_settings.CopyFrom(settings)
     with refused("INVALID_ARGUMENT", "VALIDATION", field=f"stream_settings.{name}"):
@@ -506,3 +520,82 @@ def lost_to(client: Client, response: GetRecordsResponse) -> dict[str, str]:
     lost = eventually(probe)
     assert lost is not None
     return lost
+
+
+def test_a_merge_is_shown_as_a_tree_to_who_asks_for_that(client: Client, family: tuple[TestTable, list[Shard]]) -> None:
+    table, (root, left, right, merged) = family
+    request = DescribeStreamRequest(stream_arn=table.stream_arn, as_tree=True)
+    shards = list(client.streams.DescribeStream(request).stream_description.shards)
+    one, other = shards[3:]
+    assert [shard.shard_id for shard in shards[:3]] == [root.shard_id, left.shard_id, right.shard_id]
+    assert [shard.parent_shard_id for shard in (one, other)] == [left.shard_id, right.shard_id]
+    assert (one.hash_key_range, other.hash_key_range) == (left.hash_key_range, right.hash_key_range)
+    assert one.sequence_number_range == other.sequence_number_range == merged.sequence_number_range
+    assert not one.adjacent_parent_shard_id
+    # Page by page it is the same.
+    paged: list[Shard] = []
+    request.limit = 2
+    while True:
+        page = client.streams.DescribeStream(request).stream_description
+        paged += page.shards
+        if not page.last_evaluated_shard_id:
+            break
+        request.exclusive_start_shard_id = page.last_evaluated_shard_id
+    assert paged == shards
+    for parent, child in ((left, one), (right, other)):
+        shard_filter = ShardFilter(type=stream_service_pb2.SHARD_FILTER_TYPE_CHILD_SHARDS, shard_id=parent.shard_id)
+        request = DescribeStreamRequest(stream_arn=table.stream_arn, as_tree=True, shard_filter=shard_filter)
+        assert list(client.streams.DescribeStream(request).stream_description.shards) == [child]
+
+
+def test_a_lane_is_read_and_followed_to_its_end_and_names_the_lanes_after_it(client: Client) -> None:
+    table, shards = resharded(client)
+    request = DescribeStreamRequest(stream_arn=table.stream_arn, as_tree=True)
+    lanes = list(client.streams.DescribeStream(request).stream_description.shards)[3:]
+    by_lane: list[set[str]] = []
+    calls = []
+    for lane in lanes:
+        iterator = client.iterator(table.stream_arn, shard_id=lane.shard_id)
+        call = client.streams.GetRecords(GetRecordsRequest(shard_iterator=iterator, limit=1, follow=True))
+        records: list[record_pb2.Record] = []
+        for _ in range(5):
+            response = next(call)
+            assert response.shard_id == lane.shard_id
+            assert len(response.records) == 1
+            records += response.records
+        by_lane.append({record.keys.attributes["id"].s for record in records})
+        calls.append(call)
+    assert by_lane[0].isdisjoint(by_lane[1])
+    client.split(table.stream_arn, shards[3].shard_id, HASHES // 4)
+    children = list(client.streams.DescribeStream(request).stream_description.shards)[5:]
+    seen: set[str] = set()
+    for lane, call, followers in zip(lanes, calls, (children[:2], children[2:]), strict=True):
+        responses = list(call)
+        seen |= {record.keys.attributes["id"].s for response in responses for record in response.records}
+        assert responses[-1].shard_end
+        assert not responses[-1].next_shard_iterator
+        assert list(responses[-1].child_shard_ids) == [shard.shard_id for shard in followers]
+        assert [shard.parent_shard_id for shard in followers] == [lane.shard_id] * len(followers)
+    assert seen | by_lane[0] | by_lane[1] == set(KEYS)
+
+
+# Source: DynamoDB Streams API Reference, "GetShardIterator".
+def test_a_shard_without_records_is_read_from_the_number_at_which_it_begins(client: Client) -> None:
+    table = client.create_table()
+    (root,) = client.shards(table.stream_arn)
+    left, right = client.split(table.stream_arn, root.shard_id)
+    iterators: list[str] = []
+    for shard in (left, right):
+        start = shard.sequence_number_range.starting_sequence_number
+        iterators += [
+            client.iterator(table.stream_arn, kind, start, shard_id=shard.shard_id)
+            for kind in (AT_SEQUENCE_NUMBER, AFTER_SEQUENCE_NUMBER)
+        ]
+        for kind, number in ((AFTER_SEQUENCE_NUMBER, int(start) + 1), (AT_SEQUENCE_NUMBER, int(start) + 3)):
+            with refused("INVALID_ARGUMENT", "VALIDATION", field="sequence_number"):
+                client.iterator(table.stream_arn, kind, f"{number:021d}", shard_id=shard.shard_id)
+    write(client, table, 1)
+    counts = [sum(len(response.records) for response in client.read(iterator)) for iterator in iterators]
+    assert counts[0] == counts[1]
+    assert counts[2] == counts[3]
+    assert counts[0] + counts[2] == len(KEYS)

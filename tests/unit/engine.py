@@ -125,7 +125,7 @@ class Engine:
         view_type: StreamViewType | None = StreamViewType.NEW_AND_OLD_IMAGES,
         sort_key: KeyAttribute | None = None,
         indexes: tuple[Index, ...] = (),
-        **settings: int,
+        **settings: Any,
     ) -> OpenTable:
         """A new table with the partition key `id`."""
         await self.catalog.create_table(

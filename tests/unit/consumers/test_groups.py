@@ -34,7 +34,7 @@ from broker.model.gaps import Gap
 from broker.model.sequence import format_sequence_number
 from broker.model.tables import Stream, StreamViewType, Table
 from broker.storage.rocks import Family, Store
-from broker.streams.shards import merge_shards, new_stream, split_shard, trimmed_stream
+from broker.streams.shards import merge_shards, new_stream, roll_shards, split_shard, trimmed_stream
 from tests.unit.consumers.scene import GROUP, OLDEST, Scene
 from tests.unit.engine import ID, NOON_MS, Do, Engine, FakeClock, running
 
@@ -293,7 +293,11 @@ class Lineage:
     def reshard(self, random: Random) -> None:
         self.number += random.randint(1, 5)
         shards = self.stream.open_shards
-        if len(shards) == 1 or random.random() < 0.6:
+        if random.random() < 0.3:
+            rolled = random.sample(shards, random.randint(1, len(shards)))
+            ids = [shard.shard_id for shard in rolled]
+            self.stream = roll_shards(self.stream, ids, self.number, NOON_MS, self.next_id)
+        elif len(shards) == 1 or random.random() < 0.6:
             shard = random.choice(shards)
             self.stream = split_shard(self.stream, shard.shard_id, None, self.number, NOON_MS, self.next_id)
         else:

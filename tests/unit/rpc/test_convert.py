@@ -85,7 +85,7 @@ async def test_a_stream_is_described_with_its_shards(engine: Engine) -> None:
     table = await engine.table()
     stream = table.stream
     assert stream is not None
-    described = convert.stream_description(stream, "arn", stream.shards, "last")
+    described = convert.stream_description(stream, "arn", map(convert.shard, stream.shards), "last")
     assert (described.stream_arn, described.last_evaluated_shard_id) == ("arn", "last")
     assert described.stream_status == stream_service_pb2.STREAM_STATUS_ENABLED
     assert described.stream_label == stream.label
@@ -95,7 +95,7 @@ async def test_a_stream_is_described_with_its_shards(engine: Engine) -> None:
     assert len(shard.sequence_number_range.starting_sequence_number) == 21
     assert shard.sequence_number_range.ending_sequence_number == ""
     closed = closed_stream(stream, 77, 0)
-    described = convert.stream_description(closed, "arn", closed.shards, "")
+    described = convert.stream_description(closed, "arn", map(convert.shard, closed.shards), "")
     assert described.stream_status == stream_service_pb2.STREAM_STATUS_DISABLED
     assert int(described.shards[0].sequence_number_range.ending_sequence_number) == 77
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from broker.model.errors import ExpiredIteratorError, ValidationError
 from broker.model.tables import OPEN_SHARDS_MAX
 from broker.streams.iterators import LIFETIME_MS, Iterators, Place, Position
-from tests.unit.engine import FakeClock
+from tests.unit.engine import NOON_MS, FakeClock
 
 SECRET = b"s" * 32
 POSITION = Position(stream_name="pets/stream/2023-11-14T22:13:20.000", places=(Place(7, 1234),))
@@ -19,12 +19,12 @@ U64 = st.integers(0, 2**64 - 1)
 PLACES = st.lists(st.builds(Place, st.integers(0, 2**32 - 1), U64, U64), max_size=2 * OPEN_SHARDS_MAX).map(tuple)
 
 
-@given(st.text(min_size=1, max_size=300), PLACES, st.booleans())
+@given(st.text(min_size=1, max_size=300), PLACES, st.booleans(), st.none() | st.tuples(U64, U64))
 def test_an_iterator_is_the_position_it_was_made_of(
-    name: str, places: tuple[Place, ...], is_whole_stream: bool
+    name: str, places: tuple[Place, ...], is_whole_stream: bool, lane: tuple[int, int] | None
 ) -> None:
     iterators = Iterators(SECRET, FakeClock())
-    position = Position(stream_name=name, places=places, is_whole_stream=is_whole_stream)
+    position = Position(stream_name=name, places=places, is_whole_stream=is_whole_stream, lane=lane)
     assert iterators.check(iterators.mint(position)) == position
 
 
@@ -32,7 +32,9 @@ def test_an_iterator_is_the_position_it_was_made_of(
 def test_an_iterator_of_the_longest_names_stays_within_2048_characters() -> None:
     iterators = Iterators(SECRET, FakeClock())
     place = Place(2**32 - 1, 2**64 - 1, 2**64 - 1)
-    longest = Position(stream_name=f"{'t' * 255}/stream/2023-11-14T22:13:20.000", places=(place,))
+    longest = Position(
+        stream_name=f"{'t' * 255}/stream/2023-11-14T22:13:20.000", places=(place,), lane=(2**63, 2**64 - 1)
+    )
     text = iterators.mint(longest)
     assert len(text) <= 2048
     assert iterators.check(text) == longest
@@ -114,3 +116,11 @@ def test_iterators_of_one_position_differ_by_their_time() -> None:
     second = iterators.mint(POSITION)
     assert first != second
     assert iterators.check(first) == iterators.check(second)
+
+
+# Those that were handed out before there were lanes are valid for their 15 minutes.
+def test_an_iterator_of_a_whole_shard_is_what_it_always_was() -> None:
+    text = Iterators(SECRET, FakeClock()).mint(POSITION)
+    head = f"02{NOON_MS:016x}00{1:04x}"
+    place = f"{7:08x}{1234:016x}{0:016x}"
+    assert base64.urlsafe_b64decode(text)[16:] == bytes.fromhex(head + place) + POSITION.stream_name.encode()

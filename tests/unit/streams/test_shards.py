@@ -19,6 +19,7 @@ from broker.model.errors import (
 )
 from broker.model.gaps import Gap
 from broker.model.tables import HASH_MAX, OPEN_SHARDS_MAX, Shard, Stream, StreamSettings, StreamViewType, Table
+from broker.streams.lanes import children, find_lane, lanes, parent_ids
 from broker.streams.shards import (
     closed_stream,
     create_time_ms,
@@ -28,8 +29,10 @@ from broker.streams.shards import (
     merge_shards,
     new_stream,
     public_shard_id,
+    roll_shards,
     split_shard,
     trimmed_stream,
+    with_seams,
 )
 from tests.unit.engine import AT, ID, NOON_MS
 
@@ -159,18 +162,22 @@ def test_what_cannot_be_split_or_merged_is_refused() -> None:
 
 @st.composite
 def histories(draw: st.DrawFn) -> tuple[Stream, int]:
-    """A stream after random splits and merges, and a number after all of them."""
+    """A stream after random splits, rolls and merges, and a number after all of them."""
     ids = count(100)
     made, number = stream(min_shards=draw(st.integers(1, 4))), 20
     for _ in range(draw(st.integers(0, 12))):
         number += draw(st.integers(1, 3))
         shards = made.open_shards
         place = draw(st.integers(0, len(shards) - 1))
-        if draw(st.booleans()) and place + 1 < len(shards):
+        if draw(st.integers(0, 3)) == 0:
+            made = roll_shards(made, [shards[place].shard_id], number, NOON_MS + number, lambda: next(ids))
+        elif draw(st.booleans()) and place + 1 < len(shards):
             one, other = draw(st.permutations([shards[place].shard_id, shards[place + 1].shard_id]))
             made = merge_shards(made, one, other, number, NOON_MS + number, lambda: next(ids))
         elif len(shards) < OPEN_SHARDS_MAX and shards[place].first_hash < shards[place].last_hash:
-            made = split_shard(made, shards[place].shard_id, None, number, NOON_MS + number, lambda: next(ids))
+            width = shards[place].last_hash - shards[place].first_hash
+            middle = draw(st.none() | st.integers(1, width).map(shards[place].first_hash.__add__))
+            made = split_shard(made, shards[place].shard_id, middle, number, NOON_MS + number, lambda: next(ids))
     return made, number + 1
 
 
@@ -274,3 +281,84 @@ def test_children_are_those_that_name_the_parent() -> None:
     assert [shard.shard_id for shard in family.children("a")] == ["c", "d"]
     assert [shard.shard_id for shard in family.children("b")] == ["d"]
     assert family.children("e") == []
+
+
+def test_a_roll_closes_shards_and_opens_one_of_the_same_hashes_in_place_of_each() -> None:
+    before = stream(min_shards=3)
+    one, _, three = before.shards
+    ids = count(7)
+    after = roll_shards(before, [three.shard_id, one.shard_id], 20, NOON_MS + 1, lambda: next(ids))
+    assert [shard.ending_sequence_number for shard in after.shards[:3]] == [20, None, 20]
+    children = after.shards[3:]
+    assert [child.parent_ids for child in children] == [[three.shard_id], [one.shard_id]]
+    assert [(child.first_hash, child.last_hash) for child in children] == [
+        (three.first_hash, three.last_hash),
+        (one.first_hash, one.last_hash),
+    ]
+    assert [child.starting_sequence_number for child in children] == [21, 21]
+    assert after.children(one.shard_id) == [children[1]]
+    check_cover(after)
+    with pytest.raises(ResourceInUseError):
+        roll_shards(after, [one.shard_id], 30, NOON_MS, lambda: next(ids))
+
+
+def test_a_merged_shard_knows_where_its_parents_adjoin_and_what_follows_it_too() -> None:
+    made = stream(min_shards=4)
+    ids = count(10)
+
+    def merge(made: Stream, place: int) -> Stream:
+        left, right = (shard.shard_id for shard in made.open_shards[place : place + 2])
+        return merge_shards(made, right, left, 20, NOON_MS, lambda: next(ids))
+
+    quarter = 2**62
+    assert [shard.seams for shard in made.shards] == [()] * 4
+    made = merge(made, 0)
+    assert made.shards[-1].seams == (quarter,)
+    made = merge(merge(made, 1), 0)
+    assert made.shards[-1].seams == (quarter, 2 * quarter, 3 * quarter)
+    rolled = roll_shards(made, [made.shards[-1].shard_id], 20, NOON_MS, lambda: next(ids))
+    assert rolled.shards[-1].seams == (quarter, 2 * quarter, 3 * quarter)
+    # A seam that becomes a border is none any more.
+    halves = split_shard(rolled, rolled.shards[-1].shard_id, None, 20, NOON_MS, lambda: next(ids))
+    assert [shard.seams for shard in halves.open_shards] == [(quarter,), (3 * quarter,)]
+    beside = split_shard(rolled, rolled.shards[-1].shard_id, quarter - 5, 20, NOON_MS, lambda: next(ids))
+    assert [shard.seams for shard in beside.open_shards] == [(), (quarter, 2 * quarter, 3 * quarter)]
+
+
+@given(histories())
+def test_seams_are_found_from_the_parents_of_shards_that_were_stored_without(history: tuple[Stream, int]) -> None:
+    made, _ = history
+    old = replace(made, shards=tuple(replace(shard, seams=()) for shard in made.shards))
+    assert with_seams(old) == made
+    assert with_seams(made) == made
+
+
+@given(histories())
+def test_each_lane_has_one_parent_and_each_lane_of_a_closed_shard_a_child(history: tuple[Stream, int]) -> None:
+    made, _ = history
+    shown = [lane for shard in made.shards for lane in lanes(shard)]
+    by_id = {lane.id: lane for lane in shown}
+    assert len(by_id) == len(shown)
+    parents = parent_ids(made, shown)
+    for lane, parent_id in zip(shown, parents, strict=True):
+        assert find_lane(made, lane.id) == lane
+        if lane.shard.parent_ids:
+            parent = by_id[parent_id]
+            assert parent.shard.shard_id in lane.shard.parent_ids
+            assert parent.first_hash <= lane.first_hash <= lane.last_hash <= parent.last_hash
+            assert lane in children(made, parent)
+        if not lane.shard.is_open:
+            followers = children(made, lane)
+            assert [lane.first_hash, *(each.last_hash + 1 for each in followers)] == [
+                *(each.first_hash for each in followers),
+                lane.last_hash + 1,
+            ]
+
+
+def test_a_lane_whose_parent_is_no_longer_known_names_it_as_a_shard() -> None:
+    made = stream(min_shards=2)
+    left, right = made.shards
+    made = merge_shards(made, left.shard_id, right.shard_id, 20, NOON_MS, lambda: 9)
+    forgotten = replace(made, shards=made.shards[2:])
+    assert parent_ids(made, lanes(made.shards[2])) == [left.shard_id, right.shard_id]
+    assert parent_ids(forgotten, lanes(made.shards[2])) == [left.shard_id, left.shard_id]

@@ -20,6 +20,7 @@ from broker.model.gaps import TrimmedDataAccessError
 from broker.model.tables import OPEN_SHARDS_MAX, Shard, Stream
 from broker.storage.rocks import Store
 from broker.streams.iterators import Iterators, Position
+from broker.streams.lanes import Lane, whole
 from broker.streams.tail import PAGE_BYTES_MAX
 from broker.streams.walk import OLDEST, Walk, begin
 from broker.tables.operations import Put
@@ -63,17 +64,18 @@ class Reader:
             step = walk.next(records_max, PAGE_BYTES_MAX)
             if step is None:
                 break
-            self._check_parents_ended(stream_of(engine), step.shard)
+            self._check_parents_ended(stream_of(engine), step.shard_id)
             for record in GetRecordsResponse.FromString(b"".join(step.page.parts)).records:
                 image = from_item(record.new_image)
                 self.values[str(image["id"][1])].append(int(str(image["value"][1])))
                 self.numbers.append(record.sequence_number)
             if step.page.is_end:
-                assert step.shard.shard_id not in self._ended, "a shard ended twice"
-                self._ended.add(step.shard.shard_id)
+                assert step.shard_id not in self._ended, "a shard ended twice"
+                self._ended.add(step.shard_id)
         self.position = walk.position
 
-    def _check_parents_ended(self, stream: Stream, shard: Shard) -> None:
+    def _check_parents_ended(self, stream: Stream, shard_id: str) -> None:
+        (shard,) = (shard for shard in stream.lineage if shard.shard_id == shard_id)
         for parent in (shard.parent_shard_id, shard.adjacent_parent_shard_id):
             assert not parent or parent in self._ended or stream.shard(parent) is None
 
@@ -83,6 +85,7 @@ STEPS = st.lists(
         st.tuples(st.just("write"), st.lists(st.sampled_from(KEYS), min_size=1, max_size=5)),
         st.tuples(st.just("split"), st.integers(0, 100)),
         st.tuples(st.just("merge"), st.integers(0, 100)),
+        st.tuples(st.just("roll"), st.sets(st.integers(0, 5), min_size=1)),
         st.tuples(st.just("read"), st.tuples(st.integers(1, 4), st.integers(1, 7))),
         st.tuples(st.just("restart"), st.none()),
     ),
@@ -110,6 +113,9 @@ def test_every_change_comes_once_in_order_whatever_happens_to_the_shards(steps: 
                 place %= len(shards) - 1
                 pair = shards[place].shard_id, shards[place + 1].shard_id
                 await engine.catalog.merge_shards(stream_of(engine), *pair)
+            case "roll", set(places):
+                ids = {shards[place % len(shards)].shard_id for place in places}
+                await engine.catalog.roll_shards(stream_of(engine), ids)
             case "read", (int(pages), int(records_max)):
                 reader.read(engine, pages, records_max)
 
@@ -174,7 +180,7 @@ async def test_shards_with_records_take_turns(engine: Engine) -> None:
     assert first is not None
     assert first.page.is_end
     steps = [walk.next(1, PAGE_BYTES_MAX) for _ in range(8)]
-    served = [step.shard.shard_id for step in steps if step is not None]
+    served = [step.shard_id for step in steps if step is not None]
     assert served[0:2] * 4 == served
     assert len(set(served)) == 2
 
@@ -191,7 +197,7 @@ async def test_a_merged_shard_waits_for_the_slower_of_its_parents(engine: Engine
     walk = Walk(lambda: stream_of(engine), begin(stream_of(engine), None, OLDEST, tip_of(engine)), engine.log)
     order: list[str] = []
     while (step := walk.next(1, PAGE_BYTES_MAX)) is not None:
-        order.append(step.shard.shard_id)
+        order.append(step.shard_id)
     # The left parent has no records and ends at once.
     assert order.count(left.shard_id) == 1
     assert order.count(right.shard_id) >= 3 * len(slow)
@@ -219,13 +225,17 @@ async def test_a_walk_of_one_shard_ends_with_it(engine: Engine) -> None:
     assert table.stream is not None
     await write(engine, "a")
     shard = table.stream.shards[0]
-    position = begin(stream_of(engine), shard, OLDEST, engine.log.tip(shard))
+    position = begin(stream_of(engine), whole(shard), OLDEST, engine.log.tip(shard))
     children = await split(engine)
     await write(engine, *KEYS)
     walk = Walk(lambda: stream_of(engine), position, engine.log)
     step = walk.next(1000, PAGE_BYTES_MAX)
     assert step is not None
-    assert (step.page.count, step.page.is_end, step.children) == (1, True, children)
+    assert (step.page.count, step.page.is_end, step.child_ids) == (
+        1,
+        True,
+        [child.shard_id for child in children],
+    )
     assert walk.is_finished
 
 
@@ -263,7 +273,7 @@ async def test_a_reader_that_lost_records_is_told_which(engine: Engine, clock: F
         with pytest.raises(TrimmedDataAccessError):
             begin(stream_of(engine), None, position, tip_of(engine))
         with pytest.raises(TrimmedDataAccessError):
-            begin(stream_of(engine), stream_of(engine).shards[0], position, tip_of(engine))
+            begin(stream_of(engine), whole(stream_of(engine).shards[0]), position, tip_of(engine))
     assert begin(stream_of(engine), None, 4, tip_of(engine)).places[0].after == 4
 
 
@@ -324,8 +334,8 @@ async def test_a_walk_of_a_stream_that_is_gone_says_so(engine: Engine) -> None:
         walk.next(10, PAGE_BYTES_MAX)
 
 
-@pytest.mark.parametrize("of_shard", [lambda stream: stream.shards[0], lambda _: None])
-async def test_a_number_beyond_the_tip_is_refused(engine: Engine, of_shard: Callable[[Stream], Shard | None]) -> None:
+@pytest.mark.parametrize("of_shard", [lambda stream: whole(stream.shards[0]), lambda _: None])
+async def test_a_number_beyond_the_tip_is_refused(engine: Engine, of_shard: Callable[[Stream], Lane | None]) -> None:
     await engine.table()
     await write(engine, "a")
     tip = tip_of(engine)
@@ -352,3 +362,41 @@ async def test_a_time_is_a_place_in_the_whole_stream(engine: Engine, clock: Fake
         reader.read(engine)
         seen = sorted(value for values in reader.values.values() for value in values)
         assert seen == [step for step, time_ms in times.items() if time_ms >= moment]
+
+
+# Source: DynamoDB Streams API Reference, GetShardIterator: a reader that keeps checkpoints begins with the number that
+# DescribeStream tells, also while there is no record.
+async def test_a_position_after_the_number_at_which_an_empty_shard_begins_misses_nothing(engine: Engine) -> None:
+    await engine.table()
+    await split(engine)
+    for shard in stream_of(engine).shards[1:]:
+        start, tip = shard.starting_sequence_number, engine.log.tip(shard)
+        position = begin(stream_of(engine), whole(shard), start, tip)
+        with pytest.raises(ValidationError):
+            begin(stream_of(engine), whole(shard), start + 1, tip)
+        with pytest.raises(ValidationError):
+            begin(stream_of(engine), whole(shard), start - 2, tip)
+        reader = Reader(position)
+        reader._check_parents_ended = lambda *_: None  # type: ignore[method-assign] # It begins behind them.
+        written = sum(len(values) for values in reader.values.values())
+        keys = engine.catalog.open_table("pets").keys
+        mine = [key for key in KEYS if shard.first_hash <= keys.of_key(item(id=key)).hash <= shard.last_hash]
+        await write(engine, *mine)
+        reader.read(engine)
+        assert written == 0
+        assert sorted(reader.values) == sorted(mine)
+
+
+async def test_no_record_has_the_number_at_which_a_shard_begins(engine: Engine) -> None:
+    await engine.table()
+    await split(engine)
+    await write(engine, *KEYS, value=1)
+    await engine.catalog.roll_shards(stream_of(engine), [shard.shard_id for shard in stream_of(engine).open_shards])
+    await write(engine, *KEYS, value=2)
+    await engine.catalog.merge_shards(stream_of(engine), *(shard.shard_id for shard in stream_of(engine).open_shards))
+    await write(engine, *KEYS, value=3)
+    reader = Reader(begin(stream_of(engine), None, OLDEST, tip_of(engine)))
+    reader.read(engine)
+    begins = {shard.starting_sequence_number for shard in stream_of(engine).shards}
+    assert len(reader.numbers) == 3 * len(KEYS)
+    assert begins.isdisjoint(map(int, reader.numbers))

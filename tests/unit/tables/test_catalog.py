@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from dataclasses import replace
 from pathlib import Path
 from random import Random
@@ -435,3 +436,25 @@ async def test_a_table_of_a_store_from_before_there_were_settings_has_the_defaul
         assert limited.throughput_changes == ThroughputChanges()
     assert table.last_on_demand_ms == 77
     assert (table.table_class, table.encryption, table.restored_from) == (None, None, None)
+
+
+async def test_a_stream_that_was_merged_before_there_were_seams_is_shown_as_a_tree(
+    store: Store, clock: FakeClock
+) -> None:
+    async with running(store, clock) as engine:
+        table = await engine.table(min_shards=2)
+        assert table.stream is not None
+        left, right = table.stream.shards
+        merged = await engine.catalog.merge_shards(table.stream, left.shard_id, right.shard_id)
+        name = table.stream.name
+    (key,) = [key for key, _ in store.scan(Family.CATALOG, b"stream/", b"stream0")]
+    value = store.get(Family.CATALOG, key)
+    assert value is not None
+    old = re.sub(rb',"seams":\[\d*\]|,"automatic_merges":false|,"roll_seconds":null', b"", value)
+    assert b"seams" not in old
+    store.write({Family.CATALOG: {key: old}}, ())
+    async with running(store, clock) as engine:
+        stream = engine.catalog.streams.get(name)
+        assert stream is not None
+        assert stream.shards[-1] == merged
+        assert merged.seams == (2**63,)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from broker.encoding.items import canonicalize
-from broker.model.errors import ValidationError
+from broker.model.errors import ThrottlingError, ValidationError
 from broker.model.tables import RETENTION_SECONDS_DEFAULT, Shard, Stream, StreamSettings, StreamViewType
 from broker.storage import commit, layout
 from broker.storage.rocks import Family, Store
@@ -55,6 +55,9 @@ class Keeper:
     def shard(self, place: int = 0) -> Shard:
         return self.stream.shards[place]
 
+    def shard_count(self) -> int:
+        return len(self.stream.shards)
+
     def held(self) -> int:
         """How many records a reader from the trim horizon gets."""
         tip = self.engine.log.tip_of_stream(self.stream)
@@ -74,7 +77,8 @@ class Keeper:
 
 @pytest.fixture
 async def keeper(engine: Engine, store: Store, clock: FakeClock) -> Keeper:
-    await engine.table()
+    # Those tests that are about rolling switch it on.
+    await engine.table(roll_seconds=0)
     return Keeper(engine, store, clock)
 
 
@@ -244,11 +248,13 @@ async def test_settings_out_of_bounds_are_refused(keeper: Keeper) -> None:
         ({"min_shards": 65}, "min_shards"),
         ({"max_shards": 65}, "max_shards"),
         ({"min_shards": 3, "max_shards": 2}, "max_shards"),
+        ({"roll_seconds": -1}, "shard_roll_period_in_seconds"),
+        ({"roll_seconds": 365 * 24 * 60 * 60 + 1}, "shard_roll_period_in_seconds"),
     ):
         with pytest.raises(ValidationError) as refused:
             await keeper.settings(**changes)
         assert refused.value.metadata["field"] == f"stream_settings.{field}"
-    assert keeper.engine.catalog.open_table("pets").definition.stream_settings == StreamSettings()
+    assert keeper.engine.catalog.open_table("pets").definition.stream_settings == StreamSettings(roll_seconds=0)
 
 
 async def test_a_compaction_that_fails_is_logged_and_tried_again(
@@ -299,3 +305,68 @@ async def test_ranges_that_are_dropped_do_not_overlap(keeper: Keeper) -> None:
     # The last block of one may be dropped by the next once more.
     for (_, end), (following, _) in pairwise(ranges):
         assert int.from_bytes(end[8:], "big") - 1 == int.from_bytes(following[8:], "big")
+
+
+ROLL_MS = 4 * HOUR_MS
+
+
+async def test_a_shard_with_records_is_rolled_after_four_hours_and_one_without_is_not(keeper: Keeper) -> None:
+    await keeper.settings(roll_seconds=ROLL_MS // 1000, min_shards=1, max_shards=1)
+    keeper.clock.ms += ROLL_MS
+    await keeper.round()
+    assert keeper.shard_count() == 1
+    await keeper.write("a", "b")
+    await keeper.round()
+    parent, child = keeper.shard(0), keeper.shard(1)
+    assert (parent.is_open, child.is_open, child.parent_ids) == (False, True, [parent.shard_id])
+    assert (child.first_hash, child.last_hash) == (parent.first_hash, parent.last_hash)
+    await keeper.round()
+    keeper.clock.ms += ROLL_MS
+    await keeper.round()
+    assert keeper.shard_count() == 2
+    await keeper.write("c")
+    await keeper.round()
+    assert keeper.shard_count() == 3
+    assert keeper.held() == 3
+
+
+async def test_a_shard_whose_records_are_all_trimmed_is_not_rolled(keeper: Keeper) -> None:
+    await keeper.write("a")
+    keeper.clock.ms += DAY_MS + 1
+    await keeper.settings(roll_seconds=60)
+    await keeper.round()
+    assert keeper.shard_count() == 1
+
+
+# A clock that jumps makes a shard older than it is, once; what follows it is as young as the jump.
+async def test_a_clock_that_jumps_rolls_each_shard_at_most_once(keeper: Keeper) -> None:
+    await keeper.settings(roll_seconds=ROLL_MS // 1000, retention_seconds=365 * 86_400)
+    await keeper.write("a")
+    for jump_ms in (90 * DAY_MS, -90 * DAY_MS, 90 * DAY_MS, -DAY_MS, DAY_MS, -89 * DAY_MS):
+        keeper.clock.ms += jump_ms
+        for _ in range(3):
+            await keeper.write("a")
+            await keeper.round()
+        assert keeper.shard_count() == 2
+    keeper.clock.ms = NOON_MS + 91 * DAY_MS
+    await keeper.round()
+    assert keeper.shard_count() == 3
+    # A write that changes nothing makes no record.
+    assert keeper.held() == 7
+
+
+async def test_a_busy_node_that_cannot_roll_now_does_so_in_a_later_round(
+    keeper: Keeper, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refuse(*_: object) -> None:
+        raise ThrottlingError("Too many writes are waiting", retry_after_ms=50)
+
+    await keeper.settings(roll_seconds=60)
+    await keeper.write("a")
+    keeper.clock.ms += HOUR_MS
+    with monkeypatch.context() as patch:
+        patch.setattr(keeper.engine.committer, "change", refuse)
+        await keeper.round()
+    assert keeper.shard_count() == 1
+    await keeper.round()
+    assert keeper.shard_count() == 2

@@ -192,9 +192,11 @@ class Shard(google.protobuf.message.Message):
     ADJACENT_PARENT_SHARD_ID_FIELD_NUMBER: builtins.int
     HASH_KEY_RANGE_FIELD_NUMBER: builtins.int
     shard_id: builtins.str
-    """"shardId-", 20 digits (milliseconds since 1970), "-", 8 hexadecimal digits."""
+    """"shardId-", 20 digits (milliseconds since 1970), "-", 8 hexadecimal digits. The id of a lane goes on with "-" and 16
+    hexadecimal digits, see DescribeStreamRequest.as_tree.
+    """
     parent_shard_id: builtins.str
-    """The shard this one was split off or merged from; empty for a first shard."""
+    """The shard this one follows, which was split, rolled or merged; empty for a first shard."""
     adjacent_parent_shard_id: builtins.str
     """The second parent of a merged shard; empty otherwise."""
     @property
@@ -385,12 +387,19 @@ class DescribeStreamRequest(google.protobuf.message.Message):
     EXCLUSIVE_START_SHARD_ID_FIELD_NUMBER: builtins.int
     LIMIT_FIELD_NUMBER: builtins.int
     SHARD_FILTER_FIELD_NUMBER: builtins.int
+    AS_TREE_FIELD_NUMBER: builtins.int
     stream_arn: builtins.str
     """The stream's ARN."""
     exclusive_start_shard_id: builtins.str
     """Shards up to and including this id are left out."""
     limit: builtins.int
     """Shards per page, 1 to 100; 100 if absent."""
+    as_tree: builtins.bool
+    """True: shows the shards as a tree, as the HTTP port does, for readers that know one parent of a shard. A merged shard is
+    shown as lanes, one for each hash range that was merged into it. A lane has an id of its own, one parent and no
+    adjacent_parent_shard_id, and each lane of a closed shard has a child, unless the stream is disabled. Where there was
+    no merge, a shard is shown as it is.
+    """
     @property
     def shard_filter(self) -> global___ShardFilter:
         """Leaves out all but some shards."""
@@ -402,9 +411,10 @@ class DescribeStreamRequest(google.protobuf.message.Message):
         exclusive_start_shard_id: builtins.str | None = ...,
         limit: builtins.int | None = ...,
         shard_filter: global___ShardFilter | None = ...,
+        as_tree: builtins.bool = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["_exclusive_start_shard_id", b"_exclusive_start_shard_id", "_limit", b"_limit", "exclusive_start_shard_id", b"exclusive_start_shard_id", "limit", b"limit", "shard_filter", b"shard_filter"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_exclusive_start_shard_id", b"_exclusive_start_shard_id", "_limit", b"_limit", "exclusive_start_shard_id", b"exclusive_start_shard_id", "limit", b"limit", "shard_filter", b"shard_filter", "stream_arn", b"stream_arn"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["_exclusive_start_shard_id", b"_exclusive_start_shard_id", "_limit", b"_limit", "as_tree", b"as_tree", "exclusive_start_shard_id", b"exclusive_start_shard_id", "limit", b"limit", "shard_filter", b"shard_filter", "stream_arn", b"stream_arn"]) -> None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_exclusive_start_shard_id", b"_exclusive_start_shard_id"]) -> typing.Literal["exclusive_start_shard_id"] | None: ...
     @typing.overload
@@ -469,11 +479,13 @@ class GetShardIteratorRequest(google.protobuf.message.Message):
     stream_arn: builtins.str
     """The stream's ARN."""
     shard_id: builtins.str
-    """The shard's id; empty: all shards of the stream, those to come included."""
+    """The id of a shard or of a lane; empty: all shards of the stream, those to come included."""
     shard_iterator_type: global___ShardIteratorType.ValueType
     """Where to start."""
     sequence_number: builtins.str
-    """Required with AT_ and AFTER_SEQUENCE_NUMBER, refused with the others. 21 to 40 digits."""
+    """Required with AT_ and AFTER_SEQUENCE_NUMBER, refused with the others. 21 to 40 digits. The starting_sequence_number of a
+    shard may be given also while the shard holds no records.
+    """
     @property
     def timestamp(self) -> google.protobuf.timestamp_pb2.Timestamp:
         """Required with AT_TIMESTAMP, refused with the others. A time before the oldest record held means that record, one in the
@@ -568,7 +580,9 @@ global___GetRecordsRequest = GetRecordsRequest
 
 @typing.final
 class GetRecordsResponse(google.protobuf.message.Message):
-    """Response of GetRecords: at most 1,000 records or 1 MiB, at least one record if there are any; all records of one shard."""
+    """Response of GetRecords: at most 1,000 records or 1 MiB, at least one record if there are any; all records of one shard.
+    A response that reads a lane may be without records though more follow: go on from next_shard_iterator.
+    """
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -585,20 +599,20 @@ class GetRecordsResponse(google.protobuf.message.Message):
     millis_behind_latest: builtins.int
     """How long ago the next unread record was written, in milliseconds; 0 at the tip."""
     shard_end: builtins.bool
-    """True in the last response of a closed shard, whose id is shard_id."""
+    """True in the last response of a closed shard, or of a lane of it, whose id is shard_id."""
     stream_arn: builtins.str
     """The stream's ARN (AWS: eventSourceARN); only in the first response."""
     region: builtins.str
     """The region that serves the stream (AWS: awsRegion); only in the first response."""
     shard_id: builtins.str
-    """The shard the records are of; empty if there are none and no shard has ended."""
+    """The shard or the lane that the records are of; empty if there are none and no shard has ended."""
     @property
     def records(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[headrace.v1.record_pb2.Record]:
         """The records, in order; empty in the first response at the tip and in heartbeats."""
 
     @property
     def child_shard_ids(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
-        """With shard_end: the shards that follow."""
+        """With shard_end: the shards that follow, or the lanes."""
 
     def __init__(
         self,

@@ -118,7 +118,8 @@ class StreamServiceServicer(object):
     def SplitShard(self, request, context):
         """Closes an open shard and opens two in its place, which divide its hash range. The source of the words: Amazon Kinesis
         API Reference, "SplitShard". Errors: VALIDATION, RESOURCE_NOT_FOUND, RESOURCE_IN_USE if the shard is closed,
-        LIMIT_EXCEEDED if 64 shards are open.
+        LIMIT_EXCEEDED if 64 shards are open, if 1,024 are held, or if the open shards have 128 lanes and the split would make
+        one more.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -126,7 +127,9 @@ class StreamServiceServicer(object):
 
     def MergeShards(self, request, context):
         """Closes two open shards whose hash ranges adjoin and opens one in their place. Source: Amazon Kinesis API Reference,
-        "MergeShards". Errors: VALIDATION, RESOURCE_NOT_FOUND, RESOURCE_IN_USE if one of the shards is closed.
+        "MergeShards". The merged shard has two parents: readers that know only one ask for the shards as_tree.
+        Errors: VALIDATION, RESOURCE_NOT_FOUND, RESOURCE_IN_USE if one of the shards is closed, LIMIT_EXCEEDED if 1,024 shards or
+        4,096 lanes are held.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

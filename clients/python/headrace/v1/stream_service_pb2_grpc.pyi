@@ -69,7 +69,8 @@ class StreamServiceStub:
     ]
     """Closes an open shard and opens two in its place, which divide its hash range. The source of the words: Amazon Kinesis
     API Reference, "SplitShard". Errors: VALIDATION, RESOURCE_NOT_FOUND, RESOURCE_IN_USE if the shard is closed,
-    LIMIT_EXCEEDED if 64 shards are open.
+    LIMIT_EXCEEDED if 64 shards are open, if 1,024 are held, or if the open shards have 128 lanes and the split would make
+    one more.
     """
 
     MergeShards: grpc.UnaryUnaryMultiCallable[
@@ -77,7 +78,9 @@ class StreamServiceStub:
         headrace.v1.stream_service_pb2.MergeShardsResponse,
     ]
     """Closes two open shards whose hash ranges adjoin and opens one in their place. Source: Amazon Kinesis API Reference,
-    "MergeShards". Errors: VALIDATION, RESOURCE_NOT_FOUND, RESOURCE_IN_USE if one of the shards is closed.
+    "MergeShards". The merged shard has two parents: readers that know only one ask for the shards as_tree.
+    Errors: VALIDATION, RESOURCE_NOT_FOUND, RESOURCE_IN_USE if one of the shards is closed, LIMIT_EXCEEDED if 1,024 shards or
+    4,096 lanes are held.
     """
 
 class StreamServiceAsyncStub:
@@ -131,7 +134,8 @@ class StreamServiceAsyncStub:
     ]
     """Closes an open shard and opens two in its place, which divide its hash range. The source of the words: Amazon Kinesis
     API Reference, "SplitShard". Errors: VALIDATION, RESOURCE_NOT_FOUND, RESOURCE_IN_USE if the shard is closed,
-    LIMIT_EXCEEDED if 64 shards are open.
+    LIMIT_EXCEEDED if 64 shards are open, if 1,024 are held, or if the open shards have 128 lanes and the split would make
+    one more.
     """
 
     MergeShards: grpc.aio.UnaryUnaryMultiCallable[
@@ -139,7 +143,9 @@ class StreamServiceAsyncStub:
         headrace.v1.stream_service_pb2.MergeShardsResponse,
     ]
     """Closes two open shards whose hash ranges adjoin and opens one in their place. Source: Amazon Kinesis API Reference,
-    "MergeShards". Errors: VALIDATION, RESOURCE_NOT_FOUND, RESOURCE_IN_USE if one of the shards is closed.
+    "MergeShards". The merged shard has two parents: readers that know only one ask for the shards as_tree.
+    Errors: VALIDATION, RESOURCE_NOT_FOUND, RESOURCE_IN_USE if one of the shards is closed, LIMIT_EXCEEDED if 1,024 shards or
+    4,096 lanes are held.
     """
 
 class StreamServiceServicer(metaclass=abc.ABCMeta):
@@ -203,7 +209,8 @@ class StreamServiceServicer(metaclass=abc.ABCMeta):
     ) -> typing.Union[headrace.v1.stream_service_pb2.SplitShardResponse, collections.abc.Awaitable[headrace.v1.stream_service_pb2.SplitShardResponse]]:
         """Closes an open shard and opens two in its place, which divide its hash range. The source of the words: Amazon Kinesis
         API Reference, "SplitShard". Errors: VALIDATION, RESOURCE_NOT_FOUND, RESOURCE_IN_USE if the shard is closed,
-        LIMIT_EXCEEDED if 64 shards are open.
+        LIMIT_EXCEEDED if 64 shards are open, if 1,024 are held, or if the open shards have 128 lanes and the split would make
+        one more.
         """
 
     @abc.abstractmethod
@@ -213,7 +220,9 @@ class StreamServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[headrace.v1.stream_service_pb2.MergeShardsResponse, collections.abc.Awaitable[headrace.v1.stream_service_pb2.MergeShardsResponse]]:
         """Closes two open shards whose hash ranges adjoin and opens one in their place. Source: Amazon Kinesis API Reference,
-        "MergeShards". Errors: VALIDATION, RESOURCE_NOT_FOUND, RESOURCE_IN_USE if one of the shards is closed.
+        "MergeShards". The merged shard has two parents: readers that know only one ask for the shards as_tree.
+        Errors: VALIDATION, RESOURCE_NOT_FOUND, RESOURCE_IN_USE if one of the shards is closed, LIMIT_EXCEEDED if 1,024 shards or
+        4,096 lanes are held.
         """
 
 def add_StreamServiceServicer_to_server(servicer: StreamServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

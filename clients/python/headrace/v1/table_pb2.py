@@ -26,31 +26,31 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from headrace.v1 import record_pb2 as headrace_dot_v1_dot_record__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17headrace/v1/table.proto\x12\x0bheadrace.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18headrace/v1/record.proto\"g\n\x13\x41ttributeDefinition\x12\x16\n\x0e\x61ttribute_name\x18\x01 \x01(\t\x12\x38\n\x0e\x61ttribute_type\x18\x02 \x01(\x0e\x32 .headrace.v1.ScalarAttributeType\"R\n\x10KeySchemaElement\x12\x16\n\x0e\x61ttribute_name\x18\x01 \x01(\t\x12&\n\x08key_type\x18\x02 \x01(\x0e\x32\x14.headrace.v1.KeyType\"d\n\x13StreamSpecification\x12\x16\n\x0estream_enabled\x18\x01 \x01(\x08\x12\x35\n\x10stream_view_type\x18\x02 \x01(\x0e\x32\x1b.headrace.v1.StreamViewType\"\xdc\x01\n\x0eStreamSettings\x12(\n\x1bretention_period_in_seconds\x18\x01 \x01(\x03H\x00\x88\x01\x01\x12\x1c\n\x0fretention_bytes\x18\x02 \x01(\x03H\x01\x88\x01\x01\x12\x17\n\nmin_shards\x18\x03 \x01(\x05H\x02\x88\x01\x01\x12\x17\n\nmax_shards\x18\x04 \x01(\x05H\x03\x88\x01\x01\x42\x1e\n\x1c_retention_period_in_secondsB\x12\n\x10_retention_bytesB\r\n\x0b_min_shardsB\r\n\x0b_max_shards\"^\n\nProjection\x12\x34\n\x0fprojection_type\x18\x01 \x01(\x0e\x32\x1b.headrace.v1.ProjectionType\x12\x1a\n\x12non_key_attributes\x18\x02 \x03(\t\"R\n\x15ProvisionedThroughput\x12\x1b\n\x13read_capacity_units\x18\x01 \x01(\x03\x12\x1c\n\x14write_capacity_units\x18\x02 \x01(\x03\"\xb0\x01\n\x11ThroughputChanges\x12;\n\x17last_increase_date_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12;\n\x17last_decrease_date_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12!\n\x19number_of_decreases_today\x18\x03 \x01(\x03\"\x8e\x01\n\x0eWarmThroughput\x12\"\n\x15read_units_per_second\x18\x01 \x01(\x03H\x00\x88\x01\x01\x12#\n\x16write_units_per_second\x18\x02 \x01(\x03H\x01\x88\x01\x01\x42\x18\n\x16_read_units_per_secondB\x19\n\x17_write_units_per_second\"\x96\x01\n\x12OnDemandThroughput\x12#\n\x16max_read_request_units\x18\x01 \x01(\x03H\x00\x88\x01\x01\x12$\n\x17max_write_request_units\x18\x02 \x01(\x03H\x01\x88\x01\x01\x42\x19\n\x17_max_read_request_unitsB\x1a\n\x18_max_write_request_units\"|\n\x11TableClassSummary\x12,\n\x0btable_class\x18\x01 \x01(\x0e\x32\x17.headrace.v1.TableClass\x12\x39\n\x15last_update_date_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"f\n\x10SseSpecification\x12\x0f\n\x07\x65nabled\x18\x01 \x01(\x08\x12&\n\x08sse_type\x18\x02 \x01(\x0e\x32\x14.headrace.v1.SseType\x12\x19\n\x11kms_master_key_id\x18\x03 \x01(\t\"|\n\x0eSseDescription\x12&\n\x06status\x18\x01 \x01(\x0e\x32\x16.headrace.v1.SseStatus\x12&\n\x08sse_type\x18\x02 \x01(\x0e\x32\x14.headrace.v1.SseType\x12\x1a\n\x12kms_master_key_arn\x18\x03 \x01(\t\"\x99\x01\n\x0eRestoreSummary\x12\x19\n\x11source_backup_arn\x18\x01 \x01(\t\x12\x18\n\x10source_table_arn\x18\x02 \x01(\t\x12\x35\n\x11restore_date_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1b\n\x13restore_in_progress\x18\x04 \x01(\x08\"\x89\x01\n\x13LocalSecondaryIndex\x12\x12\n\nindex_name\x18\x01 \x01(\t\x12\x31\n\nkey_schema\x18\x02 \x03(\x0b\x32\x1d.headrace.v1.KeySchemaElement\x12+\n\nprojection\x18\x03 \x01(\x0b\x32\x17.headrace.v1.Projection\"\xc3\x02\n\x14GlobalSecondaryIndex\x12\x12\n\nindex_name\x18\x01 \x01(\t\x12\x31\n\nkey_schema\x18\x02 \x03(\x0b\x32\x1d.headrace.v1.KeySchemaElement\x12+\n\nprojection\x18\x03 \x01(\x0b\x32\x17.headrace.v1.Projection\x12\x42\n\x16provisioned_throughput\x18\x04 \x01(\x0b\x32\".headrace.v1.ProvisionedThroughput\x12=\n\x14on_demand_throughput\x18\x05 \x01(\x0b\x32\x1f.headrace.v1.OnDemandThroughput\x12\x34\n\x0fwarm_throughput\x18\x06 \x01(\x0b\x32\x1b.headrace.v1.WarmThroughput\"\x81\x04\n\x10IndexDescription\x12\x12\n\nindex_name\x18\x01 \x01(\t\x12\x11\n\tindex_arn\x18\x02 \x01(\t\x12\x31\n\nkey_schema\x18\x03 \x03(\x0b\x32\x1d.headrace.v1.KeySchemaElement\x12+\n\nprojection\x18\x04 \x01(\x0b\x32\x17.headrace.v1.Projection\x12.\n\x0cindex_status\x18\x05 \x01(\x0e\x32\x18.headrace.v1.IndexStatus\x12\x13\n\x0b\x62\x61\x63kfilling\x18\x06 \x01(\x08\x12\x42\n\x16provisioned_throughput\x18\x07 \x01(\x0b\x32\".headrace.v1.ProvisionedThroughput\x12\x12\n\nitem_count\x18\x08 \x01(\x03\x12\x18\n\x10index_size_bytes\x18\t \x01(\x03\x12:\n\x12throughput_changes\x18\n \x01(\x0b\x32\x1e.headrace.v1.ThroughputChanges\x12=\n\x14on_demand_throughput\x18\x0b \x01(\x0b\x32\x1f.headrace.v1.OnDemandThroughput\x12\x34\n\x0fwarm_throughput\x18\x0c \x01(\x0b\x32\x1b.headrace.v1.WarmThroughput\"!\n\x03Tag\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t\"\xc5\t\n\x10TableDescription\x12\x12\n\ntable_name\x18\x01 \x01(\t\x12\x11\n\ttable_arn\x18\x02 \x01(\t\x12\x10\n\x08table_id\x18\x03 \x01(\t\x12.\n\x0ctable_status\x18\x04 \x01(\x0e\x32\x18.headrace.v1.TableStatus\x12\x31\n\nkey_schema\x18\x05 \x03(\x0b\x32\x1d.headrace.v1.KeySchemaElement\x12?\n\x15\x61ttribute_definitions\x18\x06 \x03(\x0b\x32 .headrace.v1.AttributeDefinition\x12\x36\n\x12\x63reation_date_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12>\n\x14stream_specification\x18\x08 \x01(\x0b\x32 .headrace.v1.StreamSpecification\x12\x1b\n\x13latest_stream_label\x18\t \x01(\t\x12\x19\n\x11latest_stream_arn\x18\n \x01(\t\x12\x34\n\x0fstream_settings\x18\x0b \x01(\x0b\x32\x1b.headrace.v1.StreamSettings\x12.\n\x0c\x62illing_mode\x18\x0c \x01(\x0e\x32\x18.headrace.v1.BillingMode\x12\x42\n\x16provisioned_throughput\x18\r \x01(\x0b\x32\".headrace.v1.ProvisionedThroughput\x12>\n\x17local_secondary_indexes\x18\x0e \x03(\x0b\x32\x1d.headrace.v1.IndexDescription\x12?\n\x18global_secondary_indexes\x18\x0f \x03(\x0b\x32\x1d.headrace.v1.IndexDescription\x12#\n\x1b\x64\x65letion_protection_enabled\x18\x10 \x01(\x08\x12\x12\n\nitem_count\x18\x11 \x01(\x03\x12\x18\n\x10table_size_bytes\x18\x12 \x01(\x03\x12:\n\x12throughput_changes\x18\x13 \x01(\x0b\x32\x1e.headrace.v1.ThroughputChanges\x12L\n(last_update_to_pay_per_request_date_time\x18\x14 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x34\n\x0fwarm_throughput\x18\x15 \x01(\x0b\x32\x1b.headrace.v1.WarmThroughput\x12=\n\x14on_demand_throughput\x18\x16 \x01(\x0b\x32\x1f.headrace.v1.OnDemandThroughput\x12;\n\x13table_class_summary\x18\x17 \x01(\x0b\x32\x1e.headrace.v1.TableClassSummary\x12\x34\n\x0fsse_description\x18\x18 \x01(\x0b\x32\x1b.headrace.v1.SseDescription\x12\x34\n\x0frestore_summary\x18\x19 \x01(\x0b\x32\x1b.headrace.v1.RestoreSummary*\x93\x01\n\x13ScalarAttributeType\x12%\n!SCALAR_ATTRIBUTE_TYPE_UNSPECIFIED\x10\x00\x12\x1b\n\x17SCALAR_ATTRIBUTE_TYPE_S\x10\x01\x12\x1b\n\x17SCALAR_ATTRIBUTE_TYPE_N\x10\x02\x12\x1b\n\x17SCALAR_ATTRIBUTE_TYPE_B\x10\x03*J\n\x07KeyType\x12\x18\n\x14KEY_TYPE_UNSPECIFIED\x10\x00\x12\x11\n\rKEY_TYPE_HASH\x10\x01\x12\x12\n\x0eKEY_TYPE_RANGE\x10\x02*\x86\x01\n\x0eProjectionType\x12\x1f\n\x1bPROJECTION_TYPE_UNSPECIFIED\x10\x00\x12\x17\n\x13PROJECTION_TYPE_ALL\x10\x01\x12\x1d\n\x19PROJECTION_TYPE_KEYS_ONLY\x10\x02\x12\x1b\n\x17PROJECTION_TYPE_INCLUDE\x10\x03*k\n\x0b\x42illingMode\x12\x1c\n\x18\x42ILLING_MODE_UNSPECIFIED\x10\x00\x12\x1c\n\x18\x42ILLING_MODE_PROVISIONED\x10\x01\x12 \n\x1c\x42ILLING_MODE_PAY_PER_REQUEST\x10\x02*o\n\nTableClass\x12\x1b\n\x17TABLE_CLASS_UNSPECIFIED\x10\x00\x12\x18\n\x14TABLE_CLASS_STANDARD\x10\x01\x12*\n&TABLE_CLASS_STANDARD_INFREQUENT_ACCESS\x10\x02*J\n\x07SseType\x12\x18\n\x14SSE_TYPE_UNSPECIFIED\x10\x00\x12\x13\n\x0fSSE_TYPE_AES256\x10\x01\x12\x10\n\x0cSSE_TYPE_KMS\x10\x02*\xa4\x01\n\tSseStatus\x12\x1a\n\x16SSE_STATUS_UNSPECIFIED\x10\x00\x12\x17\n\x13SSE_STATUS_ENABLING\x10\x01\x12\x16\n\x12SSE_STATUS_ENABLED\x10\x02\x12\x18\n\x14SSE_STATUS_DISABLING\x10\x03\x12\x17\n\x13SSE_STATUS_DISABLED\x10\x04\x12\x17\n\x13SSE_STATUS_UPDATING\x10\x05*\x95\x01\n\x0bIndexStatus\x12\x1c\n\x18INDEX_STATUS_UNSPECIFIED\x10\x00\x12\x19\n\x15INDEX_STATUS_CREATING\x10\x01\x12\x19\n\x15INDEX_STATUS_UPDATING\x10\x02\x12\x19\n\x15INDEX_STATUS_DELETING\x10\x03\x12\x17\n\x13INDEX_STATUS_ACTIVE\x10\x04*\x95\x01\n\x0bTableStatus\x12\x1c\n\x18TABLE_STATUS_UNSPECIFIED\x10\x00\x12\x19\n\x15TABLE_STATUS_CREATING\x10\x01\x12\x19\n\x15TABLE_STATUS_UPDATING\x10\x02\x12\x19\n\x15TABLE_STATUS_DELETING\x10\x03\x12\x17\n\x13TABLE_STATUS_ACTIVE\x10\x04\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17headrace/v1/table.proto\x12\x0bheadrace.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18headrace/v1/record.proto\"g\n\x13\x41ttributeDefinition\x12\x16\n\x0e\x61ttribute_name\x18\x01 \x01(\t\x12\x38\n\x0e\x61ttribute_type\x18\x02 \x01(\x0e\x32 .headrace.v1.ScalarAttributeType\"R\n\x10KeySchemaElement\x12\x16\n\x0e\x61ttribute_name\x18\x01 \x01(\t\x12&\n\x08key_type\x18\x02 \x01(\x0e\x32\x14.headrace.v1.KeyType\"d\n\x13StreamSpecification\x12\x16\n\x0estream_enabled\x18\x01 \x01(\x08\x12\x35\n\x10stream_view_type\x18\x02 \x01(\x0e\x32\x1b.headrace.v1.StreamViewType\"\xdc\x02\n\x0eStreamSettings\x12(\n\x1bretention_period_in_seconds\x18\x01 \x01(\x03H\x00\x88\x01\x01\x12\x1c\n\x0fretention_bytes\x18\x02 \x01(\x03H\x01\x88\x01\x01\x12\x17\n\nmin_shards\x18\x03 \x01(\x05H\x02\x88\x01\x01\x12\x17\n\nmax_shards\x18\x04 \x01(\x05H\x03\x88\x01\x01\x12\x1d\n\x10\x61utomatic_merges\x18\x05 \x01(\x08H\x04\x88\x01\x01\x12)\n\x1cshard_roll_period_in_seconds\x18\x06 \x01(\x03H\x05\x88\x01\x01\x42\x1e\n\x1c_retention_period_in_secondsB\x12\n\x10_retention_bytesB\r\n\x0b_min_shardsB\r\n\x0b_max_shardsB\x13\n\x11_automatic_mergesB\x1f\n\x1d_shard_roll_period_in_seconds\"^\n\nProjection\x12\x34\n\x0fprojection_type\x18\x01 \x01(\x0e\x32\x1b.headrace.v1.ProjectionType\x12\x1a\n\x12non_key_attributes\x18\x02 \x03(\t\"R\n\x15ProvisionedThroughput\x12\x1b\n\x13read_capacity_units\x18\x01 \x01(\x03\x12\x1c\n\x14write_capacity_units\x18\x02 \x01(\x03\"\xb0\x01\n\x11ThroughputChanges\x12;\n\x17last_increase_date_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12;\n\x17last_decrease_date_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12!\n\x19number_of_decreases_today\x18\x03 \x01(\x03\"\x8e\x01\n\x0eWarmThroughput\x12\"\n\x15read_units_per_second\x18\x01 \x01(\x03H\x00\x88\x01\x01\x12#\n\x16write_units_per_second\x18\x02 \x01(\x03H\x01\x88\x01\x01\x42\x18\n\x16_read_units_per_secondB\x19\n\x17_write_units_per_second\"\x96\x01\n\x12OnDemandThroughput\x12#\n\x16max_read_request_units\x18\x01 \x01(\x03H\x00\x88\x01\x01\x12$\n\x17max_write_request_units\x18\x02 \x01(\x03H\x01\x88\x01\x01\x42\x19\n\x17_max_read_request_unitsB\x1a\n\x18_max_write_request_units\"|\n\x11TableClassSummary\x12,\n\x0btable_class\x18\x01 \x01(\x0e\x32\x17.headrace.v1.TableClass\x12\x39\n\x15last_update_date_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"f\n\x10SseSpecification\x12\x0f\n\x07\x65nabled\x18\x01 \x01(\x08\x12&\n\x08sse_type\x18\x02 \x01(\x0e\x32\x14.headrace.v1.SseType\x12\x19\n\x11kms_master_key_id\x18\x03 \x01(\t\"|\n\x0eSseDescription\x12&\n\x06status\x18\x01 \x01(\x0e\x32\x16.headrace.v1.SseStatus\x12&\n\x08sse_type\x18\x02 \x01(\x0e\x32\x14.headrace.v1.SseType\x12\x1a\n\x12kms_master_key_arn\x18\x03 \x01(\t\"\x99\x01\n\x0eRestoreSummary\x12\x19\n\x11source_backup_arn\x18\x01 \x01(\t\x12\x18\n\x10source_table_arn\x18\x02 \x01(\t\x12\x35\n\x11restore_date_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1b\n\x13restore_in_progress\x18\x04 \x01(\x08\"\x89\x01\n\x13LocalSecondaryIndex\x12\x12\n\nindex_name\x18\x01 \x01(\t\x12\x31\n\nkey_schema\x18\x02 \x03(\x0b\x32\x1d.headrace.v1.KeySchemaElement\x12+\n\nprojection\x18\x03 \x01(\x0b\x32\x17.headrace.v1.Projection\"\xc3\x02\n\x14GlobalSecondaryIndex\x12\x12\n\nindex_name\x18\x01 \x01(\t\x12\x31\n\nkey_schema\x18\x02 \x03(\x0b\x32\x1d.headrace.v1.KeySchemaElement\x12+\n\nprojection\x18\x03 \x01(\x0b\x32\x17.headrace.v1.Projection\x12\x42\n\x16provisioned_throughput\x18\x04 \x01(\x0b\x32\".headrace.v1.ProvisionedThroughput\x12=\n\x14on_demand_throughput\x18\x05 \x01(\x0b\x32\x1f.headrace.v1.OnDemandThroughput\x12\x34\n\x0fwarm_throughput\x18\x06 \x01(\x0b\x32\x1b.headrace.v1.WarmThroughput\"\x81\x04\n\x10IndexDescription\x12\x12\n\nindex_name\x18\x01 \x01(\t\x12\x11\n\tindex_arn\x18\x02 \x01(\t\x12\x31\n\nkey_schema\x18\x03 \x03(\x0b\x32\x1d.headrace.v1.KeySchemaElement\x12+\n\nprojection\x18\x04 \x01(\x0b\x32\x17.headrace.v1.Projection\x12.\n\x0cindex_status\x18\x05 \x01(\x0e\x32\x18.headrace.v1.IndexStatus\x12\x13\n\x0b\x62\x61\x63kfilling\x18\x06 \x01(\x08\x12\x42\n\x16provisioned_throughput\x18\x07 \x01(\x0b\x32\".headrace.v1.ProvisionedThroughput\x12\x12\n\nitem_count\x18\x08 \x01(\x03\x12\x18\n\x10index_size_bytes\x18\t \x01(\x03\x12:\n\x12throughput_changes\x18\n \x01(\x0b\x32\x1e.headrace.v1.ThroughputChanges\x12=\n\x14on_demand_throughput\x18\x0b \x01(\x0b\x32\x1f.headrace.v1.OnDemandThroughput\x12\x34\n\x0fwarm_throughput\x18\x0c \x01(\x0b\x32\x1b.headrace.v1.WarmThroughput\"!\n\x03Tag\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t\"\xc5\t\n\x10TableDescription\x12\x12\n\ntable_name\x18\x01 \x01(\t\x12\x11\n\ttable_arn\x18\x02 \x01(\t\x12\x10\n\x08table_id\x18\x03 \x01(\t\x12.\n\x0ctable_status\x18\x04 \x01(\x0e\x32\x18.headrace.v1.TableStatus\x12\x31\n\nkey_schema\x18\x05 \x03(\x0b\x32\x1d.headrace.v1.KeySchemaElement\x12?\n\x15\x61ttribute_definitions\x18\x06 \x03(\x0b\x32 .headrace.v1.AttributeDefinition\x12\x36\n\x12\x63reation_date_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12>\n\x14stream_specification\x18\x08 \x01(\x0b\x32 .headrace.v1.StreamSpecification\x12\x1b\n\x13latest_stream_label\x18\t \x01(\t\x12\x19\n\x11latest_stream_arn\x18\n \x01(\t\x12\x34\n\x0fstream_settings\x18\x0b \x01(\x0b\x32\x1b.headrace.v1.StreamSettings\x12.\n\x0c\x62illing_mode\x18\x0c \x01(\x0e\x32\x18.headrace.v1.BillingMode\x12\x42\n\x16provisioned_throughput\x18\r \x01(\x0b\x32\".headrace.v1.ProvisionedThroughput\x12>\n\x17local_secondary_indexes\x18\x0e \x03(\x0b\x32\x1d.headrace.v1.IndexDescription\x12?\n\x18global_secondary_indexes\x18\x0f \x03(\x0b\x32\x1d.headrace.v1.IndexDescription\x12#\n\x1b\x64\x65letion_protection_enabled\x18\x10 \x01(\x08\x12\x12\n\nitem_count\x18\x11 \x01(\x03\x12\x18\n\x10table_size_bytes\x18\x12 \x01(\x03\x12:\n\x12throughput_changes\x18\x13 \x01(\x0b\x32\x1e.headrace.v1.ThroughputChanges\x12L\n(last_update_to_pay_per_request_date_time\x18\x14 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x34\n\x0fwarm_throughput\x18\x15 \x01(\x0b\x32\x1b.headrace.v1.WarmThroughput\x12=\n\x14on_demand_throughput\x18\x16 \x01(\x0b\x32\x1f.headrace.v1.OnDemandThroughput\x12;\n\x13table_class_summary\x18\x17 \x01(\x0b\x32\x1e.headrace.v1.TableClassSummary\x12\x34\n\x0fsse_description\x18\x18 \x01(\x0b\x32\x1b.headrace.v1.SseDescription\x12\x34\n\x0frestore_summary\x18\x19 \x01(\x0b\x32\x1b.headrace.v1.RestoreSummary*\x93\x01\n\x13ScalarAttributeType\x12%\n!SCALAR_ATTRIBUTE_TYPE_UNSPECIFIED\x10\x00\x12\x1b\n\x17SCALAR_ATTRIBUTE_TYPE_S\x10\x01\x12\x1b\n\x17SCALAR_ATTRIBUTE_TYPE_N\x10\x02\x12\x1b\n\x17SCALAR_ATTRIBUTE_TYPE_B\x10\x03*J\n\x07KeyType\x12\x18\n\x14KEY_TYPE_UNSPECIFIED\x10\x00\x12\x11\n\rKEY_TYPE_HASH\x10\x01\x12\x12\n\x0eKEY_TYPE_RANGE\x10\x02*\x86\x01\n\x0eProjectionType\x12\x1f\n\x1bPROJECTION_TYPE_UNSPECIFIED\x10\x00\x12\x17\n\x13PROJECTION_TYPE_ALL\x10\x01\x12\x1d\n\x19PROJECTION_TYPE_KEYS_ONLY\x10\x02\x12\x1b\n\x17PROJECTION_TYPE_INCLUDE\x10\x03*k\n\x0b\x42illingMode\x12\x1c\n\x18\x42ILLING_MODE_UNSPECIFIED\x10\x00\x12\x1c\n\x18\x42ILLING_MODE_PROVISIONED\x10\x01\x12 \n\x1c\x42ILLING_MODE_PAY_PER_REQUEST\x10\x02*o\n\nTableClass\x12\x1b\n\x17TABLE_CLASS_UNSPECIFIED\x10\x00\x12\x18\n\x14TABLE_CLASS_STANDARD\x10\x01\x12*\n&TABLE_CLASS_STANDARD_INFREQUENT_ACCESS\x10\x02*J\n\x07SseType\x12\x18\n\x14SSE_TYPE_UNSPECIFIED\x10\x00\x12\x13\n\x0fSSE_TYPE_AES256\x10\x01\x12\x10\n\x0cSSE_TYPE_KMS\x10\x02*\xa4\x01\n\tSseStatus\x12\x1a\n\x16SSE_STATUS_UNSPECIFIED\x10\x00\x12\x17\n\x13SSE_STATUS_ENABLING\x10\x01\x12\x16\n\x12SSE_STATUS_ENABLED\x10\x02\x12\x18\n\x14SSE_STATUS_DISABLING\x10\x03\x12\x17\n\x13SSE_STATUS_DISABLED\x10\x04\x12\x17\n\x13SSE_STATUS_UPDATING\x10\x05*\x95\x01\n\x0bIndexStatus\x12\x1c\n\x18INDEX_STATUS_UNSPECIFIED\x10\x00\x12\x19\n\x15INDEX_STATUS_CREATING\x10\x01\x12\x19\n\x15INDEX_STATUS_UPDATING\x10\x02\x12\x19\n\x15INDEX_STATUS_DELETING\x10\x03\x12\x17\n\x13INDEX_STATUS_ACTIVE\x10\x04*\x95\x01\n\x0bTableStatus\x12\x1c\n\x18TABLE_STATUS_UNSPECIFIED\x10\x00\x12\x19\n\x15TABLE_STATUS_CREATING\x10\x01\x12\x19\n\x15TABLE_STATUS_UPDATING\x10\x02\x12\x19\n\x15TABLE_STATUS_DELETING\x10\x03\x12\x17\n\x13TABLE_STATUS_ACTIVE\x10\x04\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'headrace.v1.table_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_SCALARATTRIBUTETYPE']._serialized_start=4024
-  _globals['_SCALARATTRIBUTETYPE']._serialized_end=4171
-  _globals['_KEYTYPE']._serialized_start=4173
-  _globals['_KEYTYPE']._serialized_end=4247
-  _globals['_PROJECTIONTYPE']._serialized_start=4250
-  _globals['_PROJECTIONTYPE']._serialized_end=4384
-  _globals['_BILLINGMODE']._serialized_start=4386
-  _globals['_BILLINGMODE']._serialized_end=4493
-  _globals['_TABLECLASS']._serialized_start=4495
-  _globals['_TABLECLASS']._serialized_end=4606
-  _globals['_SSETYPE']._serialized_start=4608
-  _globals['_SSETYPE']._serialized_end=4682
-  _globals['_SSESTATUS']._serialized_start=4685
-  _globals['_SSESTATUS']._serialized_end=4849
-  _globals['_INDEXSTATUS']._serialized_start=4852
-  _globals['_INDEXSTATUS']._serialized_end=5001
-  _globals['_TABLESTATUS']._serialized_start=5004
-  _globals['_TABLESTATUS']._serialized_end=5153
+  _globals['_SCALARATTRIBUTETYPE']._serialized_start=4152
+  _globals['_SCALARATTRIBUTETYPE']._serialized_end=4299
+  _globals['_KEYTYPE']._serialized_start=4301
+  _globals['_KEYTYPE']._serialized_end=4375
+  _globals['_PROJECTIONTYPE']._serialized_start=4378
+  _globals['_PROJECTIONTYPE']._serialized_end=4512
+  _globals['_BILLINGMODE']._serialized_start=4514
+  _globals['_BILLINGMODE']._serialized_end=4621
+  _globals['_TABLECLASS']._serialized_start=4623
+  _globals['_TABLECLASS']._serialized_end=4734
+  _globals['_SSETYPE']._serialized_start=4736
+  _globals['_SSETYPE']._serialized_end=4810
+  _globals['_SSESTATUS']._serialized_start=4813
+  _globals['_SSESTATUS']._serialized_end=4977
+  _globals['_INDEXSTATUS']._serialized_start=4980
+  _globals['_INDEXSTATUS']._serialized_end=5129
+  _globals['_TABLESTATUS']._serialized_start=5132
+  _globals['_TABLESTATUS']._serialized_end=5281
   _globals['_ATTRIBUTEDEFINITION']._serialized_start=99
   _globals['_ATTRIBUTEDEFINITION']._serialized_end=202
   _globals['_KEYSCHEMAELEMENT']._serialized_start=204
@@ -58,33 +58,33 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_STREAMSPECIFICATION']._serialized_start=288
   _globals['_STREAMSPECIFICATION']._serialized_end=388
   _globals['_STREAMSETTINGS']._serialized_start=391
-  _globals['_STREAMSETTINGS']._serialized_end=611
-  _globals['_PROJECTION']._serialized_start=613
-  _globals['_PROJECTION']._serialized_end=707
-  _globals['_PROVISIONEDTHROUGHPUT']._serialized_start=709
-  _globals['_PROVISIONEDTHROUGHPUT']._serialized_end=791
-  _globals['_THROUGHPUTCHANGES']._serialized_start=794
-  _globals['_THROUGHPUTCHANGES']._serialized_end=970
-  _globals['_WARMTHROUGHPUT']._serialized_start=973
-  _globals['_WARMTHROUGHPUT']._serialized_end=1115
-  _globals['_ONDEMANDTHROUGHPUT']._serialized_start=1118
-  _globals['_ONDEMANDTHROUGHPUT']._serialized_end=1268
-  _globals['_TABLECLASSSUMMARY']._serialized_start=1270
-  _globals['_TABLECLASSSUMMARY']._serialized_end=1394
-  _globals['_SSESPECIFICATION']._serialized_start=1396
-  _globals['_SSESPECIFICATION']._serialized_end=1498
-  _globals['_SSEDESCRIPTION']._serialized_start=1500
-  _globals['_SSEDESCRIPTION']._serialized_end=1624
-  _globals['_RESTORESUMMARY']._serialized_start=1627
-  _globals['_RESTORESUMMARY']._serialized_end=1780
-  _globals['_LOCALSECONDARYINDEX']._serialized_start=1783
-  _globals['_LOCALSECONDARYINDEX']._serialized_end=1920
-  _globals['_GLOBALSECONDARYINDEX']._serialized_start=1923
-  _globals['_GLOBALSECONDARYINDEX']._serialized_end=2246
-  _globals['_INDEXDESCRIPTION']._serialized_start=2249
-  _globals['_INDEXDESCRIPTION']._serialized_end=2762
-  _globals['_TAG']._serialized_start=2764
-  _globals['_TAG']._serialized_end=2797
-  _globals['_TABLEDESCRIPTION']._serialized_start=2800
-  _globals['_TABLEDESCRIPTION']._serialized_end=4021
+  _globals['_STREAMSETTINGS']._serialized_end=739
+  _globals['_PROJECTION']._serialized_start=741
+  _globals['_PROJECTION']._serialized_end=835
+  _globals['_PROVISIONEDTHROUGHPUT']._serialized_start=837
+  _globals['_PROVISIONEDTHROUGHPUT']._serialized_end=919
+  _globals['_THROUGHPUTCHANGES']._serialized_start=922
+  _globals['_THROUGHPUTCHANGES']._serialized_end=1098
+  _globals['_WARMTHROUGHPUT']._serialized_start=1101
+  _globals['_WARMTHROUGHPUT']._serialized_end=1243
+  _globals['_ONDEMANDTHROUGHPUT']._serialized_start=1246
+  _globals['_ONDEMANDTHROUGHPUT']._serialized_end=1396
+  _globals['_TABLECLASSSUMMARY']._serialized_start=1398
+  _globals['_TABLECLASSSUMMARY']._serialized_end=1522
+  _globals['_SSESPECIFICATION']._serialized_start=1524
+  _globals['_SSESPECIFICATION']._serialized_end=1626
+  _globals['_SSEDESCRIPTION']._serialized_start=1628
+  _globals['_SSEDESCRIPTION']._serialized_end=1752
+  _globals['_RESTORESUMMARY']._serialized_start=1755
+  _globals['_RESTORESUMMARY']._serialized_end=1908
+  _globals['_LOCALSECONDARYINDEX']._serialized_start=1911
+  _globals['_LOCALSECONDARYINDEX']._serialized_end=2048
+  _globals['_GLOBALSECONDARYINDEX']._serialized_start=2051
+  _globals['_GLOBALSECONDARYINDEX']._serialized_end=2374
+  _globals['_INDEXDESCRIPTION']._serialized_start=2377
+  _globals['_INDEXDESCRIPTION']._serialized_end=2890
+  _globals['_TAG']._serialized_start=2892
+  _globals['_TAG']._serialized_end=2925
+  _globals['_TABLEDESCRIPTION']._serialized_start=2928
+  _globals['_TABLEDESCRIPTION']._serialized_end=4149
 # @@protoc_insertion_point(module_scope)

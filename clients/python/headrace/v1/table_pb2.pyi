@@ -341,7 +341,7 @@ global___StreamSpecification = StreamSpecification
 
 @typing.final
 class StreamSettings(google.protobuf.message.Message):
-    """How long the records of a table's streams are kept, and into how many shards its stream is divided."""
+    """How long the records of a table's streams are kept, and how its stream is divided into shards."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -349,6 +349,8 @@ class StreamSettings(google.protobuf.message.Message):
     RETENTION_BYTES_FIELD_NUMBER: builtins.int
     MIN_SHARDS_FIELD_NUMBER: builtins.int
     MAX_SHARDS_FIELD_NUMBER: builtins.int
+    AUTOMATIC_MERGES_FIELD_NUMBER: builtins.int
+    SHARD_ROLL_PERIOD_IN_SECONDS_FIELD_NUMBER: builtins.int
     retention_period_in_seconds: builtins.int
     """Records older than this are trimmed, whole log blocks at a time. 1 to 31,536,000 (365 days); 86,400 (24 hours, as in
     DynamoDB) if absent.
@@ -358,10 +360,20 @@ class StreamSettings(google.protobuf.message.Message):
     more; no bound if absent or 0.
     """
     min_shards: builtins.int
-    """A new stream begins with so many shards, and merging stops there. 1 to 64; 1 if absent."""
+    """A new stream begins with so many shards, and automatic merging stops there. 1 to 64; 1 if absent."""
     max_shards: builtins.int
     """Shards are split by write rate until so many are open. min_shards to 64; 4, or min_shards if that is more, if absent.
-    Equal to min_shards it leaves splitting and merging to SplitShard and MergeShards.
+    Equal to min_shards it leaves splitting and merging to SplitShard and MergeShards; shards roll all the same.
+    """
+    automatic_merges: builtins.bool
+    """Whether two neighbouring shards that are quiet for ten minutes are merged. False if absent. Safe for readers that know
+    both parents of a shard: consumer groups, and GetRecords of a whole stream. Clients of the HTTP port are shown lanes of
+    a merged shard, see DescribeStreamRequest.as_tree.
+    """
+    shard_roll_period_in_seconds: builtins.int
+    """A shard that holds records and has been open for so long is rolled: it is closed, and one over the same hashes follows
+    it. 0 to 31,536,000 (365 days); 0: never. If absent 14,400 (4 hours, as in DynamoDB), or a sixth of the retention, but
+    60 at least, if that is less. Where more than 512 shards would be held at once, shards roll more rarely.
     """
     def __init__(
         self,
@@ -370,9 +382,13 @@ class StreamSettings(google.protobuf.message.Message):
         retention_bytes: builtins.int | None = ...,
         min_shards: builtins.int | None = ...,
         max_shards: builtins.int | None = ...,
+        automatic_merges: builtins.bool | None = ...,
+        shard_roll_period_in_seconds: builtins.int | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["_max_shards", b"_max_shards", "_min_shards", b"_min_shards", "_retention_bytes", b"_retention_bytes", "_retention_period_in_seconds", b"_retention_period_in_seconds", "max_shards", b"max_shards", "min_shards", b"min_shards", "retention_bytes", b"retention_bytes", "retention_period_in_seconds", b"retention_period_in_seconds"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_max_shards", b"_max_shards", "_min_shards", b"_min_shards", "_retention_bytes", b"_retention_bytes", "_retention_period_in_seconds", b"_retention_period_in_seconds", "max_shards", b"max_shards", "min_shards", b"min_shards", "retention_bytes", b"retention_bytes", "retention_period_in_seconds", b"retention_period_in_seconds"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_automatic_merges", b"_automatic_merges", "_max_shards", b"_max_shards", "_min_shards", b"_min_shards", "_retention_bytes", b"_retention_bytes", "_retention_period_in_seconds", b"_retention_period_in_seconds", "_shard_roll_period_in_seconds", b"_shard_roll_period_in_seconds", "automatic_merges", b"automatic_merges", "max_shards", b"max_shards", "min_shards", b"min_shards", "retention_bytes", b"retention_bytes", "retention_period_in_seconds", b"retention_period_in_seconds", "shard_roll_period_in_seconds", b"shard_roll_period_in_seconds"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_automatic_merges", b"_automatic_merges", "_max_shards", b"_max_shards", "_min_shards", b"_min_shards", "_retention_bytes", b"_retention_bytes", "_retention_period_in_seconds", b"_retention_period_in_seconds", "_shard_roll_period_in_seconds", b"_shard_roll_period_in_seconds", "automatic_merges", b"automatic_merges", "max_shards", b"max_shards", "min_shards", b"min_shards", "retention_bytes", b"retention_bytes", "retention_period_in_seconds", b"retention_period_in_seconds", "shard_roll_period_in_seconds", b"shard_roll_period_in_seconds"]) -> None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_automatic_merges", b"_automatic_merges"]) -> typing.Literal["automatic_merges"] | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_max_shards", b"_max_shards"]) -> typing.Literal["max_shards"] | None: ...
     @typing.overload
@@ -381,6 +397,8 @@ class StreamSettings(google.protobuf.message.Message):
     def WhichOneof(self, oneof_group: typing.Literal["_retention_bytes", b"_retention_bytes"]) -> typing.Literal["retention_bytes"] | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_retention_period_in_seconds", b"_retention_period_in_seconds"]) -> typing.Literal["retention_period_in_seconds"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_shard_roll_period_in_seconds", b"_shard_roll_period_in_seconds"]) -> typing.Literal["shard_roll_period_in_seconds"] | None: ...
 
 global___StreamSettings = StreamSettings
 
