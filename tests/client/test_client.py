@@ -144,7 +144,14 @@ async def test_create_table_says_key_and_stream(connect: Connect) -> None:
         stream_view_type="KEYS_ONLY",
         latest_stream_label="label",
         latest_stream_arn=ARN,
-        stream_settings=headrace.StreamSettings(retention_s=0, retention_bytes=0, min_shards=0, max_shards=0),
+        stream_settings=headrace.StreamSettings(
+            retention_s=0,
+            retention_bytes=0,
+            min_shards=0,
+            max_shards=0,
+            automatic_merges=False,
+            shard_roll_period_s=0,
+        ),
         billing_mode="PAY_PER_REQUEST",
         provisioned_throughput=None,
         local_indexes=(),
@@ -761,21 +768,40 @@ async def test_shards_are_split_and_merged(connect: Connect) -> None:
 async def test_the_settings_of_streams_are_given_and_changed(connect: Connect) -> None:
     described = table()
     described.stream_settings.CopyFrom(
-        table_pb2.StreamSettings(retention_period_in_seconds=60, retention_bytes=0, min_shards=2, max_shards=4)
+        table_pb2.StreamSettings(
+            retention_period_in_seconds=60,
+            retention_bytes=0,
+            min_shards=2,
+            max_shards=4,
+            automatic_merges=True,
+            shard_roll_period_in_seconds=90,
+        )
     )
     create = Recorder(table_service_pb2.CreateTableResponse(table_description=described))
     update = Recorder(table_service_pb2.UpdateTableResponse(table_description=described))
     async with fake_broker(CreateTable=create, UpdateTable=update) as endpoint, connect(endpoint) as client:
         made = await client.create_table("flights", stream_settings=headrace.StreamSettings(retention_s=60))
         await client.update_stream_settings("flights", headrace.StreamSettings(min_shards=2, retention_bytes=0))
+        await client.update_stream_settings(
+            "flights", headrace.StreamSettings(automatic_merges=False, shard_roll_period_s=0)
+        )
     assert made.stream_settings == headrace.StreamSettings(
-        retention_s=60, retention_bytes=0, min_shards=2, max_shards=4
+        retention_s=60,
+        retention_bytes=0,
+        min_shards=2,
+        max_shards=4,
+        automatic_merges=True,
+        shard_roll_period_s=90,
     )
     assert create.requests[0].stream_settings == table_pb2.StreamSettings(retention_period_in_seconds=60)
     assert update.requests == [
         table_service_pb2.UpdateTableRequest(
             table_name="flights", stream_settings=table_pb2.StreamSettings(min_shards=2, retention_bytes=0)
-        )
+        ),
+        table_service_pb2.UpdateTableRequest(
+            table_name="flights",
+            stream_settings=table_pb2.StreamSettings(automatic_merges=False, shard_roll_period_in_seconds=0),
+        ),
     ]
 
 

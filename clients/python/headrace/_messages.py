@@ -241,6 +241,8 @@ def to_stream_settings(settings: StreamSettings) -> table_pb2.StreamSettings:
         retention_bytes=settings.retention_bytes,
         min_shards=settings.min_shards,
         max_shards=settings.max_shards,
+        automatic_merges=settings.automatic_merges,
+        shard_roll_period_in_seconds=settings.shard_roll_period_s,
     )
 
 
@@ -565,6 +567,8 @@ def to_table_description(message: table_pb2.TableDescription) -> TableDescriptio
             retention_bytes=message.stream_settings.retention_bytes,
             min_shards=message.stream_settings.min_shards,
             max_shards=message.stream_settings.max_shards,
+            automatic_merges=message.stream_settings.automatic_merges,
+            shard_roll_period_s=message.stream_settings.shard_roll_period_in_seconds,
         ),
         billing_mode="PROVISIONED" if is_provisioned else "PAY_PER_REQUEST",
         provisioned_throughput=_to_throughput(message.provisioned_throughput) if is_provisioned else None,

@@ -31,9 +31,10 @@ class KeyAttribute(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StreamSettings:
-    """How long a table's streams keep records, and into how many shards they are divided.
+    """How long a table's streams keep records, and how they are divided into shards.
 
-    None: as it is, or for a new table the default: 24 hours, no bound in bytes, 1 and 4 shards.
+    None: as it is, or for a new table the default: 24 hours, no bound in bytes, 1 to 4 shards, which roll after 4 hours
+    and are not merged.
     """
 
     # 1 second to 365 days.
@@ -43,6 +44,10 @@ class StreamSettings:
     # Up to 64; equal to each other, shards are split and merged only on demand.
     min_shards: int | None = None
     max_shards: int | None = None
+    # Whether neighbours that are quiet are merged: only for readers that know both parents of a shard.
+    automatic_merges: bool | None = None
+    # How long a shard with records stays open before another one follows it; up to 365 days; 0: for ever.
+    shard_roll_period_s: int | None = None
 
 
 class ProvisionedThroughput(NamedTuple):

@@ -19,6 +19,7 @@ __all__ = [
     "output_option",
     "parse_key_attribute",
     "parse_retention",
+    "parse_roll_period",
     "parse_size",
     "start_option",
     "stream_settings_options",
@@ -100,6 +101,11 @@ def parse_retention(ctx: click.Context, param: click.Parameter, value: str | Non
     return int(match[1]) * _SECONDS[match[2]]
 
 
+def parse_roll_period(ctx: click.Context, param: click.Parameter, value: str | None) -> int | None:
+    """A click callback: a duration such as 90s, 30m or 4h, in seconds, or 0."""
+    return 0 if value == "0" else parse_retention(ctx, param, value)
+
+
 def parse_size(ctx: click.Context, param: click.Parameter, value: str | None) -> int | None:
     """A click callback: a size such as 1048576, 512MiB or 1GiB, in bytes."""
     if value is None:
@@ -129,6 +135,18 @@ def stream_settings_options(command: _Command) -> _Command:
             ),
             click.option("--min-shards", type=int, help="The stream has at least so many shards.  [new tables: 1]"),
             click.option("--max-shards", type=int, help="Its write rate splits it up to so many.  [new tables: 4]"),
+            click.option(
+                "--automatic-merges/--no-automatic-merges",
+                default=None,
+                help="Merge quiet shards: only for readers that know both parents of a shard.  [new tables: no]",
+            ),
+            click.option(
+                "--roll",
+                "shard_roll_period_s",
+                metavar="DURATION",
+                callback=parse_roll_period,
+                help="A shard with records is followed by another one after so long; 0: never.  [new tables: 4h]",
+            ),
         )
     ):
         command = option(command)

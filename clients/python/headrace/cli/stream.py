@@ -220,11 +220,19 @@ def split(*, stream_arn: str, shard_id: str, starting_hash_key: int | None, endp
 @endpoint_option
 @output_option
 def merge(*, stream_arn: str, shard_id: str, adjacent_shard_id: str, endpoint: str | None, output: str) -> None:
-    """Close two neighbouring shards and open one in their place."""
+    """Close two neighbouring shards and open one in their place.
+
+    Programs that know one parent of a shard, as those made for DynamoDB Streams, must read it over the HTTP port.
+    """
     from headrace import Client
 
     with Client(endpoint) as client:
         shard = client.merge_shards(_stream_arn(client, stream_arn), shard_id, adjacent_shard_id)
+    click.echo(
+        "warning: the merged shard has two parents. A reader that knows only one of them loses records of the other; "
+        "the HTTP port, which is made for such readers, shows it as two shards.",
+        err=True,
+    )
     _print_shards((shard,), output)
 
 

@@ -249,7 +249,7 @@ def print_description(table: TableDescription, output: str) -> None:
                 "stream": table.stream_view_type or "off",
                 "latest stream": table.latest_stream_arn,
                 "retention": _retention_text(settings),
-                "shards": f"{settings.min_shards} to {settings.max_shards}",
+                "shards": _shards_text(settings),
                 "created": table.creation_date_time,
                 "restored": _restored_text(table.restore_summary),
                 "arn": table.table_arn,
@@ -299,4 +299,16 @@ def _retention_text(settings: StreamSettings) -> str:
     parts = [duration_text(settings.retention_s or 0)]
     if settings.retention_bytes:
         parts.append(size_text(settings.retention_bytes))
+    return ", ".join(parts)
+
+
+def _shards_text(settings: StreamSettings) -> str:
+    """How many shards a stream has, and how they change by themselves."""
+    period_s = settings.shard_roll_period_s
+    parts = [
+        f"{settings.min_shards} to {settings.max_shards}",
+        f"rolled after {duration_text(period_s)}" if period_s else "not rolled",
+    ]
+    if settings.automatic_merges:
+        parts.append("merged when quiet")
     return ", ".join(parts)
