@@ -65,7 +65,7 @@ image: ## Build the container image headrace:dev
 	$(DOCKER) build --tag headrace:dev .
 
 clean: ## Remove the environments, caches and results that make made
-	rm -rf .venv .venv-proto .venv-aws $(STORIES)/node_modules $(DYNALITE)/node_modules .cache bench-results .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf .venv .venv-proto .venv-aws tests/aws/kcl/build $(STORIES)/node_modules $(DYNALITE)/node_modules .cache bench-results .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
 # Both distributions in one command, so that `headrace` is this one and not the index's.
 $(READY): pyproject.toml clients/python/pyproject.toml constraints.txt

@@ -166,6 +166,35 @@ def test_a_copy_equals_its_source_though_the_stream_splits_and_merges_all_the_ti
     assert group_of(source, name).parked_keys == 0
 
 
+def test_a_copy_follows_a_stream_whose_shards_roll_all_the_time(tmp_path: Path, rng: random.Random) -> None:
+    environment = {"HEADRACE_UPKEEP_INTERVAL_SECONDS": "0.1"}
+    with (
+        BrokerProcess(tmp_path / "north", region="eu-north-1", environment=environment) as north,
+        BrokerProcess(tmp_path / "south", region="us-south-1") as south,
+        Client(north.grpc) as source,
+        Client(south.grpc) as target,
+    ):
+        request = create_table_request(unique_name(), view_type=record_pb2.STREAM_VIEW_TYPE_NEW_IMAGE)
+        request.stream_settings.retention_period_in_seconds = 300
+        request.stream_settings.shard_roll_period_in_seconds = 1
+        request.stream_settings.min_shards = request.stream_settings.max_shards = 2
+        made = source.tables.CreateTable(request).table_description
+        table = TestTable(name=made.table_name, stream_arn=made.latest_stream_arn, key_names=("id",))
+        fill(source, table, 500)
+
+        def rolls() -> int:
+            return len(source.shards(table.stream_arn)) // 2 - 1
+
+        with CompanionProcess("replicator", north.grpc, tmp_path).wait_ready():
+            with writing(north.grpc, table, rng, keys=1_000):
+                name = create_replica(source, table, south)
+                wait_until_active(source, name)
+                rolls_while_copied = rolls()
+                eventually(lambda: rolls() >= rolls_while_copied + 3)
+            wait_until_converged(source, table, target, table, name)
+        assert progress(source, name).last_error == ""
+
+
 # With one leader the progress of a replica has one writer; the shards that come later are the leader's, too.
 def test_of_two_peers_one_holds_all_shards_and_the_other_takes_over_all(
     two_regions: tuple[BrokerProcess, BrokerProcess], source: Client, target: Client, tmp_path: Path

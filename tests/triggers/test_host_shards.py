@@ -12,6 +12,7 @@ import pytest
 
 from headrace.v1 import record_pb2
 from headrace.v1.stream_service_pb2 import Shard
+from headrace.v1.table_service_pb2 import UpdateTableRequest
 from tests.companion_process import CompanionProcess
 from tests.conftest import eventually
 from tests.rpc import Client, TestTable
@@ -202,3 +203,26 @@ def test_killing_hosts_while_shards_split_and_merge_loses_nothing(
                 victim.kill()
         eventually(partial(has_all, client, table, function), timeout_s=30)
     assert_in_order_per_key(client, table, function)
+
+
+@pytest.mark.usefixtures("host")
+def test_a_trigger_goes_on_when_its_shards_roll(
+    headrace: Headrace, client: Client, table: TestTable, function: NotingFunction, trigger: str
+) -> None:
+    create(headrace, trigger, table, function, "--batch-size", "5")
+    put_round(client, table, 0)
+    before = {shard.shard_id for shard in open_shards(client, table)}
+    update = UpdateTableRequest(table_name=table.name)
+    update.stream_settings.shard_roll_period_in_seconds = 1
+    update.stream_settings.retention_period_in_seconds = 300
+    client.tables.UpdateTable(update)
+
+    def have_rolled() -> bool:
+        return before.isdisjoint(shard.shard_id for shard in open_shards(client, table))
+
+    # The broker looks every ten seconds.
+    eventually(have_rolled, timeout_s=30)
+    put_round(client, table, 1)
+    eventually(partial(has_all, client, table, function), timeout_s=20)
+    assert_in_order_per_key(client, table, function)
+    assert len(function.sequence_numbers()) == 2 * KEYS, "nothing has come twice"

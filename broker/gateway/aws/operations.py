@@ -367,7 +367,8 @@ class DynamoDB:
         return {"Streams": [], **await self._call("ListStreams", request)}
 
     async def _describe_stream(self, request: Json) -> Json:
-        response = await self._call("DescribeStream", request)
+        # Clients of AWS know one parent of a shard.
+        response = await self._call("DescribeStream", {**request, "AsTree": True})
         stream = response["StreamDescription"]
         for ours in ("RetainedRecords", "RetainedBytes", "ReadUsage"):
             stream.pop(ours, None)
