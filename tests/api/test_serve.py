@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -119,6 +120,21 @@ def test_the_ready_line_is_json_and_the_logs_go_elsewhere(tmp_path: Path) -> Non
     assert not ready["http"].endswith(":0")
     assert (rest, process.returncode) == ("", 0)
     assert logs
+
+
+def test_a_broker_whose_ready_line_nobody_reads_ends_without_a_traceback(tmp_path: Path) -> None:
+    command = serve_command(tmp_path, region="eu-north-1", grpc=LOOPBACK_ANY_PORT, http=LOOPBACK_ANY_PORT)
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    try:
+        done = subprocess.run(
+            command, stdout=write_end, stderr=subprocess.PIPE, text=True, timeout=EXIT_TIMEOUT_S, check=False
+        )
+    finally:
+        os.close(write_end)
+    assert done.returncode == 141
+    assert "nobody reads the ready line" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_a_broker_says_that_it_is_healthy_over_grpc_and_http(broker: BrokerProcess) -> None:

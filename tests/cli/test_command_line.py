@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.metadata
 import io
 import json
+import os
 import re
 import subprocess
 import sys
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import redirect_stdout
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -23,6 +26,7 @@ from headrace import errors
 from headrace.cli import main
 from headrace.cli.group import CommandGroup, LazyCommand
 from headrace.cli.options import endpoint_option, output_option
+from headrace.cli.output import OutputError, write_lines
 from headrace.cli.render import byte_count_text, duration_text, json_text, print_fields, print_table, size_text
 
 
@@ -145,6 +149,40 @@ def test_an_expected_failure_is_one_line_on_stderr(
     result = invoke(group_that_raises(monkeypatch, error), "fail")
 
     assert (result.exit_code, result.stdout, result.stderr) == (exit_code, "", line)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        BrokenPipeError(errno.EPIPE, "Broken pipe"),
+        OutputError(OSError(errno.EPIPE, "Broken pipe"), 0),
+        ExceptionGroup("tasks", [BrokenPipeError(errno.EPIPE, "Broken pipe")]),
+    ],
+)
+def test_a_closed_output_ends_a_command_quietly_wherever_it_is_met(
+    monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    result = invoke(group_that_raises(monkeypatch, error), "fail")
+
+    assert (result.exit_code, result.output) == (141, "")
+
+
+# As another program leaves it that shares the pipe, and does not block on it.
+def test_output_to_a_pipe_that_does_not_block_arrives_whole() -> None:
+    lines = [f"{number:>1000}" for number in range(500)]
+    read_end, write_end = os.pipe()
+    os.set_blocking(write_end, False)
+    with ThreadPoolExecutor(1) as pool, os.fdopen(read_end, "rb") as pipe:
+        reading = pool.submit(pipe.read)
+        with os.fdopen(write_end, "w") as stdout, redirect_stdout(stdout):
+            write_lines(lines)
+        assert reading.result(timeout=10).decode().splitlines() == lines
+
+
+def test_a_defect_beside_a_closed_output_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    group = ExceptionGroup("tasks", [BrokenPipeError(errno.EPIPE, "Broken pipe"), ZeroDivisionError("ours")])
+
+    assert invoke(group_that_raises(monkeypatch, group), "fail").exception is group
 
 
 def test_a_defect_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -113,7 +113,10 @@ def test_a_trigger_is_made_of_a_file_with_lambdas_defaults(
     }
 
 
-def test_all_that_can_be_chosen_is_kept(headrace: Headrace, table: TestTable, tmp_path: Path) -> None:
+def test_all_that_can_be_chosen_is_kept(
+    headrace: Headrace, client: Client, table: TestTable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TOKEN", "from=here")
     module = tmp_path / "code" / "shop" / "app.py"
     module.parent.mkdir(parents=True)
     module.touch()
@@ -122,14 +125,16 @@ def test_all_that_can_be_chosen_is_kept(headrace: Headrace, table: TestTable, tm
         headrace(
             *("trigger", "create", name, "--table", table.name, "--handler", f"{module}:count"),
             *("--code", str(tmp_path / "code"), "--batch-size", "7", "--from", "latest", "--timeout", "60"),
-            *("--memory", "256", "--env", "A=1", "--env", "B=x=y", "-o", "json"),
+            *("--memory", "256", "--env", "A=1", "--env", "B=x=y", "--env", "TOKEN", "-o", "json"),
         )
     )
     assert made["function"]["handler"] == "shop.app.count"
-    assert made["function"]["environment_names"] == ["A", "B"]
+    assert made["function"]["environment_names"] == ["A", "B", "TOKEN"]
     shown = done(headrace("trigger", "describe", name))
-    assert "A, B" in shown
+    assert "A, B, TOKEN" in shown
     assert "x=y" not in shown
+    fetched = client.triggers.GetTriggerCode(pb.GetTriggerCodeRequest(trigger_name=name))
+    assert fetched.environment == {"A": "1", "B": "x=y", "TOKEN": "from=here"}
     assert (made["function"]["timeout_seconds"], made["function"]["memory_size_mb"]) == (60, 256)
     assert (made["batch_size"], made["starting_position"]) == (7, "LATEST")
     assert done(headrace("trigger", "delete", name, "--yes")) == ""
@@ -142,7 +147,8 @@ def test_all_that_can_be_chosen_is_kept(headrace: Headrace, table: TestTable, tm
         (["--handler", "missing.py"], "there is no file missing.py"),
         (["--handler", "app"], "is not FILE.py or FILE.py:function"),
         (["--handler", "{handler}:not-a-name"], "is not FILE.py or FILE.py:function"),
-        (["--handler", "{handler}", "--env", "NAME"], "is not NAME=VALUE"),
+        (["--handler", "{handler}", "--env", "NOT_SET_ANYWHERE"], "NOT_SET_ANYWHERE is not set here"),
+        (["--handler", "{handler}", "--env", "=x"], "is not NAME=VALUE or NAME"),
         (["--handler", "{handler}", "--env", "AWS_REGION=x"], "AWS_REGION is set by the runtime"),
         (["--handler", "{handler}", "--batch-size", "0"], "--batch-size"),
         (["--handler", "{handler}", "--timeout", "901"], "--timeout"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC
@@ -60,8 +61,13 @@ def _parse_environment(ctx: click.Context, param: click.Parameter, values: tuple
     environment = {}
     for value in values:
         name, equals, text = value.partition("=")
-        if not equals or not name:
-            raise click.BadParameter(f"{value!r} is not NAME=VALUE", ctx=ctx, param=param)
+        if not name:
+            raise click.BadParameter(f"{value!r} is not NAME=VALUE or NAME", ctx=ctx, param=param)
+        if not equals:
+            # Other users of the machine can see a command line, and not an environment.
+            if name not in os.environ:
+                raise click.BadParameter(f"{name} is not set here; give {name}=VALUE or set it", ctx=ctx, param=param)
+            text = os.environ[name]
         if is_reserved(name):
             raise click.BadParameter(f"{name} is set by the runtime; choose another name", ctx=ctx, param=param)
         environment[name] = text
@@ -130,10 +136,10 @@ def trigger() -> None:
 @click.option(
     "--env",
     "environment",
-    metavar="NAME=VALUE",
+    metavar="NAME[=VALUE]",
     multiple=True,
     callback=_parse_environment,
-    help="An environment variable of the function; may be given again.",
+    help="An environment variable of the function, without =VALUE as it is set here; may be given again.",
 )
 @endpoint_option
 @output_option
