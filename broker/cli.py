@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn, TypeVar
 
 import click
 
@@ -36,6 +36,13 @@ _log: Final = logging.getLogger(__name__)
 Command = TypeVar("Command", bound="Callable[..., Any]")
 
 
+class Accepted(NamedTuple):
+    """What a start goes on in spite of. No settings: whoever accepts something decides that anew each time."""
+
+    loss: bool
+    clock: bool
+
+
 def _options(command: Command) -> Command:
     for option in reversed(
         (
@@ -57,6 +64,12 @@ def _options(command: Command) -> Command:
                 help="Origins of web pages that may call AWS's protocol, by commas; *: any."
                 "  [default: any with --auth sigv4, none with --auth none]",
             ),
+            click.option(
+                "--accept-loss", is_flag=True, help="Start once on a store that has lost writes; streams get new ARNs."
+            ),
+            click.option(
+                "--accept-clock", is_flag=True, help="Start on a store whose times are over an hour ahead of the clock."
+            ),
             click.option("--insecure", is_flag=True, default=None, help="Listen off loopback without encryption."),
             click.option("--log-level", help="DEBUG, INFO, WARNING or ERROR.  [default: INFO]"),
         )
@@ -67,24 +80,25 @@ def _options(command: Command) -> Command:
 
 @click.command()
 @_options
-def serve(file: Path | None, **flags: object) -> None:
+def serve(file: Path | None, *, accept_loss: bool, accept_clock: bool, **flags: object) -> None:
     """Run a broker.
 
     When it is ready it prints one line of JSON on stdout: its version, region and addresses. Logs go to stderr. SIGTERM
     drains and stops.
     """
-    _run(file, flags)
+    _run(file, flags, Accepted(accept_loss, accept_clock))
 
 
 @click.command()
 @_options
-def dev(file: Path | None, **flags: object) -> None:
+def dev(file: Path | None, *, accept_loss: bool, accept_clock: bool, **flags: object) -> None:
     """Run everything on a laptop: a broker, a trigger host and a replicator.
 
     Prints the broker's line of JSON when it is ready. SIGTERM or Ctrl-C stops all three. AWS's protocol is open to
     anybody (--auth none) unless a setting says otherwise.
     """
-    _run(file, flags, companions=("trigger-host", "replicator"), defaults={"auth": "none"})
+    accepted = Accepted(accept_loss, accept_clock)
+    _run(file, flags, accepted, companions=("trigger-host", "replicator"), defaults={"auth": "none"})
 
 
 @click.command()
@@ -130,6 +144,7 @@ main.add_command(restore)
 def _run(
     file: Path | None,
     flags: dict[str, object],
+    accepted: Accepted,
     companions: tuple[str, ...] = (),
     defaults: Mapping[str, object] | None = None,
 ) -> None:
@@ -148,23 +163,23 @@ def _run(
         run = asyncio.run
     else:
         run = uvloop.run
-    sys.exit(run(_serve(config, companions, umask)))
+    sys.exit(run(_serve(config, accepted, companions, umask)))
 
 
-async def _serve(config: Config, companions: tuple[str, ...], companions_umask: int) -> int:
+async def _serve(config: Config, accepted: Accepted, companions: tuple[str, ...], companions_umask: int) -> int:
     # gRPC's own log repeats, in a form of its own, what is raised or answered anyway.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     # Imported here so that --help and mistakes in the settings answer at once.
     from broker.model.errors import CorruptionError
     from broker.node import Node
     from broker.rpc.server import AddressInUseError
-    from broker.storage.rocks import StoreOpenError
+    from broker.storage.recovery import StoreOpenError
 
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     try:
-        node = Node(config)
+        node = Node(config, accepts_loss=accepted.loss, accepts_clock=accepted.clock)
     except (StoreOpenError, configuration.ConfigError) as error:
         _refuse(str(error))
     except CorruptionError as error:

@@ -25,6 +25,8 @@ from broker.rpc.server import AddressInUseError, Engine, RpcServer
 from broker.storage.commit import Committer
 from broker.storage.identity import open_identity
 from broker.storage.journal import EmbeddedJournal
+from broker.storage.note import NoteKeeper
+from broker.storage.recovery import ClockError, check_stored_time
 from broker.storage.rocks import Store
 from broker.storage.watermark import Watermarks
 from broker.streams.iterators import Iterators
@@ -34,6 +36,7 @@ from broker.tables.capacity import CapacityMetering
 from broker.tables.catalog import Catalog
 from broker.tables.housekeeping import Backfill, Expiry
 from broker.tables.read import ItemReader
+from broker.tables.renewal import renew_streams
 from broker.tables.transactions import RequestTokens
 from broker.tables.upkeep import Upkeep
 from broker.telemetry import Metric, Row, Telemetry
@@ -43,6 +46,7 @@ if TYPE_CHECKING:
     from broker.config import Config
 
 _SEED_BITS: Final = 128
+_MILLIS_PER_SECOND: Final = 1000
 
 _log: Final = logging.getLogger(__name__)
 
@@ -50,27 +54,44 @@ _log: Final = logging.getLogger(__name__)
 class Node:
     """One broker process's worth of objects."""
 
-    def __init__(self, config: Config, clock: Clock | None = None) -> None:
-        """Opens the store. Raises ConfigError if it belongs to another region, StoreOpenError if it is in use."""
+    def __init__(
+        self, config: Config, clock: Clock | None = None, *, accepts_loss: bool = False, accepts_clock: bool = False
+    ) -> None:
+        """Opens the store.
+
+        Raises ConfigError if it belongs to another region, and StoreOpenError if it is in use. Raises LossError if it
+        has lost acknowledged writes, and ClockError if it was written with a clock far ahead of this one, unless the
+        loss, or the clock, is accepted.
+        """
         self._config = config
         access_keys = config.access_keys()
         clock = clock or SystemClock()
         random = SystemRandom()
         region = config.region
         self._telemetry = telemetry = Telemetry()
-        self._store = store = Store(Path(config.data))
+        data = Path(config.data)
+        self._store = store = Store(data, accepts_loss=accepts_loss)
         identity = open_identity(store, region, random)
         if identity.region != region:
             store.close()
             raise ConfigError(
                 f"region: the data folder {config.data} belongs to region {identity.region}, not {region}"
             )
+        try:
+            check_stored_time(data, store.counters(), clock.now_ms(), is_accepted=accepts_clock)
+        except ClockError:
+            store.close()
+            raise
+        if store.loss is not None:
+            renewed = renew_streams(store, region, clock.now_ms())
+            _log.warning("streams have new labels after a loss count=%d", renewed)
         watermarks = Watermarks()
         self._journal = EmbeddedJournal(store)
         self._committer = committer = Committer(store, self._journal, watermarks, clock, region)
+        self._note_keeper = NoteKeeper(data, store, committer, clock)
         capacity = CapacityMetering(clock)
         catalog = Catalog(store, committer, region, random, capacity.forget)
-        log = LogReader(store, watermarks, clock)
+        log = LogReader(store, watermarks, committer.clock)
         for stream in catalog.streams.all():
             log.recover(stream)
         metering = Metering()
@@ -82,7 +103,7 @@ class Node:
         items = ItemReader(store, committer)
         folder = BackupFolder(config.backups_folder, Path(config.data))
         self._backups = backups = Backups(folder, store, committer, catalog, clock, random)
-        members = Members(groups, catalog, log, items, committer, watermarks, clock)
+        members = Members(groups, catalog, log, items, committer, watermarks, committer.clock)
         engine = Engine(
             catalog=catalog,
             committer=committer,
@@ -115,6 +136,7 @@ class Node:
         interval = self._config.upkeep_interval_seconds
         self._background = [
             asyncio.create_task(self._upkeep.run(interval), name="upkeep"),
+            asyncio.create_task(self._note_keeper.run(interval), name="note keeper"),
             asyncio.create_task(self._backfill.run(), name="backfill"),
             asyncio.create_task(self._expiry.run(interval), name="expiry"),
         ]
@@ -127,6 +149,7 @@ class Node:
             raise AddressInUseError(f"cannot listen on {self._config.http}") from error
         grpc_port = await self._rpc.start(self._config.grpc)
         self._is_serving = True
+        _log.info("opened the store data=%s %s", self._config.data, self._store.replay)
         _log.info(
             "serving version=%s region=%s grpc=%s:%d http=%s:%d",
             VERSION,
@@ -168,6 +191,7 @@ class Node:
         if self._committing is not None:
             await asyncio.wait((self._committing,))
         await self._journal.close()
+        await self._note_keeper.close()
         self._store.close()
 
     def _expose_metrics(
@@ -240,6 +264,11 @@ class Node:
                 ("reason",),
                 lambda: [Row((reason,), (count,)) for reason, count in signatures.failures()],
             )
+        telemetry.gauge(
+            "headrace_stored_time_ahead_seconds",
+            "How far the newest stored time is ahead of the clock",
+            lambda: committer.ahead_ms // _MILLIS_PER_SECOND,
+        )
         telemetry.gauge("headrace_queued_operations", "Operations that wait", lambda: committer.queued_operations)
         telemetry.gauge(
             "headrace_sequence_number", "Last sequence number given", lambda: committer.last_sequence_number

@@ -23,7 +23,8 @@ from broker.model.tables import ACCOUNT
 from broker.storage import layout
 from broker.storage.identity import read_identity
 from broker.storage.private import NotPrivateError, open_private_folder
-from broker.storage.rocks import RESTORING_MARK, Family, Store, StoreOpenError
+from broker.storage.recovery import StoreOpenError
+from broker.storage.rocks import RESTORING_MARK, Family, Store
 
 _DOCUMENT: Final = "backup.json"
 _STORE: Final = "store"

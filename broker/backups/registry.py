@@ -29,7 +29,8 @@ from broker.model.errors import (
 from broker.model.tables import Restoration, Stream, Table, stream_name
 from broker.storage import layout
 from broker.storage.documents import Documents
-from broker.storage.rocks import Family, StoreOpenError
+from broker.storage.recovery import StoreOpenError
+from broker.storage.rocks import Family
 from broker.tables.definition import TableChange
 from broker.tables.operations import replace_item
 from broker.tables.validate import check_length, check_table_name

@@ -25,6 +25,35 @@ class SystemClock:
         return time.time_ns() // 1_000_000
 
 
+class RisingClock:
+    """A clock that never falls, not even below a time that was stored before.
+
+    While the clock beneath it is behind, because it was set back or had been ahead, this one goes on at half its speed
+    until the other has caught up. So times still tell what is older, and what is to age does.
+    """
+
+    __slots__ = ("_anchor", "_clock", "_last_ms")
+
+    def __init__(self, clock: Clock, last_ms: int) -> None:
+        self._clock = clock
+        self._last_ms = last_ms
+        # Since when the clock is behind: its time then, and the time here.
+        self._anchor: tuple[int, int] | None = None
+
+    def now_ms(self) -> int:
+        """Milliseconds since 1970 UTC, or more."""
+        now_ms = self._clock.now_ms()
+        if now_ms >= self._last_ms:
+            self._anchor = None
+            self._last_ms = now_ms
+            return now_ms
+        if self._anchor is None or now_ms < self._anchor[0]:
+            self._anchor = (now_ms, self._last_ms)
+        behind_ms, last_ms = self._anchor
+        self._last_ms = max(self._last_ms, last_ms + (now_ms - behind_ms) // 2)
+        return self._last_ms
+
+
 class Version(NamedTuple):
     """Which write this was; of two writes to one item the greater wins, in every region."""
 
@@ -34,7 +63,12 @@ class Version(NamedTuple):
     @property
     def wall_ms(self) -> int:
         """The part of the hybrid time that is a clock's, in milliseconds since 1970 UTC."""
-        return self.hybrid_time >> _COUNTER_BITS
+        return wall_ms(self.hybrid_time)
+
+
+def wall_ms(hybrid_time: int) -> int:
+    """The part of a hybrid time that is a clock's, in milliseconds since 1970 UTC."""
+    return hybrid_time >> _COUNTER_BITS
 
 
 class HybridClock:

@@ -20,7 +20,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 from broker.encoding.records import encode_record, encode_time
-from broker.model.clock import Clock, HybridClock, Version
+from broker.model.clock import Clock, HybridClock, RisingClock, Version
 from broker.model.errors import HeadraceError, ThrottlingError, UnavailableError
 from broker.storage import layout
 from broker.storage.journal import Entry
@@ -324,9 +324,11 @@ class Committer:
         self._store = store
         self._journal = journal
         self._watermarks = watermarks
-        self._clock = clock
         self._region = region
-        self._counters = layout.decode_counters(store.get(Family.CATALOG, layout.COUNTERS_KEY))
+        self._counters = store.counters()
+        # The times of a log's blocks never fall, so that a time is a place in it.
+        self.clock = RisingClock(clock, self._counters.time_ms)
+        self._system_clock = clock
         self._hybrid_clock = HybridClock(self._counters.hybrid_time)
         self._queue: deque[_Submission] = deque()
         self._queued_operations = 0
@@ -355,8 +357,18 @@ class Committer:
 
     @property
     def now_ms(self) -> int:
-        """The time as group commits have it: the clock's, but never before that of the last group."""
-        return max(self._counters.time_ms, self._clock.now_ms())
+        """The time as group commits have it: it never falls, and may be ahead of the clock."""
+        return self.clock.now_ms()
+
+    @property
+    def counters(self) -> layout.Counters:
+        """What only rises, as the last planned group leaves it."""
+        return self._counters
+
+    @property
+    def ahead_ms(self) -> int:
+        """How far the newest time that was stored is ahead of the clock."""
+        return max(0, self._counters.newest_ms - self._system_clock.now_ms())
 
     def forget_log_sizes(self, open_shards: set[int]) -> None:
         """Drops the sizes of logs that nothing is appended to any more."""
@@ -516,7 +528,6 @@ class Committer:
             await asyncio.sleep(0)
 
     def _plan_group(self) -> Group:
-        # The times of a log's blocks never fall, also if the clock is set back, so a time is a place in it.
         group = Group(
             self._store, self._counters, self._hybrid_clock, self.now_ms, self._region, self.log_sizes, self.sizes
         )

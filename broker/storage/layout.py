@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 import google_crc32c
 
 from broker.encoding.items import EncodedItem
-from broker.model.clock import Version
+from broker.model.clock import Version, wall_ms
 from broker.model.errors import CorruptionError
 
 _FORMAT: Final = 1
@@ -58,6 +58,11 @@ class Counters(NamedTuple):
     id: int
     time_ms: int
 
+    @property
+    def newest_ms(self) -> int:
+        """The newest time that a record or a version has, in milliseconds since 1970 UTC."""
+        return max(self.time_ms, wall_ms(self.hybrid_time))
+
 
 def encode_counters(counters: Counters) -> bytes:
     """The value of the counters."""
@@ -70,6 +75,35 @@ def decode_counters(value: bytes | None) -> Counters:
         return Counters(0, 0, 0, 0)
     _check(len(value) == _COUNTERS.size and value[0] == _COUNTERS_FORMAT, "counters")
     return Counters(*_COUNTERS.unpack(value)[1:])
+
+
+# The durable note: format, RocksDB's sequence number, the counters, time of writing in ms; then the CRC-32C of that.
+_NOTE: Final = struct.Struct(">BQQQQQQ")
+
+
+class Note(NamedTuple):
+    """What was durable at a time."""
+
+    # RocksDB's sequence number, which rises with every key written.
+    position: int
+    counters: Counters
+    # When the note was written, in milliseconds since 1970 UTC.
+    time_ms: int
+
+
+def encode_note(note: Note) -> bytes:
+    """The content of the durable note."""
+    value = _NOTE.pack(_FORMAT, note.position, *note.counters, note.time_ms)
+    checksum: int = google_crc32c.value(value)
+    return value + checksum.to_bytes(_CHECKSUM_BYTES, "little")
+
+
+def decode_note(value: bytes) -> Note:
+    """Reads what `encode_note` made. Raises CorruptionError."""
+    _check(len(value) == _NOTE.size + _CHECKSUM_BYTES and value[0] == _FORMAT, "durable note")
+    _check(google_crc32c.value(value) == _CHECKSUM_RESIDUE, "durable note")
+    position, *counters, time_ms = _NOTE.unpack(value[:-_CHECKSUM_BYTES])[1:]
+    return Note(position, Counters(*counters), time_ms)
 
 
 class Size(NamedTuple):

@@ -6,8 +6,10 @@ so everything but these two runs on the event loop's thread, and they run beside
 
 from __future__ import annotations
 
+import logging
 from enum import StrEnum
-from typing import TYPE_CHECKING, Final
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, NoReturn
 
 from rocksdict import (
     AccessType,
@@ -24,11 +26,23 @@ from rocksdict import (
     WriteOptions,
 )
 
+from broker.model.errors import CorruptionError
+from broker.storage import layout
 from broker.storage.private import NotPrivateError, open_private_folder
+from broker.storage.recovery import (
+    LossError,
+    Recovered,
+    StoreOpenError,
+    find_loss,
+    gather_evidence,
+    holder_of,
+    loss_error,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
-    from pathlib import Path
+
+    from broker.storage.recovery import Evidence
 
 
 class Family(StrEnum):
@@ -60,49 +74,151 @@ _WRITE_BUFFER_BYTES: Final = 64 * 1024 * 1024
 _WAL_BYTES_MAX: Final = 256 * 1024 * 1024
 _BLOOM_BITS: Final = 10
 _MEMTABLE_FILTER_RATIO: Final = 0.05
-_OPEN_FILES_MAX: Final = 512
+OPEN_FILES_MAX: Final = 512
 _LOG_FILES_MAX: Final = 4
 # A backup is read once from its beginning to its end.
 _READ_ONLY_CACHE_BYTES: Final = 8 * 1024 * 1024
+_READ_ONLY_FILES_MAX: Final = 64
 # Lies in a data folder while a backup is being copied there.
 RESTORING_MARK: Final = "RESTORING"
 
 
-class StoreOpenError(Exception):
-    """The data folder cannot be made, is held by another process, or is not a store."""
+# Options that rocksdict has no setter for, as files of RocksDB's. With both, the manifest lists the log files that are
+# closed with their sizes, so that RocksDB refuses to open if one is missing or cut. With the second, opening leaves the
+# log as it is: for a disk that has no room for its entries in another form.
+_OPTIONS: Final = Path(__file__).parent / "options"
+_VERIFIED: Final = _OPTIONS / "verified"
+_VERIFIED_TIGHT: Final = _OPTIONS / "verified_tight"
+# What RocksDB's messages begin with if it cannot read what is stored, unless it is for want of a file descriptor.
+_UNREADABLE: Final = ("Corruption", "IO error")
+_TOO_MANY_FILES: Final = "Too many open files"
+
+_log: Final = logging.getLogger(__name__)
 
 
 class Store:
     """One data folder. Reads see every write, also one that is not synced yet."""
 
-    def __init__(self, path: Path, *, is_read_only: bool = False) -> None:
-        """Opens the folder, or makes it unless it is only to be read. Raises StoreOpenError if it cannot be opened."""
+    def __init__(
+        self,
+        path: Path,
+        *,
+        is_read_only: bool = False,
+        accepts_loss: bool = False,
+        open_files_max: int = OPEN_FILES_MAX,
+    ) -> None:
+        """Opens the folder, or makes it unless it is only to be read.
+
+        Raises LossError if it no longer holds all that was acknowledged, unless that is accepted: then `loss` says it.
+        Raises StoreOpenError if it cannot be opened.
+        """
         cache = Cache(_READ_ONLY_CACHE_BYTES if is_read_only else _BLOCK_CACHE_BYTES)
-        families = list(Family)
+        self._options = {family.value: _family_options(family, cache) for family in Family}
+        self._open_files_max = _READ_ONLY_FILES_MAX if is_read_only else open_files_max
+        # What the store has lost, if that was accepted; and what was known to be durable before it was opened.
+        self.loss: LossError | None = None
+        self.note: layout.Note | None = None
+        # Where the replay of the log ended, for the node's log.
+        self.replay = ""
         if (path / RESTORING_MARK).exists():
             raise StoreOpenError(f"a restore into {path} has not finished; empty the folder and restore again")
         try:
-            if is_read_only:
-                access = AccessType.read_only(error_if_log_file_exist=False)
-                # What an older version wrote has those of its time.
-                names = Rdict.list_cf(str(path))
-                families = [family for family in families if family.value in names]
-            else:
-                access = AccessType.read_write()
-                open_private_folder(path)
-            options = {family.value: _family_options(family, cache) for family in families}
-            self._db = Rdict(str(path), _database_options(), column_families=options, access_type=access)
+            self._db = self._open_read_only(path) if is_read_only else self._open(path, accepts_loss=accepts_loss)
+        except StoreOpenError:
+            raise
         except NotPrivateError as error:
             raise StoreOpenError(f"data: {error}") from error
         except Exception as error:
             raise StoreOpenError(f"cannot open the data folder {path}: {error}") from error
+        # What an older version wrote has the families of its time.
+        families = [family for family in Family if family.value in self._options]
         self._families = {family: self._db.get_column_family(family.value) for family in families}
         self._handles = {family: self._db.get_column_family_handle(family.value) for family in families}
         self._write_options = WriteOptions()
 
+    def _open(self, path: Path, *, accepts_loss: bool) -> Rdict:
+        open_private_folder(path)
+        holder = holder_of(path)
+        if holder:
+            raise StoreOpenError(f"the data folder {path} is in use by {holder}")
+        evidence = gather_evidence(path)
+        self.note = evidence.note
+        self.loss = find_loss(path, evidence, lambda: self._peek(path))
+        if self.loss is None:
+            try:
+                database = self._open_verified(path)
+            except Exception as error:
+                if not str(error).startswith("Corruption"):
+                    raise
+                self.loss = loss_error(path, evidence.note, self._peek(path), cause=str(error))
+            else:
+                self.replay = _replay(evidence, database)
+                return database
+        if not accepts_loss:
+            raise self.loss
+        _log.warning("loss accepted: %s", self.loss)
+        database = self._open_damaged(path)
+        self.replay = _replay(evidence, database)
+        return database
+
+    def _open_verified(self, path: Path) -> Rdict:
+        options, _ = Options.load_latest(str(_VERIFIED))
+        return self._rdict(path, options, AccessType.read_write())
+
+    def _open_damaged(self, path: Path) -> Rdict:
+        try:
+            return self._rdict(path, Options(raw_mode=True), AccessType.read_write())
+        except Exception as error:  # noqa: BLE001 - rocksdict has no class of its own for what RocksDB says
+            # Files hold later writes than the log up to the damaged place: it is left out, and the log read on.
+            _log.warning("what is damaged is left out error=%s", error)
+            options = Options(raw_mode=True)
+            return self._rdict(
+                path, options, AccessType.read_write(), recovery=DBRecoveryMode.skip_any_corrupted_record()
+            )
+
+    def _open_read_only(self, path: Path) -> Rdict:
+        names = Rdict.list_cf(str(path))
+        self._options = {name: options for name, options in self._options.items() if name in names}
+        return self._rdict(path, Options(raw_mode=True), AccessType.read_only(error_if_log_file_exist=False))
+
+    def _peek(self, path: Path) -> Recovered | None:
+        """What a replay finds, without a change of the folder; None if it fails."""
+        try:
+            store = Store(path, is_read_only=True)
+        except StoreOpenError:
+            return None
+        try:
+            return Recovered(store.position, store.counters())
+        except CorruptionError:
+            return None
+        finally:
+            store.close()
+
+    def _rdict(self, path: Path, options: Options, access: AccessType, recovery: DBRecoveryMode | None = None) -> Rdict:
+        options.create_if_missing(create_if_missing=True)
+        options.create_missing_column_families(create_missing_cfs=True)
+        options.set_wal_recovery_mode(recovery or DBRecoveryMode.point_in_time())
+        options.set_max_total_wal_size(_WAL_BYTES_MAX)
+        options.set_max_open_files(self._open_files_max)
+        options.set_keep_log_file_num(_LOG_FILES_MAX)
+        return Rdict(str(path), options, column_families=self._options, access_type=access)
+
+    @property
+    def position(self) -> int:
+        """RocksDB's own sequence number: it rises with every key written or deleted."""
+        number: int = self._db.latest_sequence_number()
+        return number
+
+    def counters(self) -> layout.Counters:
+        """What only rises in the store, as it was written last. Raises CorruptionError."""
+        return layout.decode_counters(self.get(Family.CATALOG, layout.COUNTERS_KEY))
+
     def get(self, family: Family, key: bytes) -> bytes | None:
-        """The value of a key, or None."""
-        value: bytes | None = self._families[family].get(key)
+        """The value of a key, or None. Raises CorruptionError."""
+        try:
+            value: bytes | None = self._families[family].get(key)
+        except Exception as error:  # noqa: BLE001 - rocksdict has no class of its own for what RocksDB says
+            _raise_unreadable(error)
         return value
 
     def write(self, mutations: Mutations, range_deletes: Iterable[tuple[Family, bytes, bytes]] = ()) -> None:
@@ -176,8 +292,9 @@ class Store:
         cursor.seek_for_prev(end)
         if cursor.valid() and cursor.key() == end:
             cursor.prev()
-        if cursor.valid() and cursor.key() >= begin:
-            return cursor.key(), cursor.value()
+        if cursor.valid():
+            return (cursor.key(), cursor.value()) if cursor.key() >= begin else None
+        _check(cursor)
         return None
 
     def close(self) -> None:
@@ -211,8 +328,7 @@ def _entries(cursor: RdictIter, _options: ReadOptions) -> Iterator[tuple[bytes, 
     while cursor.valid():
         yield cursor.key(), cursor.value()
         cursor.next()
-    # A cursor that met a broken block is no longer valid either; only its status tells.
-    cursor.status()
+    _check(cursor)
 
 
 def _entries_back(cursor: RdictIter, begin: bytes) -> Iterator[tuple[bytes, bytes]]:
@@ -220,18 +336,29 @@ def _entries_back(cursor: RdictIter, begin: bytes) -> Iterator[tuple[bytes, byte
     while cursor.valid() and (key := cursor.key()) >= begin:
         yield key, cursor.value()
         cursor.prev()
-    cursor.status()
+    _check(cursor)
 
 
-def _database_options() -> Options:
-    options = Options(raw_mode=True)
-    options.create_if_missing(create_if_missing=True)
-    options.create_missing_column_families(create_missing_cfs=True)
-    options.set_wal_recovery_mode(DBRecoveryMode.point_in_time())
-    options.set_max_total_wal_size(_WAL_BYTES_MAX)
-    options.set_max_open_files(_OPEN_FILES_MAX)
-    options.set_keep_log_file_num(_LOG_FILES_MAX)
-    return options
+def _check(cursor: RdictIter) -> None:
+    """Raises CorruptionError if a cursor is at its end because it met a broken block: only its status tells."""
+    try:
+        cursor.status()
+    except Exception as error:  # noqa: BLE001 - rocksdict has no class of its own for what RocksDB says
+        _raise_unreadable(error)
+
+
+def _raise_unreadable(error: Exception) -> NoReturn:
+    """Raises what RocksDB says on reading as an error of ours, if that is so for good."""
+    text = str(error)
+    if text.startswith(_UNREADABLE) and _TOO_MANY_FILES not in text:
+        raise CorruptionError(f"a part of the store cannot be read: {text}") from error
+    raise error
+
+
+def _replay(evidence: Evidence, database: Rdict) -> str:
+    note = evidence.note
+    noted = "none" if note is None else str(note.position)
+    return f"position={database.latest_sequence_number()} noted_position={noted} log_end={evidence.end.place or 'none'}"
 
 
 def _family_options(family: Family, cache: Cache) -> Options:

@@ -187,6 +187,28 @@ def trimmed_stream(stream: Stream, trims: Iterable[tuple[int, int, int]], vanish
     )
 
 
+def renewed_stream(stream: Stream, created_ms: int) -> Stream:
+    """The same records as another stream, with a label and shard ids that no reader has ever seen."""
+    ids = {shard.shard_id: public_shard_id(created_ms, shard.id) for shard in stream.lineage}
+
+    def renewed(shard: Shard) -> Shard:
+        return replace(
+            shard,
+            shard_id=ids[shard.shard_id],
+            # Of a parent that is forgotten nothing can be read, so nobody misses its name.
+            parent_shard_id=ids.get(shard.parent_shard_id, ""),
+            adjacent_parent_shard_id=ids.get(shard.adjacent_parent_shard_id, ""),
+        )
+
+    return replace(
+        stream,
+        label=iso_label(created_ms),
+        create_time_ms=created_ms,
+        shards=tuple(renewed(shard) for shard in stream.shards),
+        vanished=tuple(renewed(shard) for shard in stream.vanished),
+    )
+
+
 def horizon(shard: Shard) -> int:
     """The position before the first record that is still held, or may come."""
     return max(shard.starting_sequence_number - 1, shard.trimmed_to)

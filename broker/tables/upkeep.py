@@ -95,7 +95,8 @@ class Upkeep:
         stream = self._catalog.streams.get(name)
         if stream is None:
             return
-        cutoff_ms = self._clock.now_ms() - stream.settings.retention_seconds * _MILLIS_PER_SECOND
+        # By the clock that the records are dated with: it may be ahead of the node's.
+        cutoff_ms = self._committer.clock.now_ms() - stream.settings.retention_seconds * _MILLIS_PER_SECOND
         trims = {trim.shard: trim for shard in stream.shards if (trim := self._reader.trim_by_time(shard, cutoff_ms))}
         bytes_max = stream.settings.retention_bytes
         if bytes_max:

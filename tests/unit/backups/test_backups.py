@@ -25,7 +25,8 @@ from broker.model.errors import (
 )
 from broker.model.tables import Restoration
 from broker.storage.identity import open_identity
-from broker.storage.rocks import RESTORING_MARK, Family, Store, StoreOpenError
+from broker.storage.recovery import StoreOpenError
+from broker.storage.rocks import RESTORING_MARK, Family, Store
 from broker.tables.catalog import OpenTable
 from broker.tables.operations import Put
 from tests.unit.engine import AT, REGION, TIMEOUT_S, Engine, FakeClock, running

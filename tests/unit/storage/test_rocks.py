@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from broker.storage.rocks import Family, Store, StoreOpenError
+from broker.storage.recovery import StoreOpenError
+from broker.storage.rocks import Family, Store
 
 PAIRS: dict[bytes, bytes | None] = {b"a": b"1", b"b": b"2", b"c": b"3"}
 

@@ -1,0 +1,98 @@
+"""The durable note: a small file beside RocksDB's that says what was durable when it was written.
+
+RocksDB does not know that the end of its log is gone. The note does: a store that ends before it has lost acknowledged
+writes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final
+
+from broker.model.errors import HeadraceError
+from broker.storage import layout
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from broker.model.clock import Clock
+    from broker.storage.commit import Committer
+    from broker.storage.rocks import Store
+
+NOTE_NAME: Final = "durable-note"
+_UNFINISHED: Final = ".unfinished"
+
+_log: Final = logging.getLogger(__name__)
+
+
+def read_note(folder: Path) -> layout.Note | None:
+    """The note of a store; None if it has none. Raises CorruptionError, OSError."""
+    try:
+        return layout.decode_note((folder / NOTE_NAME).read_bytes())
+    except FileNotFoundError:
+        return None
+
+
+def write_note(folder: Path, note: layout.Note) -> None:
+    """Replaces the note, durably: whenever the process ends, the old one or the new one is there. Raises OSError."""
+    unfinished = folder / (NOTE_NAME + _UNFINISHED)
+    with unfinished.open("wb") as file:
+        file.write(layout.encode_note(note))
+        file.flush()
+        os.fsync(file.fileno())
+    unfinished.replace(folder / NOTE_NAME)
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+class NoteKeeper:
+    """Renews a store's note from time to time, beside the event loop."""
+
+    def __init__(self, folder: Path, store: Store, committer: Committer, clock: Clock) -> None:
+        self._folder = folder
+        self._store = store
+        self._committer = committer
+        self._clock = clock
+        # One thread, so that the notes are written in order.
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="durable-note")
+        self._written = -1
+
+    async def run(self, interval_seconds: float) -> None:
+        """Renews the note every so many seconds until it is cancelled."""
+        while True:
+            with suppress(HeadraceError):
+                # If a commit under way fails, the committer ends the node.
+                await self.renew()
+            await asyncio.sleep(interval_seconds)
+
+    async def renew(self) -> None:
+        """Writes what is durable now, if that is more than the note says. Raises UnavailableError."""
+        note = layout.Note(self._store.position, self._committer.counters, self._clock.now_ms())
+        if note.position == self._written:
+            return
+        await self._committer.all_settled()
+        if await asyncio.get_running_loop().run_in_executor(self._thread, self._write, note):
+            self._written = note.position
+
+    async def close(self) -> None:
+        """Writes the last note, when nothing is written to the store any more."""
+        with suppress(HeadraceError):
+            # After a write that failed nothing is known to be durable beyond the note there is.
+            await self.renew()
+        self._thread.shutdown()
+
+    def _write(self, note: layout.Note) -> bool:
+        try:
+            write_note(self._folder, note)
+        except OSError as error:
+            # The old note still holds: it promises less.
+            _log.warning("the durable note could not be written error=%s", error)
+            return False
+        return True
