@@ -77,8 +77,9 @@ def decode_counters(value: bytes | None) -> Counters:
     return Counters(*_COUNTERS.unpack(value)[1:])
 
 
-# The durable note: format, RocksDB's sequence number, the counters, time of writing in ms; then the CRC-32C of that.
-_NOTE: Final = struct.Struct(">BQQQQQQ")
+# The durable note: format, RocksDB's sequence number, the counters, time of writing in ms, number and length of
+# RocksDB's manifest; then the CRC-32C of that.
+_NOTE: Final = struct.Struct(">BQQQQQQQQ")
 
 
 class Note(NamedTuple):
@@ -89,11 +90,14 @@ class Note(NamedTuple):
     counters: Counters
     # When the note was written, in milliseconds since 1970 UTC.
     time_ms: int
+    # RocksDB's manifest, to which it only appends: its number and its length.
+    manifest: int
+    manifest_bytes: int
 
 
 def encode_note(note: Note) -> bytes:
     """The content of the durable note."""
-    value = _NOTE.pack(_FORMAT, note.position, *note.counters, note.time_ms)
+    value = _NOTE.pack(_FORMAT, note.position, *note.counters, *note[2:])
     checksum: int = google_crc32c.value(value)
     return value + checksum.to_bytes(_CHECKSUM_BYTES, "little")
 
@@ -102,8 +106,8 @@ def decode_note(value: bytes) -> Note:
     """Reads what `encode_note` made. Raises CorruptionError."""
     _check(len(value) == _NOTE.size + _CHECKSUM_BYTES and value[0] == _FORMAT, "durable note")
     _check(google_crc32c.value(value) == _CHECKSUM_RESIDUE, "durable note")
-    position, *counters, time_ms = _NOTE.unpack(value[:-_CHECKSUM_BYTES])[1:]
-    return Note(position, Counters(*counters), time_ms)
+    fields = _NOTE.unpack(value[:-_CHECKSUM_BYTES])[1:]
+    return Note(fields[0], Counters(*fields[1:5]), *fields[5:])
 
 
 class Size(NamedTuple):

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 NOTE_NAME: Final = "durable-note"
 _UNFINISHED: Final = ".unfinished"
+CURRENT: Final = "CURRENT"
+_MANIFEST_PREFIX: Final = "MANIFEST-"
 
 _log: Final = logging.getLogger(__name__)
 
@@ -52,6 +54,29 @@ def write_note(folder: Path, note: layout.Note) -> None:
         os.close(descriptor)
 
 
+def read_current(folder: Path) -> tuple[int, Path] | None:
+    """The number and the file of RocksDB's newest manifest; None if nothing names one. Raises OSError."""
+    try:
+        name = (folder / CURRENT).read_text(errors="replace").strip()
+    except FileNotFoundError:
+        return None
+    number = name.removeprefix(_MANIFEST_PREFIX)
+    return (int(number), folder / name) if number.isdecimal() and number.isascii() else None
+
+
+def durable_manifest(folder: Path) -> tuple[int, int]:
+    """The number of RocksDB's newest manifest, and how much of it is durable. Raises OSError."""
+    current = read_current(folder)
+    if current is None:
+        raise FileNotFoundError(f"{folder / CURRENT} names no manifest")
+    number, path = current
+    with path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        # RocksDB may just have appended to it.
+        os.fsync(file.fileno())
+    return number, size
+
+
 class NoteKeeper:
     """Renews a store's note from time to time, beside the event loop."""
 
@@ -62,7 +87,8 @@ class NoteKeeper:
         self._clock = clock
         # One thread, so that the notes are written in order.
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="durable-note")
-        self._written = -1
+        # The position and the manifest of the last note.
+        self._written: tuple[int, int, int] | None = None
 
     async def run(self, interval_seconds: float) -> None:
         """Renews the note every so many seconds until it is cancelled."""
@@ -74,12 +100,9 @@ class NoteKeeper:
 
     async def renew(self) -> None:
         """Writes what is durable now, if that is more than the note says. Raises UnavailableError."""
-        note = layout.Note(self._store.position, self._committer.counters, self._clock.now_ms())
-        if note.position == self._written:
-            return
+        position, counters = self._store.position, self._committer.counters
         await self._committer.all_settled()
-        if await asyncio.get_running_loop().run_in_executor(self._thread, self._write, note):
-            self._written = note.position
+        await asyncio.get_running_loop().run_in_executor(self._thread, self._write, position, counters)
 
     async def close(self) -> None:
         """Writes the last note, when nothing is written to the store any more."""
@@ -88,11 +111,12 @@ class NoteKeeper:
             await self.renew()
         self._thread.shutdown()
 
-    def _write(self, note: layout.Note) -> bool:
+    def _write(self, position: int, counters: layout.Counters) -> None:
         try:
-            write_note(self._folder, note)
+            manifest = durable_manifest(self._folder)
+            if (position, *manifest) != self._written:
+                write_note(self._folder, layout.Note(position, counters, self._clock.now_ms(), *manifest))
+                self._written = (position, *manifest)
         except OSError as error:
             # The old note still holds: it promises less.
             _log.warning("the durable note could not be written error=%s", error)
-            return False
-        return True

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from broker.model.clock import iso_label
 from broker.model.errors import CorruptionError
 from broker.model.sequence import format_sequence_number
-from broker.storage.note import read_note
-from broker.storage.wal import Hole, LogEnd, read_log_end
+from broker.storage.note import CURRENT, read_current, read_note
+from broker.storage.wal import Hole, LogEnd, read_damage, read_log_end
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 # RocksDB's lock, its pointer to the newest manifest, and what shows that there was a store without such a pointer.
 _LOCK: Final = "LOCK"
-_CURRENT: Final = "CURRENT"
 _STORED: Final = ("*.sst", "*.log")
 # How much of another process's command line a message repeats.
 _COMMAND_MAX: Final = 200
@@ -112,14 +111,34 @@ def gather_evidence(folder: Path) -> Evidence:
         # It is a copy of what the store knows; the store itself may be whole, and gets a new one.
         _log.warning("the durable note is damaged; what the log has lost at its end cannot be told data=%s", folder)
         note = None
-    is_store = (folder / _CURRENT).exists()
+    is_store = (folder / CURRENT).exists()
     if not is_store and (note is not None or any(any(folder.glob(pattern)) for pattern in _STORED)):
         raise LossError(
-            f"the data folder {folder} has lost its store: {_CURRENT} is missing"
+            f"the data folder {folder} has lost its store: {CURRENT} is missing"
             + ("" if note is None else f"; {_durable(note)}")
             + "; restore a backup, or start with an empty folder"
         )
+    _check_manifest(folder, note)
     return Evidence(note, read_log_end(folder))
+
+
+def _check_manifest(folder: Path, note: layout.Note | None) -> None:
+    """Raises LossError if RocksDB's list of its files is cut or damaged: RocksDB would take the rest for all of it."""
+    current = read_current(folder)
+    if current is None:
+        return
+    number, path = current
+    with suppress(FileNotFoundError):
+        size = path.stat().st_size
+        damage, is_followed = read_damage(path)
+        noted = note.manifest_bytes if note is not None and note.manifest == number else 0
+        # What a crash leaves unfinished is at the end, and beyond what was durable.
+        if size < noted or is_followed or (damage is not None and damage < noted):
+            where = f"{size} of {noted} bytes are left" if damage is None else f"at byte {damage}"
+            raise LossError(
+                f"the data folder {folder} has lost acknowledged writes: {path.name}, RocksDB's list of its files, is "
+                f"damaged ({where}); restore a backup"
+            )
 
 
 def find_loss(folder: Path, evidence: Evidence, peek: Callable[[], Recovered | None]) -> LossError | None:
@@ -128,7 +147,8 @@ def find_loss(folder: Path, evidence: Evidence, peek: Callable[[], Recovered | N
     `peek` tells what the replay finds, without changing the folder; None if it cannot.
     """
     note, end = evidence
-    if end.hole is None and (note is None or end.position >= note.position):
+    if end.hole is None and (note is None or not end.place or end.position >= note.position):
+        # A log without entries is told apart when the store is open: opening it cannot make the loss greater.
         return None
     found = peek()
     if end.hole is None and note is not None and found is not None and found.position >= note.position:

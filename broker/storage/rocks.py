@@ -7,6 +7,8 @@ so everything but these two runs on the event loop's thread, and they run beside
 from __future__ import annotations
 
 import logging
+import os
+import shutil
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn
@@ -91,6 +93,9 @@ _VERIFIED: Final = _OPTIONS / "verified"
 _VERIFIED_TIGHT: Final = _OPTIONS / "verified_tight"
 # What RocksDB's messages begin with if it cannot read what is stored, unless it is for want of a file descriptor.
 _UNREADABLE: Final = ("Corruption", "IO error")
+# A folder in the data folder, while it is found out what a replay would find; and the files that never change.
+_TRIAL: Final = "replay-trial"
+_FINAL_FILES: Final = (".sst", ".log")
 _TOO_MANY_FILES: Final = "Too many open files"
 
 _log: Final = logging.getLogger(__name__)
@@ -153,13 +158,26 @@ class Store:
                 self.loss = loss_error(path, evidence.note, self._peek(path), cause=str(error))
             else:
                 self.replay = _replay(evidence, database)
-                return database
+                found = database.latest_sequence_number()
+                if evidence.note is None or found >= evidence.note.position:
+                    return database
+                self.loss = self._loss_of(path, evidence.note, database)
         if not accepts_loss:
             raise self.loss
         _log.warning("loss accepted: %s", self.loss)
         database = self._open_damaged(path)
         self.replay = _replay(evidence, database)
         return database
+
+    @staticmethod
+    def _loss_of(path: Path, note: layout.Note, database: Rdict) -> LossError:
+        """The loss of a store that is open, which closes it."""
+        catalog = database.get_column_family(Family.CATALOG.value)
+        counters = layout.decode_counters(catalog.get(layout.COUNTERS_KEY))
+        found = Recovered(database.latest_sequence_number(), counters)
+        catalog.close()
+        database.close()
+        return loss_error(path, note, found)
 
     def _open_verified(self, path: Path) -> Rdict:
         options, _ = Options.load_latest(str(_VERIFIED))
@@ -182,17 +200,31 @@ class Store:
         return self._rdict(path, Options(raw_mode=True), AccessType.read_only(error_if_log_file_exist=False))
 
     def _peek(self, path: Path) -> Recovered | None:
-        """What a replay finds, without a change of the folder; None if it fails."""
+        """What a replay finds, tried in a folder of links so that this one is not changed; None if it fails.
+
+        RocksDB's read-only mode cannot be used: it breaks down on a log that is larger than a memtable.
+        """
+        trial = path / _TRIAL
         try:
-            store = Store(path, is_read_only=True)
-        except StoreOpenError:
-            return None
-        try:
-            return Recovered(store.position, store.counters())
-        except CorruptionError:
+            shutil.rmtree(trial, ignore_errors=True)
+            trial.mkdir()
+            for file in path.iterdir():
+                # RocksDB never writes to a log or a table file again; the others are small.
+                if file.is_file():
+                    place = os.link if file.suffix in _FINAL_FILES else shutil.copyfile
+                    place(file, trial / file.name)
+            database = self._rdict(trial, Options(raw_mode=True), AccessType.read_write())
+            catalog = database.get_column_family(Family.CATALOG.value)
+            counters = layout.decode_counters(catalog.get(layout.COUNTERS_KEY))
+            found = Recovered(database.latest_sequence_number(), counters)
+            catalog.close()
+            database.close()
+        except Exception as error:  # noqa: BLE001 - rocksdict has no class of its own for what RocksDB says
+            _log.warning("the log cannot be replayed error=%s", error)
             return None
         finally:
-            store.close()
+            shutil.rmtree(trial, ignore_errors=True)
+        return found
 
     def _rdict(self, path: Path, options: Options, access: AccessType, recovery: DBRecoveryMode | None = None) -> Rdict:
         options.create_if_missing(create_if_missing=True)

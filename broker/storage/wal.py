@@ -64,6 +64,14 @@ class _Batch(NamedTuple):
     keys: int
 
 
+class _Record(NamedTuple):
+    offset: int
+    end: int
+    kind: int
+    # What a batch begins with.
+    head: bytes
+
+
 class _Damage(NamedTuple):
     offset: int
 
@@ -104,39 +112,62 @@ def _number(path: Path) -> int:
     return int(path.stem) if path.stem.isdecimal() else 0
 
 
+def read_damage(path: Path) -> tuple[int | None, bool]:
+    """The first damaged place of a file in the form of RocksDB's logs, and whether whole records lie behind it.
+
+    A record that is cut by the end of the file is damaged too. Raises OSError.
+    """
+    damage = None
+    for found in _records(path):
+        if isinstance(found, _Damage):
+            damage = found.offset if damage is None else damage
+        elif damage is not None:
+            return damage, True
+    return damage, False
+
+
 def _entries(path: Path) -> Iterator[_Batch | _Damage]:
-    """The entries of a file in order, and the damaged places between them. What ends with the file is no damage."""
+    """The entries of a file in order, and the damaged places between them."""
+    begin, head = -1, b""
+    for found in _records(path):
+        if isinstance(found, _Damage):
+            yield found
+            begin = -1
+            continue
+        if found.kind in (_FULL, _FIRST):
+            begin, head = found.offset, found.head
+        elif begin >= 0 and len(head) < _BATCH.size:
+            # The end of a block has cut even the head of the batch.
+            head = (head + found.head)[: _BATCH.size]
+        if found.kind in (_FULL, _LAST) and begin >= 0:
+            if len(head) == _BATCH.size:
+                yield _Batch(begin, found.end, *_BATCH.unpack(head))
+            begin = -1
+
+
+def _records(path: Path) -> Iterator[_Record | _Damage]:
+    """The parts of which entries are made, and the damaged places between them."""
     size = path.stat().st_size
     if not size:
         return
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         offset = 0
-        begun: _Batch | None = None
         while offset + _HEAD_BYTES <= size:
-            rest = _BLOCK_BYTES - offset % _BLOCK_BYTES
-            if rest < _HEAD_BYTES:
-                offset += rest
+            block_end = offset - offset % _BLOCK_BYTES + _BLOCK_BYTES
+            if block_end - offset < _HEAD_BYTES:
+                offset = block_end
                 continue
             checksum, length, kind = _HEAD.unpack_from(data, offset)
             if kind == 0 and length == 0:
                 # Preallocated, or never written: nothing more is in this block.
-                begun = None
-                offset += rest
+                offset = block_end
                 continue
-            end = offset + _HEAD_BYTES + length
-            if end > size and _HEAD_BYTES + length <= rest:
-                # Written to its first part only.
-                return
-            if _HEAD_BYTES + length > rest or not _is_whole(data, offset, end, checksum):
+            begin, end = offset + _HEAD_BYTES, offset + _HEAD_BYTES + length
+            if end > min(block_end, size) or not _is_whole(data, offset, end, checksum):
                 yield _Damage(offset)
-                begun = None
-                offset = _next_record(data, offset + 1, offset + rest, size)
+                offset = _next_record(data, offset + 1, min(block_end, size))
                 continue
-            if kind in (_FULL, _FIRST) and length >= _BATCH.size:
-                begun = _Batch(offset, end, *_BATCH.unpack_from(data, offset + _HEAD_BYTES))
-            if kind in (_FULL, _LAST) and begun is not None:
-                yield begun._replace(end=end)
-                begun = None
+            yield _Record(offset, end, kind, data[begin : min(begin + _BATCH.size, end)])
             offset = end
 
 
@@ -145,12 +176,11 @@ def _is_whole(data: mmap.mmap, offset: int, end: int, checksum: int) -> bool:
     return ((found >> 15 | found << 17) + _MASK_DELTA) & _UINT32 == checksum
 
 
-def _next_record(data: mmap.mmap, begin: int, block_end: int, size: int) -> int:
-    """Where the next whole record begins in a block, if its own length tells; otherwise the end of the block."""
-    for offset in range(begin, min(block_end, size) - _HEAD_BYTES):
+def _next_record(data: mmap.mmap, begin: int, block_end: int) -> int:
+    """Where the next whole record begins in a block, as its own length tells; the end of the block if there is none."""
+    for offset in range(begin, block_end - _HEAD_BYTES):
         checksum, length, kind = _HEAD.unpack_from(data, offset)
         end = offset + _HEAD_BYTES + length
-        is_possible = _FULL <= kind <= _LAST and length > 0 and end <= min(block_end, size)
-        if is_possible and _is_whole(data, offset, end, checksum):
+        if _FULL <= kind <= _LAST and length > 0 and end <= block_end and _is_whole(data, offset, end, checksum):
             return offset
     return block_end

@@ -3,7 +3,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker.model.clock import HybridClock, Version, iso_label, label_ms
+from broker.model.clock import HybridClock, RisingClock, Version, iso_label, label_ms
 
 MILLIS = st.integers(0, 4_102_444_800_000)
 
@@ -52,3 +52,44 @@ def test_labels_sort_by_time(one: int, other: int) -> None:
 def test_a_label_has_the_form_of_dynamodb() -> None:
     assert iso_label(1_431_379_293_291) == "2015-05-11T21:21:33.291"
     assert iso_label(1_431_379_293_000) == "2015-05-11T21:21:33.000"
+
+
+class SteppedClock:
+    """A clock whose time is what a test says."""
+
+    def __init__(self, ms: int) -> None:
+        self.ms = ms
+
+    def now_ms(self) -> int:
+        return self.ms
+
+
+def test_a_rising_clock_has_the_time_of_the_clock_that_is_not_behind() -> None:
+    clock = SteppedClock(1000)
+    rising = RisingClock(clock, 1000)
+    assert rising.now_ms() == 1000
+    clock.ms = 1003
+    assert rising.now_ms() == 1003
+
+
+def test_a_rising_clock_goes_at_half_speed_until_the_clock_has_caught_up() -> None:
+    clock = SteppedClock(1000)
+    rising = RisingClock(clock, 1100)
+    assert rising.now_ms() == 1100
+    seen = []
+    for clock.ms in (1001, 1002, 1003, 1100, 1199, 1200, 1201):
+        seen.append(rising.now_ms())
+    assert seen == [1100, 1101, 1101, 1150, 1199, 1200, 1201]
+
+
+@given(st.lists(st.integers(-5000, 5000)))
+def test_a_rising_clock_never_falls_and_is_never_behind(steps: list[int]) -> None:
+    clock = SteppedClock(100_000)
+    rising = RisingClock(clock, 100_500)
+    last = 0
+    for step in steps:
+        clock.ms += step
+        now = rising.now_ms()
+        assert now >= last
+        assert now >= clock.ms
+        last = now

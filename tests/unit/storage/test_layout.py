@@ -62,6 +62,9 @@ EXAMPLES: Final[dict[str, Callable[[], bytes]]] = {
     "token count key": lambda: layout.token_count_key(2_833_333),
     "token count": lambda: layout.encode_token_count(5),
     "counters": lambda: layout.encode_counters(layout.Counters(7, VERSION.hybrid_time, 3, NOON_MS)),
+    "durable note": lambda: layout.encode_note(
+        layout.Note(21, layout.Counters(7, VERSION.hybrid_time, 3, NOON_MS), NOON_MS + 1, 5, 900)
+    ),
     "item key, text and number": lambda: _codec().of_key(item(id="a\x00b", at=-12)).stored,
     "item key, number": lambda: (
         _codec(KeyAttribute(name="n", type=KeyAttributeType.NUMBER)).of_key(item(n=1000, at=0)).stored
@@ -91,6 +94,8 @@ def test_the_bytes_on_disk_stay_as_they_are(request: pytest.FixtureRequest) -> N
 def test_bytes_of_the_first_version_are_still_read() -> None:
     golden = {name: bytes.fromhex(content) for name, content in _golden().items()}
     assert layout.decode_counters(golden["counters"]) == (7, VERSION.hybrid_time, 3, NOON_MS)
+    note = (21, (7, VERSION.hybrid_time, 3, NOON_MS), NOON_MS + 1, 5, 900)
+    assert layout.decode_note(golden["durable note"]) == note
     assert layout.decode_item(golden["item"]) == (WHOLE, VERSION)
     assert layout.decode_tombstone(golden["tombstone"]) == VERSION
     assert layout.parked_record_number(golden["parked record key"]) == 1007

@@ -370,3 +370,19 @@ async def test_a_busy_node_that_cannot_roll_now_does_so_in_a_later_round(
     assert keeper.shard_count() == 1
     await keeper.round()
     assert keeper.shard_count() == 2
+
+
+# Records were once held as long as a clock had been ahead: their times stood still, and retention went by the clock.
+async def test_what_a_clock_ahead_has_dated_is_trimmed_when_it_is_old_enough(keeper: Keeper, clock: FakeClock) -> None:
+    clock.ms += 30 * DAY_MS
+    await keeper.write("a", "b")
+    clock.ms = NOON_MS
+    await keeper.write("c")
+    # The times of the records go on at half the speed of the clock.
+    clock.ms += 2 * DAY_MS - HOUR_MS
+    await keeper.round()
+    assert keeper.held() == 3
+    clock.ms += 2 * HOUR_MS
+    await keeper.write("d")
+    await keeper.round()
+    assert keeper.held() == 1
