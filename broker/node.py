@@ -26,6 +26,7 @@ from broker.storage.commit import Committer
 from broker.storage.identity import open_identity
 from broker.storage.journal import EmbeddedJournal
 from broker.storage.note import NoteKeeper
+from broker.storage.open_files import count_open, divide, raise_limit
 from broker.storage.recovery import ClockError, check_stored_time
 from broker.storage.rocks import Store
 from broker.storage.watermark import Watermarks
@@ -70,7 +71,8 @@ class Node:
         region = config.region
         self._telemetry = telemetry = Telemetry()
         data = Path(config.data)
-        self._store = store = Store(data, accepts_loss=accepts_loss)
+        self._open_files = open_files = divide(raise_limit())
+        self._store = store = Store(data, accepts_loss=accepts_loss, open_files_max=open_files.store)
         identity = open_identity(store, region, random)
         if identity.region != region:
             store.close()
@@ -120,11 +122,18 @@ class Node:
             replicas=replicas,
             backups=backups,
         )
-        self._rpc = RpcServer(engine, telemetry)
+        self._rpc = RpcServer(engine, telemetry, open_files.connections)
         signatures = None if config.auth == "none" else Signatures(access_keys, region, clock)
         aws = AwsProtocol(DynamoDB(self._rpc.json_calls, region), signatures, Random(random.getrandbits(_SEED_BITS)))  # noqa: S311 - names, no secrets
         cross_origin = CrossOrigin(config.allowed_origins)
-        self._http = HttpServer(region, lambda: self._is_serving, aws, cross_origin, telemetry.render)
+        self._http = HttpServer(
+            region,
+            lambda: self._is_serving,
+            aws,
+            cross_origin,
+            telemetry.render,
+            connections_max=open_files.connections,
+        )
         self._is_serving = False
         self._committing: asyncio.Task[None] | None = None
         self._background: list[asyncio.Task[None]] = []
@@ -150,6 +159,7 @@ class Node:
         grpc_port = await self._rpc.start(self._config.grpc)
         self._is_serving = True
         _log.info("opened the store data=%s %s", self._config.data, self._store.replay)
+        _log.info("open files limit=%d store=%d connections_per_port=%d", *self._open_files)
         _log.info(
             "serving version=%s region=%s grpc=%s:%d http=%s:%d",
             VERSION,
@@ -264,6 +274,13 @@ class Node:
                 ("reason",),
                 lambda: [Row((reason,), (count,)) for reason, count in signatures.failures()],
             )
+        telemetry.gauge("headrace_open_files", "Files and connections that are open", count_open)
+        telemetry.gauge("headrace_open_files_limit", "How many may be", lambda: self._open_files.limit)
+        telemetry.counter(
+            "headrace_http_refused_connections",
+            "Connections to the HTTP port that were closed at once, beyond its share of the open files",
+            lambda: self._http.refused_connections_total,
+        )
         telemetry.gauge(
             "headrace_stored_time_ahead_seconds",
             "How far the newest stored time is ahead of the clock",

@@ -48,7 +48,9 @@ class BrokerProcess:
         extra: Sequence[str] = (),
         environment: Mapping[str, str] | None = None,
         command: str = "serve",
+        before: Sequence[str] = (),
     ) -> None:
+        """`before` is what the command line begins with, for example a shell that sets limits and executes the rest."""
         folder.mkdir(parents=True, exist_ok=True)
         self.data = folder / "data"
         self.log_path = folder / "broker.log"
@@ -57,6 +59,7 @@ class BrokerProcess:
         self.http = ""
         self._extra = extra
         self._command = command
+        self._before = before
         self._environment = {**os.environ, **(environment or {})}
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -75,7 +78,11 @@ class BrokerProcess:
         with self.log_path.open("ab") as log:
             # A group of its own: a Ctrl-C for pytest must not reach the broker before the fixtures stop it.
             self._process = subprocess.Popen(
-                command, stdout=subprocess.PIPE, stderr=log, env=self._environment, start_new_session=True
+                [*self._before, *command],
+                stdout=subprocess.PIPE,
+                stderr=log,
+                env=self._environment,
+                start_new_session=True,
             )
         BrokerProcess.running.append(self)
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from broker.gateway.aws.protocol import AwsProtocol
     from broker.gateway.cross_origin import CrossOrigin
 
+# How many connections there may be, unless the limit of open files is too low for that.
+CONNECTIONS_MAX: Final = 65_536
 # A connection is closed after so long without a request, be it idle or sending headers byte by byte.
 IDLE_SECONDS: Final = 75.0
 _SHUTDOWN_SECONDS: Final = 5.0
@@ -42,6 +45,7 @@ class HttpServer:
         cross_origin: CrossOrigin,
         metrics: Callable[[], Awaitable[bytes]],
         idle_seconds: float = IDLE_SECONDS,
+        connections_max: int = CONNECTIONS_MAX,
     ) -> None:
         self._region = region
         self._is_serving = is_serving
@@ -51,6 +55,7 @@ class HttpServer:
         # Without an Application, whose router alone would take a tenth of a small request's time.
         self._server = _Server(
             self._serve,
+            connections_max,
             access_log=None,
             keepalive_timeout=idle_seconds,
             lingering_time=_LINGER_SECONDS,
@@ -65,6 +70,16 @@ class HttpServer:
     def malformed_requests_total(self) -> int:
         """How many requests were no HTTP."""
         return self._server.malformed_total
+
+    @property
+    def connections(self) -> int:
+        """How many connections there are."""
+        return self._server.connections_now
+
+    @property
+    def refused_connections_total(self) -> int:
+        """How many connections were closed at once because there were too many."""
+        return self._server.refused_total
 
     async def start(self, host: str, port: int) -> int:
         """Listens; returns the port. Raises OSError if it is taken."""
@@ -117,15 +132,29 @@ class HttpServer:
 
 
 class _Server(web.Server):
-    """Makes connections that know this server, which counts their malformed requests."""
+    """Makes connections that know this server, which counts them and their malformed requests."""
 
-    def __init__(self, handler: Any, **settings: Any) -> None:
+    def __init__(self, handler: Any, connections_max: int, **settings: Any) -> None:
         super().__init__(handler, **settings)
         self._settings = settings
+        self._connections_max = connections_max
+        self.connections_now = 0
+        self.refused_total = 0
         self.malformed_total = 0
 
-    def __call__(self) -> web.RequestHandler:
+    def __call__(self) -> Any:
+        if self.connections_now >= self._connections_max:
+            self.refused_total += 1
+            return _Refused()
         return _Connection(self, loop=self._loop, **self._settings)
+
+
+class _Refused(asyncio.Protocol):
+    """A connection beyond the limit: closed before it is read from."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        transport.abort()
 
 
 class _Connection(web.RequestHandler):
@@ -134,6 +163,14 @@ class _Connection(web.RequestHandler):
     def __init__(self, server: _Server, **settings: Any) -> None:
         super().__init__(server, **settings)
         self._server = server
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._server.connections_now += 1
+        super().connection_made(transport)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        self._server.connections_now -= 1
+        super().connection_lost(exc)
 
     def handle_error(
         self,

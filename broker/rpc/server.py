@@ -59,6 +59,8 @@ _KEEPALIVE_MS: Final = 60_000
 _KEEPALIVE_TIMEOUT_MS: Final = 20_000
 _PING_INTERVAL_MIN_MS: Final = 10_000
 _STREAMS_PER_CONNECTION_MAX: Final = 1000
+# A connection that has not begun HTTP/2 by then is closed.
+_SILENT_MS: Final = 10_000
 _DRAIN_SECONDS: Final = 10.0
 _STOP_GRACE_SECONDS: Final = 2.0
 
@@ -70,6 +72,7 @@ OPTIONS: Final = (
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.min_ping_interval_without_data_ms", _PING_INTERVAL_MIN_MS),
     ("grpc.max_concurrent_streams", _STREAMS_PER_CONNECTION_MAX),
+    ("grpc.server_handshake_timeout_ms", _SILENT_MS),
     # Two brokers on one port would each get a part of the calls.
     ("grpc.so_reuseport", 0),
 )
@@ -102,10 +105,12 @@ class Engine:
 class RpcServer:
     """The gRPC port of a node."""
 
-    def __init__(self, engine: Engine, telemetry: Telemetry) -> None:
+    def __init__(self, engine: Engine, telemetry: Telemetry, connections_max: int) -> None:
         self._drain = Drain()
         self._requests = RequestBudget()
-        self._server = grpc.aio.server(options=OPTIONS)
+        # gRPC closes a connection beyond them as soon as it is made.
+        limit = ("grpc.max_allowed_incoming_connections", connections_max)
+        self._server = grpc.aio.server(options=(*OPTIONS, limit))
         self._health = health.aio.HealthServicer()
         e = engine
         budget = ResponseBudget()

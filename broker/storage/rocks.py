@@ -30,6 +30,7 @@ from rocksdict import (
 
 from broker.model.errors import CorruptionError
 from broker.storage import layout
+from broker.storage.open_files import STORE_FILES_MAX
 from broker.storage.private import NotPrivateError, open_private_folder
 from broker.storage.recovery import (
     LossError,
@@ -76,7 +77,6 @@ _WRITE_BUFFER_BYTES: Final = 64 * 1024 * 1024
 _WAL_BYTES_MAX: Final = 256 * 1024 * 1024
 _BLOOM_BITS: Final = 10
 _MEMTABLE_FILTER_RATIO: Final = 0.05
-OPEN_FILES_MAX: Final = 512
 _LOG_FILES_MAX: Final = 4
 # A backup is read once from its beginning to its end.
 _READ_ONLY_CACHE_BYTES: Final = 8 * 1024 * 1024
@@ -110,7 +110,7 @@ class Store:
         *,
         is_read_only: bool = False,
         accepts_loss: bool = False,
-        open_files_max: int = OPEN_FILES_MAX,
+        open_files_max: int = STORE_FILES_MAX,
     ) -> None:
         """Opens the folder, or makes it unless it is only to be read.
 

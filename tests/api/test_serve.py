@@ -84,11 +84,34 @@ def test_a_broker_off_loopback_must_be_asked_for(tmp_path: Path, which: str) -> 
     assert "insecure" in refusal_to_start(tmp_path, **{which: "0.0.0.0:0"})
 
 
-def test_a_folder_that_is_in_use_is_one_clear_line(tmp_path: Path) -> None:
+def files_of(folder: Path) -> dict[str, tuple[int, bytes]]:
+    """Every file of a folder with its time of change and its content."""
+    return {
+        str(path.relative_to(folder)): (path.stat().st_mtime_ns, b"" if path.is_dir() else path.read_bytes())
+        for path in (folder, *folder.rglob("*"))
+    }
+
+
+def test_a_folder_that_is_in_use_is_one_clear_line_that_names_the_process(tmp_path: Path) -> None:
     with BrokerProcess(tmp_path) as running:
-        assert str(running.data) in refusal_to_start(running.data)
+        line = refusal_to_start(running.data)
+        assert str(running.data) in line
+        assert f"in use by process {running.pid} (" in line
         with Client(running.grpc) as client:
             client.create_table()
+
+
+# RocksDB renames its own log before it finds the lock, and rocksdict writes its settings.
+def test_a_start_on_a_folder_in_use_changes_nothing_there(tmp_path: Path) -> None:
+    # Without the note of the running broker, which is renewed in its own time.
+    with BrokerProcess(tmp_path, environment={"HEADRACE_UPKEEP_INTERVAL_SECONDS": "3600"}) as running:
+        with Client(running.grpc) as client:
+            client.create_table()
+        # The running broker itself still writes while a stop of its own is far.
+        before = files_of(running.data)
+        refusal_to_start(running.data)
+        refusal_to_start(running.data, "--accept-loss", "--accept-clock")
+        assert files_of(running.data) == before
 
 
 def test_a_folder_that_cannot_be_made_is_one_clear_line(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ import aiohttp
 from broker.gateway.aws.operations import DynamoDB
 from broker.gateway.aws.protocol import BODIES_BYTES_MAX, AwsProtocol
 from broker.gateway.cross_origin import CrossOrigin
-from broker.gateway.server import HttpServer
+from broker.gateway.server import CONNECTIONS_MAX, HttpServer
 
 JSON = {"Content-Type": "application/x-amz-json-1.0"}
 DEADLINE_S = 10.0
@@ -40,14 +40,22 @@ class Server:
     """A server whose one service answers what it is told to."""
 
     def __init__(
-        self, *, body_seconds: float, idle_seconds: float, bodies_bytes_max: int, origins: Collection[str] | None
+        self,
+        *,
+        body_seconds: float,
+        idle_seconds: float,
+        bodies_bytes_max: int,
+        origins: Collection[str] | None,
+        connections_max: int,
     ) -> None:
         self.answer: Any = {}
         self.calls: list[tuple[str, Any]] = []
         self.protocol = AwsProtocol(
             DynamoDB(self._call, "here"), None, random.Random(1), body_seconds, bodies_bytes_max
         )
-        self.http = HttpServer("here", lambda: True, self.protocol, CrossOrigin(origins), no_metrics, idle_seconds)
+        self.http = HttpServer(
+            "here", lambda: True, self.protocol, CrossOrigin(origins), no_metrics, idle_seconds, connections_max
+        )
         self.port = 0
 
     async def _call(self, name: str, request: Any) -> dict[str, Any]:
@@ -88,10 +96,15 @@ async def serving(
     idle_seconds: float = DEADLINE_S,
     bodies_bytes_max: int = BODIES_BYTES_MAX,
     origins: Collection[str] | None = None,
+    connections_max: int = CONNECTIONS_MAX,
 ) -> AsyncIterator[Server]:
     async with asyncio.timeout(2 * DEADLINE_S):
         async with Server(
-            body_seconds=body_seconds, idle_seconds=idle_seconds, bodies_bytes_max=bodies_bytes_max, origins=origins
+            body_seconds=body_seconds,
+            idle_seconds=idle_seconds,
+            bodies_bytes_max=bodies_bytes_max,
+            origins=origins,
+            connections_max=connections_max,
         ) as server:
             yield server
 

@@ -7,6 +7,7 @@ import gzip
 import json
 import logging
 import zlib
+from contextlib import suppress
 
 import aiohttp
 import pytest
@@ -208,3 +209,19 @@ async def test_a_fault_of_ours_is_an_error_with_its_traceback(caplog: pytest.Log
         assert (await server.post())[0] == 500
         assert server.http.malformed_requests_total == 0
     assert [record.exc_info is not None for record in caplog.records if record.levelno >= logging.ERROR] == [True]
+
+
+async def test_a_connection_beyond_the_limit_is_closed_and_counted_and_the_others_are_served() -> None:
+    async with serving(connections_max=2) as server:
+        first = await asyncio.open_connection("127.0.0.1", server.port)
+        second = await asyncio.open_connection("127.0.0.1", server.port)
+        third = await asyncio.open_connection("127.0.0.1", server.port)
+        with suppress(ConnectionResetError):
+            assert await third[0].read() == b""
+        assert server.http.refused_connections_total == 1
+        second[1].close()
+        await second[1].wait_closed()
+        await until(lambda: server.http.connections == 1)
+        assert (await server.post())[0] == 200
+        for _, writer in (first, third):
+            writer.close()

@@ -79,13 +79,11 @@ async def test_a_store_that_ends_before_its_note_is_refused_with_what_is_missing
     position = store.position
     store.close()
     counters = NOTE.counters._replace(sequence_number=12)
-    for missing in (0, 1):
-        write_note(tmp_path, layout.Note(position + missing, counters, 1_700_000_000_000, 0, 0))
-        if not missing:
-            Store(tmp_path).close()
-            continue
-        with pytest.raises(LossError) as refused:
-            Store(tmp_path)
+    write_note(tmp_path, layout.Note(position, counters, 1_700_000_000_000, 0, 0))
+    Store(tmp_path).close()
+    write_note(tmp_path, layout.Note(position + 1, counters, 1_700_000_000_000, 0, 0))
+    with pytest.raises(LossError) as refused:
+        Store(tmp_path)
     message = str(refused.value)
     assert "missing are at least 7, from 000000000000000000006 to 000000000000000000012" in message
     assert "2023-11-14T22:13:20.000Z" in message
