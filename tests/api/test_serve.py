@@ -84,12 +84,16 @@ def test_a_broker_off_loopback_must_be_asked_for(tmp_path: Path, which: str) -> 
     assert "insecure" in refusal_to_start(tmp_path, **{which: "0.0.0.0:0"})
 
 
-def files_of(folder: Path) -> dict[str, tuple[int, bytes]]:
-    """Every file of a folder with its time of change and its content."""
-    return {
-        str(path.relative_to(folder)): (path.stat().st_mtime_ns, b"" if path.is_dir() else path.read_bytes())
-        for path in (folder, *folder.rglob("*"))
-    }
+def files_of(folder: Path) -> dict[str, tuple[int, int, bytes]]:
+    """Every file of a folder: which it is, when it was changed, what is in it."""
+    found = {}
+    for path in (folder, *folder.rglob("*")):
+        status = path.stat()
+        # RocksDB of the running broker writes figures into its own log from time to time.
+        is_log = path.name == "LOG"
+        content = b"" if path.is_dir() or is_log else path.read_bytes()
+        found[str(path.relative_to(folder))] = (status.st_ino, 0 if is_log else status.st_mtime_ns, content)
+    return found
 
 
 def test_a_folder_that_is_in_use_is_one_clear_line_that_names_the_process(tmp_path: Path) -> None:
@@ -107,7 +111,6 @@ def test_a_start_on_a_folder_in_use_changes_nothing_there(tmp_path: Path) -> Non
     with BrokerProcess(tmp_path, environment={"HEADRACE_UPKEEP_INTERVAL_SECONDS": "3600"}) as running:
         with Client(running.grpc) as client:
             client.create_table()
-        # The running broker itself still writes while a stop of its own is far.
         before = files_of(running.data)
         refusal_to_start(running.data)
         refusal_to_start(running.data, "--accept-loss", "--accept-clock")
