@@ -313,7 +313,8 @@ class TableLayer(RuleBasedStateMachine):
             more["return_values_on_condition_check_failure"] = pb.RETURN_VALUES_ON_CONDITION_CHECK_FAILURE_ALL_OLD
         if write.kind == "update":
             values |= write.update.values
-            more["update_expression"] = write.update.text
+            # An empty text is refused, an absent one makes an item of its key alone.
+            more["update_expression"] = write.update.text or None
         returns = write.returns if write.kind == "update" or write.returns == "ALL_OLD" else "NONE"
         more["return_values"] = pb.ReturnValues.Value(f"RETURN_VALUES_{returns}")
         more["expression_attribute_values"] = {name: to_attribute_value(of) for name, of in values.items()}
@@ -358,7 +359,7 @@ class TableLayer(RuleBasedStateMachine):
     @rule(actions=st.lists(writes, min_size=1, max_size=4, unique_by=lambda write: write.key), twice=st.booleans())
     def transact(self, actions: list[Write], *, twice: bool) -> None:
         self.tokens += 1
-        request = pb.TransactWriteItemsRequest(client_request_token=str(self.tokens) if twice else "")
+        request = pb.TransactWriteItemsRequest(client_request_token=str(self.tokens) if twice else None)
         kinds = {"PutItem": "put", "UpdateItem": "update", "DeleteItem": "delete"}
         for write in actions:
             name, message = self.request(write._replace(returns="NONE", shows_failed=False))
@@ -428,7 +429,7 @@ class TableLayer(RuleBasedStateMachine):
             condition = None
         request = pb.QueryRequest(
             table_name=TABLE,
-            index_name=where,
+            index_name=where or None,
             key_condition_expression=f"{hash_name} = :p" + _sort_condition(sort_name, operator),
             expression_attribute_values={":p": to_attribute_value(s(partition))},
             filter_expression=None if condition is None else condition.text,
@@ -466,7 +467,7 @@ class TableLayer(RuleBasedStateMachine):
         found: list[Attributes] = []
         for segment in range(total):
             request = pb.ScanRequest(
-                table_name=TABLE, index_name=where, limit=limit, segment=segment, total_segments=total
+                table_name=TABLE, index_name=where or None, limit=limit, segment=segment, total_segments=total
             )
             if condition is not None:
                 request.filter_expression = condition.text
