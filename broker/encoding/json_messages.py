@@ -150,7 +150,8 @@ def _fill_item(item: Any, content: Any) -> None:
 def _fill_time(timestamp: Any, content: Any) -> None:
     if type(content) not in {int, float} or not 0 <= content < 2**40:
         raise _unexpected(content, "a time in seconds since 1970")
-    timestamp.seconds, fraction = divmod(content, 1)
+    seconds, fraction = divmod(content, 1)
+    timestamp.seconds = int(seconds)
     timestamp.nanos = int(fraction * _NANOS_PER_SECOND)
 
 

@@ -84,7 +84,8 @@ def post(broker: BrokerProcess, target: str, content: object) -> tuple[int, dict
     with closing(connection_):
         connection_.request("POST", "/", json.dumps(content), headers)
         response = connection_.getresponse()
-        body: dict[str, Any] = json.loads(response.read())
+        # Some operations answer with nothing.
+        body: dict[str, Any] = json.loads(response.read() or b"{}")
         return response.status, body
 
 

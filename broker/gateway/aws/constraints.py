@@ -30,14 +30,16 @@ _OVERRIDES: Final[Mapping[str, Mapping[str, Any]]] = {
     "KeySchema": {"max": 8},
     # An empty token would be the first page again.
     "NextTokenString": {"min": 1},
+    # An empty key would be the one that AWS owns.
+    "KMSMasterKeyId": {"min": 1},
 }
-# How DynamoDB tells that these are empty; it does so after all constraints of the description.
+# How DynamoDB tells that members of these names are empty; it does so after all constraints of the description.
 _EMPTY: Final[Mapping[str, str]] = {
-    "ExpressionAttributeNameMap": "ExpressionAttributeNames must not be empty",
-    "ExpressionAttributeValueMap": "ExpressionAttributeValues must not be empty",
-    "LocalSecondaryIndexList": f"{_INVALID}List of LocalSecondaryIndexes is empty",
-    "GlobalSecondaryIndexList": f"{_INVALID}List of GlobalSecondaryIndexes is empty",
-    "GlobalSecondaryIndexUpdateList": f"{_INVALID}List of GlobalSecondaryIndexUpdates is empty",
+    "ExpressionAttributeNames": "ExpressionAttributeNames must not be empty",
+    "ExpressionAttributeValues": "ExpressionAttributeValues must not be empty",
+    "LocalSecondaryIndexes": f"{_INVALID}List of LocalSecondaryIndexes is empty",
+    "GlobalSecondaryIndexes": f"{_INVALID}List of GlobalSecondaryIndexes is empty",
+    "GlobalSecondaryIndexUpdates": f"{_INVALID}List of GlobalSecondaryIndexUpdates is empty",
 }
 # An ARN may stand where a table is named; this one place tells them apart by how they begin.
 _ARN_PREFIX: Final = "arn:"
@@ -124,14 +126,18 @@ class _Rules:
             # What holds attribute values is not walked.
             self._made[name] = None
             if shape is not None:
-                rule = self._make({**shape, **_OVERRIDES.get(name, {})})
-                self._made[name] = _not_empty(rule, _EMPTY[name]) if name in _EMPTY else rule
+                self._made[name] = self._make({**shape, **_OVERRIDES.get(name, {})})
         return self._made[name]
+
+    def _member(self, name: str, shape: str) -> _Rule | None:
+        """Return the rule of a structure's member."""
+        rule = self._rule(shape)
+        return _not_empty(rule, _EMPTY[name]) if name in _EMPTY else rule
 
     def _make(self, shape: Mapping[str, Any]) -> _Rule | None:
         match shape["type"]:
             case "structure":
-                members = {name: self._rule(member) for name, member in shape["members"].items()}
+                members = {name: self._member(name, member) for name, member in shape["members"].items()}
                 return _structure(members, shape.get("required", ()))
             case "list":
                 return _list(self._rule(shape["member"]), shape.get("min", 0), shape.get("max"))
