@@ -9,7 +9,7 @@ import pytest
 from botocore.config import Config
 from botocore.exceptions import ClientError
 
-from tests.aws.conftest import ONE_ATTEMPT, post
+from tests.aws.conftest import ONE_ATTEMPT, create_orders, post
 from tests.broker_process import BrokerProcess
 
 A1 = {"id": {"S": "a"}, "line": {"N": "1"}}
@@ -236,3 +236,149 @@ def test_what_is_beyond_the_throughput_is_refused(dynamodb: Any) -> None:
 def test_what_is_not_supported_is_refused_by_name(dynamodb: Any, orders: str) -> None:
     with pytest.raises(ClientError, match=r"ValidationException.*ReplicaUpdates is not supported"):
         dynamodb.update_table(TableName=orders, ReplicaUpdates=[{"Create": {"RegionName": "us-south-1"}}])
+
+
+def refusal_of(call: Callable[[], Any]) -> tuple[str, str]:
+    """The code and the message of the error that a call ends with."""
+    with pytest.raises(ClientError) as refused:
+        call()
+    error = refused.value.response["Error"]
+    return error["Code"], error["Message"]
+
+
+def test_an_element_of_a_transaction_has_one_action(unchecked: Any, orders: str) -> None:
+    put = {"Put": {"TableName": orders, "Item": A1}}
+    key = {"TableName": orders, "Key": keys(1)[0]}
+    check = {"ConditionCheck": {**key, "ConditionExpression": "attribute_exists(id)"}}
+    update = {"Update": {**key, "UpdateExpression": "SET x = line"}}
+    for element in ({**check, **update}, {**put, "Delete": key}, {**put, **update}, {**put, **check, **update}, {}):
+        told = refusal_of(lambda element=element: unchecked.transact_write_items(TransactItems=[element]))  # type: ignore[misc]
+        message = "TransactItems can only contain one of Check, Put, Update or Delete"
+        assert told == ("ValidationException", message)
+    assert unchecked.scan(TableName=orders)["Count"] == 0
+    unchecked.transact_write_items(TransactItems=[put])
+    assert unchecked.scan(TableName=orders)["Count"] == 1
+
+
+def test_a_key_that_does_not_fit_cancels_a_reading_transaction(unchecked: Any, orders: str) -> None:
+    gets = [{"Get": {"TableName": orders, "Key": key}} for key in (keys(1)[0], {"id": {"S": "a"}})]
+    with pytest.raises(unchecked.exceptions.TransactionCanceledException) as refused:
+        unchecked.transact_get_items(TransactItems=gets)
+    mismatch = {"Code": "ValidationError", "Message": "The provided key element does not match the schema"}
+    assert refused.value.response["CancellationReasons"] == [{"Code": "None"}, mismatch]
+    assert unchecked.transact_get_items(TransactItems=gets[:1])["Responses"] == [{}]
+
+
+def test_a_batch_mixes_no_expressions_with_what_came_before_them(unchecked: Any, orders: str) -> None:
+    other = create_orders(unchecked)
+    old, new = {"Keys": keys(1), "AttributesToGet": ["x"]}, {"Keys": keys(1), "ProjectionExpression": "x"}
+    for one, two in ((old, new), (new, old)):
+        told = refusal_of(lambda one=one, two=two: unchecked.batch_get_item(RequestItems={orders: one, other: two}))  # type: ignore[misc]
+        assert told[0] == "ValidationException"
+        assert told[1] == (
+            "Can not use both expression and non-expression parameters in the same request: Non-expression parameters: "
+            "{AttributesToGet} Expression parameters: {ProjectionExpression}"
+        )
+    for both in (old, new):
+        assert unchecked.batch_get_item(RequestItems={orders: both, other: both})["UnprocessedKeys"] == {}
+
+
+def test_a_table_that_is_not_there_is_told_in_three_ways(unchecked: Any) -> None:
+    item: dict[str, Callable[[], Any]] = {
+        "get": lambda: unchecked.get_item(TableName="nosuch", Key=A1),
+        "put": lambda: unchecked.put_item(TableName="nosuch", Item=A1),
+        "update": lambda: unchecked.update_item(TableName="nosuch", Key=A1),
+        "delete": lambda: unchecked.delete_item(TableName="nosuch", Key=A1),
+        "scan": lambda: unchecked.scan(TableName="nosuch"),
+        "batch get": lambda: unchecked.batch_get_item(RequestItems={"nosuch": {"Keys": [A1]}}),
+        "batch write": lambda: unchecked.batch_write_item(RequestItems={"nosuch": puts(1)}),
+        "transact": lambda: unchecked.transact_write_items(
+            TransactItems=[{"Put": {"TableName": "nosuch", "Item": A1}}]
+        ),
+        "transact get": lambda: unchecked.transact_get_items(
+            TransactItems=[{"Get": {"TableName": "nosuch", "Key": A1}}]
+        ),
+        "statement": lambda: unchecked.execute_statement(Statement="SELECT * FROM nosuch"),
+    }
+    for name, call in item.items():
+        assert refusal_of(call) == ("ResourceNotFoundException", "Requested resource not found"), name
+    expiry = {"AttributeName": "a", "Enabled": True}
+    table: dict[str, Callable[[], Any]] = {
+        "describe": lambda: unchecked.describe_table(TableName="nosuch"),
+        "delete": lambda: unchecked.delete_table(TableName="nosuch"),
+        "update": lambda: unchecked.update_table(TableName="nosuch", BillingMode="PAY_PER_REQUEST"),
+        "expiry": lambda: unchecked.describe_time_to_live(TableName="nosuch"),
+        "new expiry": lambda: unchecked.update_time_to_live(TableName="nosuch", TimeToLiveSpecification=expiry),
+    }
+    for name, call in table.items():
+        message = "Requested resource not found: Table: nosuch not found"
+        assert refusal_of(call) == ("ResourceNotFoundException", message), name
+    for call in (
+        lambda: unchecked.create_backup(TableName="nosuch", BackupName="backup"),
+        lambda: unchecked.describe_continuous_backups(TableName="nosuch"),
+    ):
+        assert refusal_of(call) == ("TableNotFoundException", "Table not found: nosuch")
+
+
+@pytest.mark.parametrize(
+    ("tag", "words"),
+    [
+        ({"Key": "team"}, "Value null at 'tags.1.member.value' .* Member must not be null"),
+        ({"Value": "a"}, "Value null at 'tags.1.member.key' .* Member must not be null"),
+        ({"Key": "", "Value": ""}, "Value '' at 'tags.1.member.key' .* greater than or equal to 1"),
+        ({"Key": "k" * 129, "Value": ""}, "'tags.1.member.key' .* less than or equal to 128"),
+        ({"Key": "k", "Value": "v" * 257}, "'tags.1.member.value' .* less than or equal to 256"),
+        ({"Key": "a!", "Value": ""}, "Tag keys may have letters, .* found '!'"),
+        ({"Key": "a", "Value": "100%"}, "Tag values may have letters, .* found '%'"),
+        ({"Key": "a", "Value": '"'}, "Tag values may have letters, .* found '\"'"),
+        ({"Key": "a\nb", "Value": ""}, "Tag keys may have letters"),
+        ({"Key": "aws:a", "Value": ""}, "Tag keys must not begin with aws:"),
+        ({"Key": "AWS:a", "Value": ""}, "Tag keys must not begin with aws:"),
+        ({"Key": "a", "Value": "aws:a"}, "Tag values must not begin with aws:"),
+    ],
+)
+def test_a_tag_that_cannot_be_is_refused(unchecked: Any, orders: str, tag: dict[str, str], words: str) -> None:
+    arn = unchecked.describe_table(TableName=orders)["Table"]["TableArn"]
+    with pytest.raises(ClientError, match=f"ValidationException.*{words}"):
+        unchecked.tag_resource(ResourceArn=arn, Tags=[tag])
+    assert unchecked.list_tags_of_resource(ResourceArn=arn)["Tags"] == []
+
+
+def test_tags_have_letters_of_all_alphabets_numbers_blanks_and_a_few_signs(unchecked: Any, orders: str) -> None:
+    arn = unchecked.describe_table(TableName=orders)["Table"]["TableArn"]
+    tags = [
+        {"Key": "größe ² 1 +-=._:/@", "Value": "ζ٣ +-=._:/@"},
+        {"Key": "k" * 128, "Value": "v" * 256},
+        {"Key": "a", "Value": ""},
+    ]
+    unchecked.tag_resource(ResourceArn=arn, Tags=tags)
+    listed = unchecked.list_tags_of_resource(ResourceArn=arn)["Tags"]
+    assert sorted(listed, key=lambda tag: tag["Key"]) == sorted(tags, key=lambda tag: tag["Key"])
+
+
+@pytest.mark.parametrize("start", ["", "ab", "a;b", "a" * 256])
+def test_a_listing_begins_after_the_name_of_a_table(unchecked: Any, start: str) -> None:
+    code, message = refusal_of(lambda: unchecked.list_tables(ExclusiveStartTableName=start))
+    assert code == "ValidationException"
+    assert " at 'exclusiveStartTableName' failed to satisfy constraint: Member must" in message
+    assert unchecked.list_tables(ExclusiveStartTableName="zzz")["TableNames"] == []
+    assert unchecked.list_tables(ExclusiveStartTableName="z" * 255)["TableNames"] == []
+
+
+def test_faults_of_one_request_are_told_together_before_the_table_is_looked_up(unchecked: Any) -> None:
+    code, message = refusal_of(lambda: unchecked.scan(TableName="nosuch", Limit=0, Select="ALL"))
+    assert code == "ValidationException"
+    assert message == (
+        "2 validation errors detected: Value '0' at 'limit' failed to satisfy constraint: Member must have value "
+        "greater than or equal to 1; Value 'ALL' at 'select' failed to satisfy constraint: Member must satisfy enum value set: "
+        "[ALL_ATTRIBUTES, ALL_PROJECTED_ATTRIBUTES, SPECIFIC_ATTRIBUTES, COUNT]"
+    )
+    for call, words in (
+        (lambda: unchecked.put_item(TableName="nosuch", Item=A1, ConditionExpression="a ="), "Syntax error"),
+        (lambda: unchecked.update_item(TableName="nosuch", Key=A1, UpdateExpression=""), "can not be empty"),
+        (lambda: unchecked.scan(TableName="nosuch", FilterExpression="a = :v"), "not defined"),
+        (lambda: unchecked.get_item(TableName="nosuch", Key=A1, ProjectionExpression="a, a"), "overlap"),
+        (lambda: unchecked.query(TableName="nosuch"), "must be specified"),
+    ):
+        code, message = refusal_of(call)
+        assert (code, words in message) == ("ValidationException", True), message

@@ -109,7 +109,8 @@ class DynamoDB:
         }
         for name in legacy.OPERATIONS:
             operations[name] = _modernized(name, operations[name])
-        statements = PartiQL(operations)
+        # A statement reads or writes items, so a table that is not there is told as those operations tell it.
+        statements = PartiQL({**operations, "DescribeTable": self._describe_for_items})
         self.tables_and_items: Mapping[str, AnyOperation] = {
             **operations,
             "TagResource": self._answering_nothing("TagResource"),
@@ -216,6 +217,9 @@ class DynamoDB:
     async def _describe_table(self, request: Json) -> Json:
         response = await self._on_table("DescribeTable", request)
         return {"Table": _table(response["Table"])}
+
+    async def _describe_for_items(self, request: Json) -> Json:
+        return await self._call("DescribeTable", request)
 
     async def _delete_table(self, request: Json) -> Json:
         response = await self._on_table("DeleteTable", request)
