@@ -370,8 +370,8 @@ def test_faults_of_one_request_are_told_together_before_the_table_is_looked_up(u
     assert code == "ValidationException"
     assert message == (
         "2 validation errors detected: Value '0' at 'limit' failed to satisfy constraint: Member must have value "
-        "greater than or equal to 1; Value 'ALL' at 'select' failed to satisfy constraint: Member must satisfy enum value set: "
-        "[ALL_ATTRIBUTES, ALL_PROJECTED_ATTRIBUTES, SPECIFIC_ATTRIBUTES, COUNT]"
+        "greater than or equal to 1; Value 'ALL' at 'select' failed to satisfy constraint: Member must satisfy enum "
+        "value set: [ALL_ATTRIBUTES, ALL_PROJECTED_ATTRIBUTES, SPECIFIC_ATTRIBUTES, COUNT]"
     )
     for call, words in (
         (lambda: unchecked.put_item(TableName="nosuch", Item=A1, ConditionExpression="a ="), "Syntax error"),
