@@ -87,10 +87,25 @@ def test_the_longest_tags_are_taken(client: Client) -> None:
         ([("k" * 129, "v")], "tags.key", "less than or equal to 128"),
         ([("k", "v" * 257)], "tags.value", "less than or equal to 256"),
         ([("aws:k", "v")], "tags.key", "must not begin with aws:"),
+        ([("Aws:k", "v")], "tags.key", "must not begin with aws:"),
+        ([("k", "aws:v")], "tags.value", "must not begin with aws:"),
+        ([("k!", "v")], "tags.key", "letters, white space, numbers"),
+        ([("k", "100%")], "tags.value", "letters, white space, numbers"),
         ([("k", "v"), ("k", "w")], "tags.key", "Duplicate tag key: k"),
         (list(numbered(51).items()), "tags", "less than or equal to 50"),
     ],
-    ids=["empty key", "long key", "long value", "reserved key", "same key", "51"],
+    ids=[
+        "empty key",
+        "long key",
+        "long value",
+        "reserved key",
+        "reserved key in other case",
+        "reserved value",
+        "sign in a key",
+        "sign in a value",
+        "same key",
+        "51",
+    ],
 )
 def test_tags_with_a_fault_are_not_added(client: Client, tags: list[tuple[str, str]], field: str, words: str) -> None:
     arn = new_table(client, {"team": "blue"})

@@ -235,6 +235,38 @@ async def test_update_item_and_delete_item_carry_key_and_expressions(connect: Co
     ]
 
 
+@pytest.mark.parametrize("text", [None, ""])
+async def test_an_empty_text_is_sent_and_none_is_not(connect: Connect, text: str | None) -> None:
+    put = Recorder(item_service_pb2.PutItemResponse())
+    update = Recorder(item_service_pb2.UpdateItemResponse())
+    get = Recorder(item_service_pb2.GetItemResponse())
+    scan = Recorder(item_service_pb2.ScanResponse())
+    transact = Recorder(item_service_pb2.TransactWriteItemsResponse())
+    key = {"id": "a"}
+    async with (
+        fake_broker(PutItem=put, UpdateItem=update, GetItem=get, Scan=scan, TransactWriteItems=transact) as endpoint,
+        connect(endpoint) as client,
+    ):
+        await client.put_item("flights", key, condition=text)
+        await client.update_item("flights", key, update=text, condition=text)
+        await client.get_item("flights", key, projection=text)
+        await client.scan_page("flights", index=text, filter=text, projection=text)
+        await client.transact_write_items([("flights", Put(key, text))], client_request_token=text)
+    is_sent = text is not None
+    for recorder, fields in (
+        (put, ["condition_expression"]),
+        (update, ["update_expression", "condition_expression"]),
+        (get, ["projection_expression"]),
+        (scan, ["index_name", "filter_expression", "projection_expression"]),
+    ):
+        (request,) = recorder.requests
+        assert [request.HasField(field) for field in fields] == [is_sent] * len(fields)
+    (request,) = transact.requests
+    assert request.transact_items[0].put.HasField("condition_expression") == is_sent
+    # Without a token of the caller's the client makes one.
+    assert (request.client_request_token == "") == is_sent
+
+
 async def test_get_item_gives_a_dict_or_none(connect: Connect) -> None:
     get = Recorder(
         item_service_pb2.GetItemResponse(item=to_item({"id": "a", "n": 1})), item_service_pb2.GetItemResponse()
