@@ -23,8 +23,10 @@ HELD_SHARDS_MAX: Final = 1_024
 # that splits at random hashes and merges again would add lanes for ever.
 OPEN_LANES_MAX: Final = 128
 HELD_LANES_MAX: Final = 4_096
-# So many shards that have vanished are remembered, so that a reader that comes late learns exactly what it has lost.
-VANISHED_SHARDS_MAX: Final = 256
+# So many shards that have vanished are remembered, for each open one and in all, so that a reader that comes late knows
+# exactly what it has lost. Of up to 4 open shards that roll every 4 hours that is what vanished in the last 64 hours.
+VANISHED_SHARDS_PER_OPEN_SHARD: Final = 16
+VANISHED_SHARDS_MAX: Final = 64
 MIN_SHARDS_DEFAULT: Final = 1
 # Shards follow the write rate, not the number of cores or nodes, and every shard costs each reader something.
 MAX_SHARDS_DEFAULT: Final = 4

@@ -15,6 +15,7 @@ from broker.model.tables import (
     OPEN_LANES_MAX,
     OPEN_SHARDS_MAX,
     VANISHED_SHARDS_MAX,
+    VANISHED_SHARDS_PER_OPEN_SHARD,
     Shard,
     Stream,
     StreamViewType,
@@ -142,6 +143,9 @@ def with_seams(stream: Stream) -> Stream:
 
     What is no longer known of a shard's parents cannot be told.
     """
+    if not any(shard.adjacent_parent_shard_id for shard in stream.lineage):
+        # No merge is known. Seams of older ones, if there are any, were stored.
+        return stream
     known: dict[str, Shard] = {}
     for shard in sorted(stream.lineage, key=_number):
         parents = [known[id_] for id_ in shard.parent_ids if id_ in known]
@@ -178,10 +182,12 @@ def trimmed_stream(stream: Stream, trims: Iterable[tuple[int, int, int]], vanish
         (gone if shard.id in vanishing and not shard.is_open else kept).append(after)
     lost = [(shard.trimmed_to, shard.trimmed_time_ms) for shard in gone]
     lost_to, lost_time_ms = max([(stream.trimmed_to, stream.trimmed_time_ms), *lost])
+    opened = max(1, sum(shard.is_open for shard in kept))
+    remembered = min(VANISHED_SHARDS_MAX, opened * VANISHED_SHARDS_PER_OPEN_SHARD)
     return replace(
         stream,
         shards=tuple(kept),
-        vanished=(*stream.vanished, *gone)[-VANISHED_SHARDS_MAX:],
+        vanished=(*stream.vanished, *gone)[-remembered:],
         trimmed_to=lost_to,
         trimmed_time_ms=lost_time_ms,
     )

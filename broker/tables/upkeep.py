@@ -127,7 +127,7 @@ class Upkeep:
         due = due_rolls(stream, self._committer.now_ms, self._reader.holds_records)
         if due:
             await self._catalog.roll_shards(stream, due)
-            _log.info("rolled shards stream=%s shards=%d", name, len(due))
+            _log.debug("rolled shards stream=%s shards=%d", name, len(due))
 
     async def _reshard(self, name: str) -> None:
         stream, now_ms = self._catalog.streams.get(name), self._clock.now_ms()

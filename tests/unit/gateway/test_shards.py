@@ -248,6 +248,32 @@ def test_a_consumer_of_dynamodb_streams_gets_every_record_once_in_order_whatever
         run_on_new_store(scenario)
 
 
+@settings(max_examples=40, deadline=None)
+@given(
+    st.lists(st.tuples(st.sampled_from(["write", "split", "merge", "roll", "age"]), st.integers(0, 100)), max_size=40)
+)
+def test_shards_are_a_tree_also_while_the_oldest_age_out(steps: list[tuple[str, int]]) -> None:
+    async def scenario(engine: Engine) -> None:
+        await engine.table(max_shards=1)
+        scene = Scene(engine)
+        for kind, number in steps:
+            match kind:
+                case "write":
+                    await scene.write(KEYS[number % len(KEYS)])
+                case "split" if len(scene.open) < OPEN_SHARDS_MAX:
+                    await scene.split(number, 0.3)
+                case "merge" if len(scene.open) > 1:
+                    await scene.merge(number)
+                case "roll":
+                    await scene.roll()
+                case "age":
+                    engine.clock.ms += number * 3_600_000 // 4
+                    await scene.upkeep.round()
+            check_tree(await scene.shards())
+
+    run_on_new_store(scenario)
+
+
 async def merged(scene: Scene) -> None:
     """root -> left, right -> merged, with records in each."""
     await scene.write(*KEYS)

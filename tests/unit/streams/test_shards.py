@@ -362,3 +362,19 @@ def test_a_lane_whose_parent_is_no_longer_known_names_it_as_a_shard() -> None:
     forgotten = replace(made, shards=made.shards[2:])
     assert parent_ids(made, lanes(made.shards[2])) == [left.shard_id, right.shard_id]
     assert parent_ids(forgotten, lanes(made.shards[2])) == [left.shard_id, left.shard_id]
+
+
+@pytest.mark.parametrize(("opened", "remembered"), [(1, 16), (3, 48), (4, 64), (5, 64)])
+def test_so_many_vanished_shards_are_remembered(opened: int, remembered: int) -> None:
+    made, ids = stream(min_shards=opened), count(100)
+    for number in range(20, 60):
+        due = [shard.shard_id for shard in made.open_shards]
+        made = roll_shards(made, due, number, NOON_MS + number, lambda: next(ids))
+        gone = {shard.id for shard in made.shards if not shard.is_open}
+        made = trimmed_stream(made, [(shard, number - 1, NOON_MS + number) for shard in gone], gone)
+    assert len(made.shards) == opened
+    assert len(made.vanished) == remembered
+    # The newest, so that what follows a shard that is read now is known.
+    assert {parent for shard in made.shards for parent in shard.parent_ids} <= {s.shard_id for s in made.vanished}
+    # Of the others it is known up to where they were lost.
+    assert made.trimmed_to == 58
