@@ -17,6 +17,7 @@ from uuid import uuid4
 import pytest
 
 import headrace as sdk
+from tests.broker_process import BrokerProcess
 from tests.cli.running import Headrace, done, parsed
 from tests.conftest import eventually
 
@@ -174,6 +175,23 @@ def test_consume_acks_what_a_closed_pipe_has_taken_and_no_more(
     assert rest, "the pipe took everything"
     shown = done(headrace("stream", "consume", orders, "--group", orders, "-o", "json", "-n", str(len(rest))))
     assert [json.loads(line)["dynamodb"]["Keys"]["id"]["S"] for line in shown.splitlines()] == rest
+
+
+def test_a_shard_that_follows_a_rolled_one_stands_just_under_it(headrace: Headrace, tmp_path: Path) -> None:
+    with BrokerProcess(tmp_path, environment={"HEADRACE_UPKEEP_INTERVAL_SECONDS": "0.1"}) as broker:
+
+        def run(*arguments: str) -> str:
+            return done(headrace(*arguments, "--endpoint", broker.grpc))
+
+        settings = ("--roll", "1s", "--retention", "5m")
+        run("table", "create", "orders", "--partition-key", "id", "--stream", "KEYS_ONLY", *settings)
+        run("item", "put", "orders", '{"id": "a"}')
+        eventually(lambda: len(run("stream", "shards", "orders").splitlines()) == 2 + 2)
+        run("stream", "split", "orders", json.loads(run("stream", "shards", "orders", "-o", "json"))[1]["shard_id"])
+        lines = run("stream", "shards", "orders").splitlines()[2:]
+        depths = [len(line) - len(line.lstrip()) for line in lines]
+        assert [depth - depths[0] for depth in depths] == [0, 0, 2, 2]
+        assert [line.split()[1] for line in lines] == ["closed", "closed", "open", "open"]
 
 
 def unread_bytes(pipe: IO[bytes]) -> int:

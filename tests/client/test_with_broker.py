@@ -201,8 +201,15 @@ async def test_shards_are_split_and_merged_and_a_tail_reads_through(connect: Con
         await write(client, name, range(40, 60))
         batches = [batch async for batch in client.tail(name, start="TRIM_HORIZON", follow=False)]
         description = await client.describe_stream(stream_arn)
+        *_, low, high = (await client.describe_stream(stream_arn, as_tree=True)).shards
+        lanes = []
+        for lane in (low, high):
+            iterator = await client.get_shard_iterator(stream_arn, lane.shard_id, type="TRIM_HORIZON")
+            lanes.append([record async for batch in client.get_records(iterator) for record in batch.records])
         with pytest.raises(headrace.ResourceInUseError):
             await client.split_shard(stream_arn, first.shard_id)
+    assert [lane.parent_shard_id for lane in (low, high)] == [second.shard_id, third.shard_id]
+    assert sum(map(len, lanes)) == 20
     assert {batch.shard_id for batch in batches} == {one.shard_id for one in (first, second, third, fourth)}
     numbers = [record.sequence_number for batch in batches for record in batch.records]
     assert len(numbers) == len(set(numbers)) == 60

@@ -790,12 +790,15 @@ class Client:
                 return
             request.exclusive_start_stream_arn = response.last_evaluated_stream_arn
 
-    def describe_stream(self, stream_arn: str) -> StreamDescription:
+    def describe_stream(self, stream_arn: str, *, as_tree: bool = False) -> StreamDescription:
         """Describes a stream and all its shards.
+
+        With `as_tree` each shard has one parent: a merged one is shown as a lane for each hash range that was merged.
+        Whoever reads these one by one, each after its parent, misses nothing.
 
         Raises: ValidationError, ResourceNotFoundError.
         """
-        request = stream_service_pb2.DescribeStreamRequest(stream_arn=stream_arn)
+        request = stream_service_pb2.DescribeStreamRequest(stream_arn=stream_arn, as_tree=as_tree)
         shards: list[stream_service_pb2.Shard] = []
         while True:
             response = self._call(self._stubs.streams.DescribeStream, request)
@@ -814,7 +817,7 @@ class Client:
         sequence_number: str | None = None,
         timestamp: datetime | None = None,
     ) -> str:
-        """A position to read from, in a shard or, without one, in the whole stream; valid for 15 minutes.
+        """A position to read from, in a shard, a lane or, without one, in the whole stream; valid for 15 minutes.
 
         Raises: ValidationError, ResourceNotFoundError, TrimmedDataAccessError.
         """

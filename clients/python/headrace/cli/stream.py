@@ -241,7 +241,10 @@ def merge(*, stream_arn: str, shard_id: str, adjacent_shard_id: str, endpoint: s
 @endpoint_option
 @output_option
 def shards(*, stream_arn: str, endpoint: str | None, output: str) -> None:
-    """Show the shards of a stream as a family tree; a merged shard stands below its first parent."""
+    """Show the shards of a stream as a family tree.
+
+    A merged shard stands below its first parent, one that follows a rolled shard just under it.
+    """
     from headrace import Client
 
     with Client(endpoint) as client:
@@ -270,8 +273,15 @@ def shards(*, stream_arn: str, endpoint: str | None, output: str) -> None:
                 shard.adjacent_parent_shard_id,
             ]
         )
-        ahead += ((child, depth + 1) for child in reversed(children.get(shard.shard_id, [])))
+        below = children.get(shard.shard_id, [])
+        # A shard that was rolled is followed by one of the same hashes, over and over: that is no new level.
+        is_rolled = [_hashes(child) for child in below] == [_hashes(shard)]
+        ahead += ((child, depth if is_rolled else depth + 1) for child in reversed(below))
     print_table(["shard", "state", "of all hashes", "from", "to", "merged with"], rows)
+
+
+def _hashes(shard: Shard) -> tuple[int, int]:
+    return shard.starting_hash_key, shard.ending_hash_key
 
 
 def _print_shards(made: Sequence[Shard], output: str) -> None:
