@@ -20,6 +20,7 @@ import grpc.aio
 from headrace import errors
 from headrace._backoff import Backoff
 from headrace._channel import UNARY_TIMEOUT_S, open_async_channel, resolve_endpoint
+from headrace.triggers.peer_user import can_tell_users
 from headrace.triggers.runner import TriggerRunner, trigger_stub
 from headrace.triggers.work_folder import work_folder
 from headrace.v1 import trigger_service_pb2 as pb
@@ -62,6 +63,10 @@ class TriggerHost:
 
     async def run(self) -> None:
         """Runs triggers until stop(). A broker that is away, now or later, is waited for."""
+        if not can_tell_users():
+            _LOGGER.warning(
+                "the system does not tell whose a connection is: any user of the machine can take events from workers"
+            )
         with work_folder() as folder:
             async with open_async_channel(self._endpoint) as channel:
                 await self._run(channel, folder)

@@ -6,8 +6,10 @@ there. So a server on loopback knows its worker by the user whose socket the con
 
 from __future__ import annotations
 
+import os
 import socket
 import sys
+from functools import cache
 from pathlib import Path
 from typing import Final
 
@@ -17,11 +19,22 @@ _ESTABLISHED: Final = "01"
 _LOCAL, _REMOTE, _STATE, _USER = 1, 2, 3, 7
 # The table is read in pieces, and an entry can slip from one to the next while others come and go.
 _READS_MAX: Final = 3
+_OWN_CONNECTION_TIMEOUT_S: Final = 1.0
 
 
+@cache
 def can_tell_users() -> bool:
-    """Whether the system says whose a connection is."""
-    return _TABLE.exists()
+    """Whether the system says whose a connection is, as a connection of this process to itself shows, once.
+
+    Not every sandbox that has the table fills it in, and there all workers would be refused.
+    """
+    try:
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            address = listener.getsockname()
+            with socket.create_connection(address, _OWN_CONNECTION_TIMEOUT_S) as own:
+                return peer_user_id(own.getsockname(), address) == os.geteuid()
+    except OSError:
+        return False
 
 
 def peer_user_id(peer: tuple[str, int], local: tuple[str, int]) -> int | None:
