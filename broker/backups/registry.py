@@ -31,6 +31,7 @@ from broker.storage import layout
 from broker.storage.documents import Documents
 from broker.storage.recovery import StoreOpenError
 from broker.storage.rocks import Family
+from broker.tables.catalog import table_documents
 from broker.tables.definition import TableChange
 from broker.tables.operations import replace_item
 from broker.tables.validate import check_length, check_table_name
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from broker.backups.folder import BackupFolder
     from broker.encoding.keys import ItemKey
     from broker.model.clock import Clock
+    from broker.model.tables import Table
     from broker.storage.commit import Committer, Group
     from broker.storage.layout import StoredItem
     from broker.storage.rocks import Store
@@ -178,7 +180,7 @@ class Backups:
     def _read_table(self, backup: Backup, name: str) -> SourceTable:
         try:
             with closing(self._folder.open_store(backup.id)) as store:
-                table = Documents(store, "table", Table).get(name)
+                table = table_documents(store).get(name)
                 assert table is not None, "the document of the backup names its tables"
                 stream = Documents(store, "stream", Stream).get(stream_name(name, table.stream_label))
                 value = store.get(Family.CATALOG, layout.size_key(table.id))
@@ -250,7 +252,7 @@ class Backups:
     ) -> Table:
         try:
             with closing(self._folder.open_store(backup.id)) as store:
-                source = Documents(store, "table", Table).get(source_name)
+                source = table_documents(store).get(source_name)
                 assert source is not None, "the document of the backup names its tables"
                 restored_from = Restoration(
                     source_table_name=source_name, time_ms=backup.create_time_ms, backup_arn=backup.arn

@@ -3,6 +3,10 @@
 A stored key is: table id (4 bytes), hash of the partition key (8 bytes), partition key, sort key. The hash prefix makes
 segments of a scan, and the slices of a split shard, ranges of keys. The key of an index entry is the same with the
 index's id and key attributes, followed by the item's place, for index keys need not be unique.
+
+Of several partition or sort key attributes the ordered forms follow each other; each has an end, so that the order is
+that of the attributes, one after the other. The hash is that of a single partition key's value, as in a table, or of
+the joined ordered forms of several.
 """
 
 from __future__ import annotations
@@ -80,7 +84,7 @@ def partition_hash(content: bytes) -> int:
 
 def key_hasher(partition_key: KeyAttribute) -> Callable[[bytes], int]:
     """What gives the place in the hash range of a key as change records carry it."""
-    attribute = _Attribute(partition_key, PARTITION_KEY_BYTES_MAX, is_sort_key=False)
+    attribute = _Attribute(partition_key, PARTITION_KEY_BYTES_MAX, is_sort_key=False, is_ended=True)
     name = partition_key.name
 
     def hash_of(encoded_key: bytes) -> int:
@@ -106,21 +110,21 @@ def prefix_end(prefix: bytes) -> bytes:
 
 
 class KeyCodec:
-    """Makes the keys of one table's items, or the first part of those of one index's entries."""
+    """Makes the keys of one table's items."""
 
-    def __init__(self, definition: Table | Index) -> None:
-        # In an index something follows the sort key, so that it needs an end.
-        self._is_index = isinstance(definition, Index)
-        self.prefix = table_prefix(definition.id)
-        self._partition = _Attribute(definition.partition_key, PARTITION_KEY_BYTES_MAX, is_sort_key=False)
+    def __init__(self, table: Table) -> None:
+        self.prefix = table_prefix(table.id)
+        self._partition = _Attribute(table.partition_key, PARTITION_KEY_BYTES_MAX, is_sort_key=False, is_ended=True)
         self._sort = (
             None
-            if definition.sort_key is None
-            else _Attribute(definition.sort_key, SORT_KEY_BYTES_MAX, is_sort_key=True, is_followed=self._is_index)
+            if table.sort_key is None
+            else _Attribute(table.sort_key, SORT_KEY_BYTES_MAX, is_sort_key=True, is_ended=False)
         )
-        self.attributes = tuple(a for a in (self._partition, self._sort) if a is not None)
+        sort = () if self._sort is None else (self._sort,)
+        self.attributes = (self._partition, *sort)
+        self.ranges = KeyRanges(self.prefix, (self._partition,), sort)
         self._is_partition_first = self._sort is None or _is_first(self._partition.name, self._sort.name)
-        self.names = frozenset(attribute.name for attribute in definition.key_attributes)
+        self.names = frozenset(attribute.name for attribute in table.key_attributes)
 
     def of_item(self, item: pb.Item) -> ItemKey:
         """The key of a whole, canonical item. Raises ValidationError if a key attribute is missing or mistyped."""
@@ -146,64 +150,9 @@ class KeyCodec:
         sort = None if self._sort is None else attributes[self._sort.name]
         return self._key(attributes[self._partition.name], sort)
 
-    def partition(self, value: Value) -> bytes:
-        """What the stored keys of one partition key begin with. Raises ValidationError if it cannot be one."""
-        content = self._partition.content_of(value)
-        return self.prefix + blake2b(content, digest_size=HASH_BYTES).digest() + self._partition.ordered(content)
-
     def partition_of(self, stored: bytes) -> bytes:
         """What the stored keys of the partition key begin with that is in a stored key."""
         return stored[: self._partition.end(stored, HASH_END)]
-
-    def sort_range(self, operator: str, operands: Sequence[Value]) -> tuple[bytes, bytes | None]:
-        """Where in a partition the sort keys lie that satisfy a condition: begin and end after `partition`.
-
-        The end is None if that of the partition is meant. Raises ValidationError if an operand cannot be a sort key.
-        """
-        assert self._sort is not None, "a condition on a sort key was checked against the schema"
-        sort = self._sort
-        contents = [sort.content_of(operand) for operand in operands]
-        if operator == "begins_with":
-            prefix = sort.ordered_prefix(contents[0])
-            # A prefix of nothing but FF has no end of its own.
-            return prefix, prefix_end(prefix) if prefix.strip(b"\xff") else None
-        first, last = sort.ordered(contents[0]), sort.ordered(contents[-1])
-        match operator:
-            case "<":
-                return b"", first
-            case "<=":
-                return b"", self._after(first)
-            case ">":
-                return self._after(first), None
-            case ">=":
-                return first, None
-            case _:
-                # "=" and BETWEEN.
-                return first, self._after(last)
-
-    def _after(self, ordered: bytes) -> bytes:
-        """The smallest byte string after all keys with a sort key."""
-        # In an index places follow, and no sort key there is a prefix of another.
-        return prefix_end(ordered) if self._is_index else ordered + b"\x00"
-
-    def entry(self, attributes: Mapping[str, pb.AttributeValue]) -> bytes | None:
-        """The first part of the key of an item's index entry; None if the item does not belong into the index."""
-        for attribute in self.attributes:
-            if attribute.name not in attributes or attributes[attribute.name].WhichOneof("kind") != attribute.kind:
-                return None
-        try:
-            content = self._partition.content(attributes[self._partition.name])
-            stored = b"%b%b%b" % (
-                self.prefix,
-                blake2b(content, digest_size=HASH_BYTES).digest(),
-                self._partition.ordered(content),
-            )
-            if self._sort is not None:
-                stored += self._sort.ordered(self._sort.content(attributes[self._sort.name]))
-        except ValidationError:
-            # Empty or too long: items written before there was the index, or in another region, may be.
-            return None
-        return stored
 
     def _key(self, partition_value: pb.AttributeValue, sort_value: pb.AttributeValue | None) -> ItemKey:
         partition, sort = self._partition, self._sort
@@ -227,20 +176,95 @@ class KeyCodec:
         )
 
 
+class IndexKeyCodec:
+    """Makes the first part of the keys of one index's entries: all but the place of the item."""
+
+    def __init__(self, index: Index) -> None:
+        self._prefix = table_prefix(index.id)
+        partition = tuple(
+            _Attribute(attribute, PARTITION_KEY_BYTES_MAX, is_sort_key=False, is_ended=True)
+            for attribute in index.partition_keys
+        )
+        # Something follows each of them: the next one, or the place.
+        sort = tuple(
+            _Attribute(attribute, SORT_KEY_BYTES_MAX, is_sort_key=True, is_ended=True) for attribute in index.sort_keys
+        )
+        self.attributes = (*partition, *sort)
+        self.ranges = KeyRanges(self._prefix, partition, sort)
+        self._partition_count = len(partition)
+        self.names = frozenset(attribute.name for attribute in self.attributes)
+
+    def entry(self, attributes: Mapping[str, pb.AttributeValue]) -> bytes | None:
+        """The first part of the key of an item's entry; None if the item does not belong into the index."""
+        parts: list[bytes] = []
+        hashed = b""
+        try:
+            for attribute in self.attributes:
+                name = attribute.name
+                # Looking a missing name up would add it.
+                if name not in attributes:
+                    return None
+                value = attributes[name]
+                if value.WhichOneof("kind") != attribute.kind:
+                    return None
+                content = attribute.content(value)
+                if not parts:
+                    hashed = content
+                parts.append(attribute.ordered(content))
+        except ValidationError:
+            # Empty or too long: items written before there was the index, or in another region, may be.
+            return None
+        if self._partition_count > 1:
+            hashed = b"".join(parts[: self._partition_count])
+        return b"".join((self._prefix, blake2b(hashed, digest_size=HASH_BYTES).digest(), *parts))
+
+
+class KeyRanges:
+    """Where the keys of one table, or of the entries of one index, lie that key conditions mean."""
+
+    def __init__(self, prefix: bytes, partition: Sequence[_Attribute], sort: Sequence[_Attribute]) -> None:
+        self._prefix = prefix
+        self._partition = partition
+        self._sort = sort
+
+    def partition(self, values: Sequence[Value]) -> bytes:
+        """What the stored keys of one partition key begin with, given all its attributes.
+
+        Raises ValidationError if a value cannot be that of its attribute.
+        """
+        contents = [attribute.content_of(of) for attribute, of in zip(self._partition, values, strict=True)]
+        ordered = [attribute.ordered(content) for attribute, content in zip(self._partition, contents, strict=True)]
+        hashed = contents[0] if len(contents) == 1 else b"".join(ordered)
+        return b"".join((self._prefix, blake2b(hashed, digest_size=HASH_BYTES).digest(), *ordered))
+
+    def sort_range(self, conditions: Sequence[tuple[str, Sequence[Value]]]) -> tuple[bytes, bytes | None]:
+        """Where in a partition the sort keys lie that satisfy conditions: begin and end after `partition`.
+
+        The conditions, an operator and its operands, are of the first sort key attributes in their order; all but the
+        last are "=". The end is None if that of the partition is meant. Raises ValidationError if an operand cannot be
+        a value of its attribute.
+        """
+        # The attributes before the one that is looked at are the same in all keys meant.
+        begin, end = b"", None
+        for attribute, (operator, operands) in zip(self._sort, conditions, strict=False):
+            equal_end = prefix_end(begin) if begin else None
+            first, last = attribute.range(operator, operands)
+            begin, end = begin + first, equal_end if last is None else begin + last
+        return begin, end
+
+
 class _Attribute:
     """One key attribute: its checks and encodings, prepared."""
 
-    def __init__(
-        self, attribute: KeyAttribute, bytes_max: int, *, is_sort_key: bool, is_followed: bool = False
-    ) -> None:
+    def __init__(self, attribute: KeyAttribute, bytes_max: int, *, is_sort_key: bool, is_ended: bool) -> None:
         self.type = attribute.type
         self.name = attribute.name
         self.name_bytes = attribute.name.encode()
         self.kind = _KINDS[attribute.type]
         self.is_number = attribute.type is KeyAttributeType.NUMBER
         self._is_sort_key = is_sort_key
-        # Whether it needs an end, so that none is a prefix of another.
-        self._is_ended = is_followed or not is_sort_key
+        # Whether it has an end, so that none is a prefix of another: something may follow it.
+        self._is_ended = is_ended
         self.bytes_max = bytes_max
         self._entry_name = field_bytes(_FIELD_1, self.name_bytes)
         self._value_tag = _VALUE_TAGS[self.kind]
@@ -311,9 +335,33 @@ class _Attribute:
             return ordered_number(content.decode())
         return ordered_bytes(content) if self._is_ended else content
 
-    def ordered_prefix(self, content: bytes) -> bytes:
-        """What the ordered forms of all contents begin with that begin with this one."""
-        return escaped(content) if self._is_ended else content
+    def range(self, operator: str, operands: Sequence[Value]) -> tuple[bytes, bytes | None]:
+        """Where the ordered forms lie that satisfy a condition, with all that follows them; None: up to the last.
+
+        Raises ValidationError if an operand cannot be a value of the attribute.
+        """
+        contents = [self.content_of(operand) for operand in operands]
+        if operator == "begins_with":
+            prefix = escaped(contents[0]) if self._is_ended else contents[0]
+            # A prefix of nothing but FF has no end of its own.
+            return prefix, prefix_end(prefix) if prefix.strip(b"\xff") else None
+        first, last = self.ordered(contents[0]), self.ordered(contents[-1])
+        match operator:
+            case "<":
+                return b"", first
+            case "<=":
+                return b"", self._after(first)
+            case ">":
+                return self._after(first), None
+            case ">=":
+                return first, None
+            case _:
+                # "=" and BETWEEN.
+                return first, self._after(last)
+
+    def _after(self, ordered: bytes) -> bytes:
+        """The smallest byte string after an ordered form and all that may follow it."""
+        return prefix_end(ordered) if self._is_ended else ordered + b"\x00"
 
     def end(self, stored: bytes, begin: int) -> int:
         """Where an ordered content ends that has an end."""

@@ -1,4 +1,9 @@
-"""Key conditions: the one partition key that a query reads, and which of its sort keys."""
+"""Key conditions: the one partition key that a query reads, and which of its sort keys.
+
+An index may have several attributes in either part of its key. A query then names every partition key attribute, by
+equality, and the first sort key attributes without a gap, all but the last by equality. Source: Developer Guide,
+"Multi-attribute keys pattern".
+"""
 
 from __future__ import annotations
 
@@ -18,7 +23,7 @@ from broker.expressions.placeholders import Where
 from broker.model.errors import ValidationError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from broker.expressions.placeholders import Placeholders
     from broker.model.values import Value
@@ -27,11 +32,14 @@ _WHERE: Final = Where(ExpressionKind.KEY_CONDITION)
 _FIELD: Final = "key_condition_expression"
 # What `:value OP key` means as `key OP :value`.
 _MIRRORED: Final = {"=": "=", "<": ">", "<=": ">=", ">": "<", ">=": "<="}
-_CONDITIONS_MAX: Final = 2
+_MISSED: Final = "Query condition missed key schema element: "
+_NOT_SUPPORTED: Final = "Query key condition not supported"
+# Counted alike whether there is a sort key or not.
+_CONDITIONS_MAX_AT_LEAST: Final = 2
 
 
 class SortKeyCondition(NamedTuple):
-    """What sort keys must satisfy."""
+    """What one sort key attribute must satisfy."""
 
     # One of = < <= > >= BETWEEN begins_with.
     operator: str
@@ -42,13 +50,14 @@ class SortKeyCondition(NamedTuple):
 class KeyCondition(NamedTuple):
     """What a query reads."""
 
-    partition: Value
-    # None: all sort keys.
-    sort: SortKeyCondition | None
+    # Of all its attributes, in order.
+    partition: tuple[Value, ...]
+    # Of the first attributes of the sort key; all but the last are "=".
+    sort: tuple[SortKeyCondition, ...]
 
 
 def parse_key_condition(
-    text: str, placeholders: Placeholders, partition_key: str, sort_key: str | None
+    text: str, placeholders: Placeholders, partition_keys: Sequence[str], sort_keys: Sequence[str]
 ) -> KeyCondition:
     """Reads a key condition for a table or index with these key attributes. Raises ValidationError."""
     tree = condition_tree(text, ExpressionKind.KEY_CONDITION)
@@ -60,22 +69,35 @@ def parse_key_condition(
         if name in found:
             _fail("KeyConditionExpressions must only contain one condition per key")
         found[name] = condition
-    if len(found) > _CONDITIONS_MAX:
-        _fail("Conditions can be of length 1 or 2 only")
-    partition = found.pop(partition_key, None)
-    if partition is None:
-        _fail(f"Query condition missed key schema element: {partition_key}")
-    if partition.operator != "=":
-        _fail("Query key condition not supported")
-    sort = found.pop(sort_key, None) if sort_key is not None else None
-    if found:
-        # There are two, and the other one is of no key attribute.
+    conditions_max = max(_CONDITIONS_MAX_AT_LEAST, len(partition_keys) + len(sort_keys))
+    if len(found) > conditions_max:
         _fail(
-            f"Query condition missed key schema element: {sort_key}"
-            if sort_key
-            else "Query key condition not supported"
+            f"Conditions can be of length 1 {'or' if conditions_max == _CONDITIONS_MAX_AT_LEAST else 'to'} "
+            f"{conditions_max} only"
         )
-    return KeyCondition(partition.operands[0], sort)
+    partition = tuple(_taken_partition_key(found, name) for name in partition_keys)
+    sort: list[SortKeyCondition] = []
+    for name in sort_keys:
+        if name not in found:
+            if found:
+                # A later attribute, or one that is no key.
+                _fail(f"{_MISSED}{name}")
+            break
+        sort.append(found.pop(name))
+        if sort[-1].operator != "=":
+            break
+    if found:
+        _fail(_NOT_SUPPORTED)
+    return KeyCondition(partition, tuple(sort))
+
+
+def _taken_partition_key(found: dict[str, SortKeyCondition], name: str) -> Value:
+    condition = found.pop(name, None)
+    if condition is None:
+        _fail(f"{_MISSED}{name}")
+    if condition.operator != "=":
+        _fail(_NOT_SUPPORTED)
+    return condition.operands[0]
 
 
 def _parts(tree: object) -> Iterator[object]:

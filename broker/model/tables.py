@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Final
+from typing import Any, Final
 
 # What a region may be called: it stands in ARNs, versions and records.
 REGION_NAME: Final = re.compile(r"[a-z0-9-]{1,64}", re.ASCII)
@@ -166,8 +166,10 @@ class Index:
     name: str
     id: int
     is_global: bool
-    partition_key: KeyAttribute
-    sort_key: KeyAttribute | None
+    # One, or up to four of a global index.
+    partition_keys: tuple[KeyAttribute, ...]
+    # In the order in which they sort: none, one, or up to four of a global index.
+    sort_keys: tuple[KeyAttribute, ...] = ()
     projection_type: ProjectionType
     # With INCLUDE.
     non_key_attributes: tuple[str, ...] = ()
@@ -182,8 +184,8 @@ class Index:
 
     @property
     def key_attributes(self) -> tuple[KeyAttribute, ...]:
-        """The partition key, then the sort key if there is one."""
-        return (self.partition_key,) if self.sort_key is None else (self.partition_key, self.sort_key)
+        """The attributes of the partition key, then those of the sort key."""
+        return (*self.partition_keys, *self.sort_keys)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -270,9 +272,19 @@ class Table:
         return self.on_demand_since_ms
 
     @property
+    def partition_keys(self) -> tuple[KeyAttribute, ...]:
+        """The partition key, as an index has it."""
+        return (self.partition_key,)
+
+    @property
+    def sort_keys(self) -> tuple[KeyAttribute, ...]:
+        """The sort key if there is one, as an index has it."""
+        return () if self.sort_key is None else (self.sort_key,)
+
+    @property
     def key_attributes(self) -> tuple[KeyAttribute, ...]:
         """The partition key, then the sort key if there is one."""
-        return (self.partition_key,) if self.sort_key is None else (self.partition_key, self.sort_key)
+        return (*self.partition_keys, *self.sort_keys)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -356,6 +368,15 @@ class Stream:
     def children(self, shard_id: str) -> list[Shard]:
         """The shards that follow a closed one, those that have vanished too."""
         return [s for s in self.lineage if shard_id in (s.parent_shard_id, s.adjacent_parent_shard_id)]
+
+
+def upgrade_table(document: dict[str, Any]) -> None:
+    """Changes the document of a table as an earlier version wrote it: an index had one partition and one sort key."""
+    for index in document.get("indexes", ()):
+        if "partition_key" in index:
+            sort_key = index.pop("sort_key", None)
+            index["partition_keys"] = [index.pop("partition_key")]
+            index["sort_keys"] = [] if sort_key is None else [sort_key]
 
 
 def stream_name(table_name: str, label: str) -> str:

@@ -90,7 +90,7 @@ def _source_details(source: SourceTable, region: str) -> pb.SourceTableDetails:
         table_id=table.uuid,
         table_arn=table_arn(region, table.name),
         table_size_bytes=source.size_bytes,
-        key_schema=convert.key_schema(table.key_attributes),
+        key_schema=convert.key_schema(table.partition_keys, table.sort_keys),
         table_creation_date_time=convert.timestamp(table.create_time_ms),
         provisioned_throughput=convert.provisioned(table.throughput),
         on_demand_throughput=convert.on_demand(table.on_demand_maximum),

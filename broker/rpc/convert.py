@@ -150,20 +150,20 @@ def tag_pairs(tags: Iterable[table_pb2.Tag]) -> list[tuple[str, str]]:
 def new_table(request: table_service_pb2.CreateTableRequest, name: str) -> NewTable:
     """The table that a request asks for, under a name that was checked. Raises ValidationError."""
     definitions = check_attribute_definitions(definition_pairs(request.attribute_definitions))
-    partition_key, sort_key = check_key_schema(key_schema_pairs(request.key_schema), definitions)
+    (partition_key,), sort_keys = check_key_schema(key_schema_pairs(request.key_schema), definitions)
     indexes = (
         *(_index(index, definitions) for index in request.local_secondary_indexes),
         *(_index(index, definitions) for index in request.global_secondary_indexes),
     )
-    keys = [key for key in (partition_key, sort_key) if key is not None]
-    used = dict.fromkeys(key.name for key in (*keys, *(key for index in indexes for key in index.key_attributes)))
+    keys = (partition_key, *sort_keys, *(key for index in indexes for key in index.key_attributes))
+    used = dict.fromkeys(key.name for key in keys)
     check_definitions_used(definitions, used, has_indexes=bool(indexes))
     tags = check_tags(tag_pairs(request.tags))
     check_count(tags, "tags", 0, TAGS_MAX)
     return NewTable(
         name=name,
         partition_key=partition_key,
-        sort_key=sort_key,
+        sort_key=sort_keys[0] if sort_keys else None,
         view_type=view_type_to_enable(request.stream_specification),
         stream_settings=replace(StreamSettings(), **changed_settings(request.stream_settings)),
         indexes=indexes,
@@ -345,27 +345,29 @@ def _index(
 ) -> Index:
     """An index to create; it gets its id when it is."""
     check_table_name(message.index_name, "index_name")
-    partition_key, sort_key = check_key_schema(key_schema_pairs(message.key_schema), definitions)
-    names = tuple(message.projection.non_key_attributes)
     is_global = isinstance(message, table_pb2.GlobalSecondaryIndex)
+    partition_keys, sort_keys = check_key_schema(key_schema_pairs(message.key_schema), definitions, is_global=is_global)
+    names = tuple(message.projection.non_key_attributes)
     return Index(
         name=message.index_name,
         id=0,
         is_global=is_global,
-        partition_key=partition_key,
-        sort_key=sort_key,
+        partition_keys=partition_keys,
+        sort_keys=sort_keys,
         projection_type=check_projection(_PROJECTION_FROM_PB.get(message.projection.projection_type), names),
         non_key_attributes=names,
         throughput=_throughput_of(message) if isinstance(message, table_pb2.GlobalSecondaryIndex) else None,
     )
 
 
-def key_schema(attributes: Iterable[KeyAttribute]) -> list[table_pb2.KeySchemaElement]:
-    """A primary key as messages."""
-    roles = (table_pb2.KEY_TYPE_HASH, table_pb2.KEY_TYPE_RANGE)
+def key_schema(
+    partition_keys: Iterable[KeyAttribute], sort_keys: Iterable[KeyAttribute]
+) -> list[table_pb2.KeySchemaElement]:
+    """A key as messages."""
     return [
         table_pb2.KeySchemaElement(attribute_name=attribute.name, key_type=role)
-        for attribute, role in zip(attributes, roles, strict=False)
+        for attributes, role in ((partition_keys, table_pb2.KEY_TYPE_HASH), (sort_keys, table_pb2.KEY_TYPE_RANGE))
+        for attribute in attributes
     ]
 
 
@@ -378,7 +380,7 @@ def table_description(
         table_arn=table_arn(catalog.region, table.name),
         table_id=table.uuid,
         table_status=status,
-        key_schema=key_schema(table.key_attributes),
+        key_schema=key_schema(table.partition_keys, table.sort_keys),
         attribute_definitions=[
             table_pb2.AttributeDefinition(attribute_name=name, attribute_type=_SCALAR_TO_PB[type_])
             for name, type_ in key_types(table).items()
@@ -419,7 +421,7 @@ def index_description(index: Index, table: Table, catalog: Catalog) -> table_pb2
     return table_pb2.IndexDescription(
         index_name=index.name,
         index_arn=index_arn(catalog.region, table.name, index.name),
-        key_schema=key_schema(index.key_attributes),
+        key_schema=key_schema(index.partition_keys, index.sort_keys),
         projection=_projection(index),
         index_status=table_pb2.INDEX_STATUS_CREATING if index.is_backfilling else table_pb2.INDEX_STATUS_ACTIVE,
         backfilling=index.is_backfilling,
@@ -441,7 +443,9 @@ def _projection(index: Index) -> table_pb2.Projection:
 def local_index(index: Index) -> table_pb2.LocalSecondaryIndex:
     """A local index as it is asked for."""
     return table_pb2.LocalSecondaryIndex(
-        index_name=index.name, key_schema=key_schema(index.key_attributes), projection=_projection(index)
+        index_name=index.name,
+        key_schema=key_schema(index.partition_keys, index.sort_keys),
+        projection=_projection(index),
     )
 
 
@@ -449,7 +453,7 @@ def global_index(index: Index) -> table_pb2.GlobalSecondaryIndex:
     """A global index as it is asked for, but for its warm throughput."""
     return table_pb2.GlobalSecondaryIndex(
         index_name=index.name,
-        key_schema=key_schema(index.key_attributes),
+        key_schema=key_schema(index.partition_keys, index.sort_keys),
         projection=_projection(index),
         provisioned_throughput=provisioned(index.throughput),
         on_demand_throughput=on_demand(index.on_demand_maximum),
@@ -531,7 +535,7 @@ def stream_description(
         stream_view_type=_VIEW_TYPE_TO_PB[stream.view_type],
         creation_request_date_time=timestamp(stream.create_time_ms),
         table_name=stream.table_name,
-        key_schema=key_schema(stream.key_attributes),
+        key_schema=key_schema(stream.key_attributes[:1], stream.key_attributes[1:]),
         shards=shards,
         last_evaluated_shard_id=last_evaluated_shard_id,
     )

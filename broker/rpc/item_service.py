@@ -289,8 +289,8 @@ class ItemService:
         condition = parse_key_condition(
             request.key_condition_expression,
             placeholders,
-            definition.partition_key.name,
-            None if definition.sort_key is None else definition.sort_key.name,
+            [attribute.name for attribute in definition.partition_keys],
+            [attribute.name for attribute in definition.sort_keys],
         )
         placeholders.check_all_used()
         placeholders.check_keys_are_whole(table.definition)

@@ -7,7 +7,7 @@ of the group that plans it, so that memory never says more than the log that fol
 from __future__ import annotations
 
 from bisect import bisect_right
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import msgspec
 
@@ -32,18 +32,22 @@ class Documents(Generic[Document]):
         kind: str,
         document_type: type[Document],
         complete: Callable[[Document], Document] = lambda document: document,
+        upgrade: Callable[[dict[str, Any]], None] | None = None,
     ) -> None:
         """Loads all documents of a kind. Raises CorruptionError if one cannot be read.
 
-        `complete` adds what documents of earlier versions lack; it is stored when the document is changed next.
+        Both functions are for documents of earlier versions: `upgrade` changes the JSON of a document to today's form,
+        where defaults of new fields are not enough for that; `complete` adds what the document then lacks. What they
+        change is stored when the document is changed next.
         """
         self._prefix = f"{kind}/".encode()
         decoder = msgspec.json.Decoder(document_type)
         self._documents: dict[str, Document] = {}
         for key, value in store.scan(Family.CATALOG, self._prefix, f"{kind}0".encode()):
             try:
-                self._documents[key[len(self._prefix) :].decode()] = complete(decoder.decode(value))
-            except msgspec.MsgspecError as error:
+                document = decoder.decode(value) if upgrade is None else _upgraded(value, document_type, upgrade)
+                self._documents[key[len(self._prefix) :].decode()] = complete(document)
+            except (msgspec.MsgspecError, AttributeError, TypeError) as error:
                 raise CorruptionError(f"the {kind} document {key!r} is not what was written: {error}") from error
 
     def get(self, name: str) -> Document | None:
@@ -76,3 +80,9 @@ class Documents(Generic[Document]):
 
     def _names(self) -> list[str]:
         return sorted(self._documents, key=str.encode)
+
+
+def _upgraded(value: bytes, document_type: type[Document], upgrade: Callable[[dict[str, Any]], None]) -> Document:
+    document = msgspec.json.decode(value, type=dict[str, Any])
+    upgrade(document)
+    return msgspec.convert(document, document_type)

@@ -27,6 +27,7 @@ from broker.model.tables import (
     stream_arn,
     stream_name,
     table_arn,
+    upgrade_table,
 )
 from broker.storage import layout
 from broker.storage.documents import Documents
@@ -54,6 +55,11 @@ if TYPE_CHECKING:
 
 # How much of an ARN that is not ours a message repeats.
 _QUOTED_MAX: Final = 200
+
+
+def table_documents(store: Store, kind: str = "table") -> Documents[Table]:
+    """The definitions of a store's tables, as whichever version has written them."""
+    return Documents(store, kind, Table, upgrade=upgrade_table)
 
 
 class OpenTable:
@@ -100,11 +106,11 @@ class Catalog:
         self._forget = forget
         self._committer = committer
         self._random = random
-        self.tables = Documents(store, "table", Table)
+        self.tables = table_documents(store)
         # Named "<table>/stream/<label>": the end of the ARN, so that they list in the order of their ARNs.
         self.streams = Documents(store, "stream", Stream, with_seams)
         # Tables that are being filled from a backup: their names are taken, and nobody sees them.
-        self.restoring = Documents(store, "restoring", Table)
+        self.restoring = table_documents(store, "restoring")
         self._open = {t.name: OpenTable(t, self._enabled_stream(t)) for t in self.tables.all()}
         # Set when an index, or the one by time of expiry, is to be filled with the items there are.
         self.backfill_wanted = asyncio.Event()

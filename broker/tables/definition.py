@@ -376,14 +376,15 @@ def _check_local_index(table: Table, index: Index) -> None:
             "LocalSecondaryIndex",
             field=_LOCAL,
         )
-    if index.sort_key is None:
+    if not index.sort_keys:
         raise ValidationError(
             f"{INVALID}Index KeySchema does not have a range key for index: {index.name}", field=f"{_LOCAL}.key_schema"
         )
-    if index.partition_key.name != table.partition_key.name:
+    (partition_key,) = index.partition_keys
+    if partition_key.name != table.partition_key.name:
         raise ValidationError(
             f"{INVALID}Index KeySchema does not have the same leading hash key as table KeySchema for index: "
-            f"{index.name}. index hash key: {index.partition_key.name}, table hash key: {table.partition_key.name}",
+            f"{index.name}. index hash key: {partition_key.name}, table hash key: {table.partition_key.name}",
             field=f"{_LOCAL}.key_schema",
         )
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from broker.encoding import items
 from broker.encoding.items import EncodedItem, Item
-from broker.encoding.keys import TABLE_ID_BYTES, KeyCodec, table_prefix
+from broker.encoding.keys import TABLE_ID_BYTES, IndexKeyCodec, table_prefix
 from broker.model.errors import ValidationError
 from broker.model.tables import KeyAttributeType, ProjectionType
 from broker.model.values import ITEM_SIZE_BYTES_MAX, STORED_NESTING_LEVELS_MAX
@@ -23,7 +23,7 @@ from broker.storage.rocks import Family
 if TYPE_CHECKING:
     from collections.abc import Container
 
-    from broker.encoding.keys import ItemKey
+    from broker.encoding.keys import ItemKey, KeyCodec
     from broker.model.clock import Version
     from broker.model.tables import Index, Table, TimeToLive
     from broker.storage.commit import Group
@@ -49,7 +49,7 @@ class IndexCodec:
 
     def __init__(self, index: Index, table: Table, table_keys: KeyCodec) -> None:
         self.definition = index
-        self.keys = KeyCodec(index)
+        self.keys = IndexKeyCodec(index)
         # What every entry holds.
         self.key_names = frozenset(a.name for a in (*table.key_attributes, *index.key_attributes))
         self.names = (

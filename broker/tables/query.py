@@ -126,19 +126,19 @@ def open_index(table: OpenTable, name: str | None) -> IndexCodec | None:
 async def query(reader: ItemReader, reading: Reading, condition: KeyCondition, *, is_reverse: bool) -> Page:
     """One page of the items of a partition key. Raises ValidationError."""
     index, table = reading.index, reading.table
-    codec = table.keys if index is None else index.keys
+    names, ranges = (table.keys.names, table.keys.ranges) if index is None else (index.keys.names, index.keys.ranges)
     _check_reading(reading)
     if reading.filter is not None and not reading.filters_on_keys:
-        for name in sorted(reading.filter.names & codec.names):
+        for name in sorted(reading.filter.names & names):
             raise ValidationError(
                 f"Filter Expression can only contain non-primary key attributes: Primary key attribute: {name}",
                 field="filter_expression",
                 attribute=name,
             )
-    partition = codec.partition(condition.partition)
+    partition = ranges.partition(condition.partition)
     begin, end = partition, prefix_end(partition)
-    if condition.sort is not None:
-        first, last = codec.sort_range(condition.sort.operator, condition.sort.operands)
+    if condition.sort:
+        first, last = ranges.sort_range(condition.sort)
         begin, end = partition + first, end if last is None else partition + last
     keys = _Range(begin, end, is_reverse=is_reverse)
     if reading.start_key is not None:

@@ -34,7 +34,11 @@ TABLE_NAME_LENGTH_MIN: Final = 3
 TABLE_NAME_LENGTH_MAX: Final = 255
 KEY_NAME_BYTES_MAX: Final = 255
 PAGE_SIZE_MAX: Final = 100
+# Of a table or a local index; a global index may have more attributes.
 KEY_SCHEMA_ELEMENTS_MAX: Final = 2
+# Source: Developer Guide, "Multi-attribute keys pattern".
+GLOBAL_PARTITION_KEYS_MAX: Final = 4
+GLOBAL_SORT_KEYS_MAX: Final = 4
 NON_KEY_ATTRIBUTES_MAX: Final = 20
 CAPACITY_UNITS_MAX: Final = 10**12
 TIME_TO_LIVE_ATTRIBUTE_LENGTH_MAX: Final = 255
@@ -46,6 +50,8 @@ BYTES_MAX: Final = 2**63 - 1
 
 # How most of DynamoDB's messages about a parameter begin.
 INVALID: Final = "One or more parameter values were invalid: "
+
+_ROLES: Final = ("HASH", "RANGE")
 
 _TABLE_NAME: Final = re.compile(r"[a-zA-Z0-9_.-]+", re.ASCII)
 _NAME: Final = re.compile(r"[a-zA-Z0-9_-]+", re.ASCII)
@@ -157,20 +163,24 @@ def check_attribute_definitions(definitions: Sequence[tuple[str, str | None]]) -
 
 
 def check_key_schema(
-    schema: Sequence[tuple[str, str]], definitions: Mapping[str, KeyAttributeType]
-) -> tuple[KeyAttribute, KeyAttribute | None]:
-    """The key of a new table or index, from (name, "HASH" or "RANGE") pairs."""
-    check_count(schema, "key_schema", 1, KEY_SCHEMA_ELEMENTS_MAX)
-    for (name, role), wanted, which in zip(schema, ("HASH", "RANGE"), ("first", "second"), strict=False):
-        if role != wanted:
-            raise ValidationError(
-                f"Invalid KeySchema: The {which} KeySchemaElement is not a {wanted} key type", field="key_schema"
-            )
-        check_attribute_name(name, "key_schema.attribute_name")
+    schema: Sequence[tuple[str, str]], definitions: Mapping[str, KeyAttributeType], *, is_global: bool = False
+) -> tuple[tuple[KeyAttribute, ...], tuple[KeyAttribute, ...]]:
+    """The attributes of the partition key and those of the sort key, from (name, "HASH" or "RANGE") pairs.
+
+    A table or local index has one attribute in each; a global index has up to four.
+    """
+    # In a global index each part has a limit of its own.
+    check_count(schema, "key_schema", 1, max(1, len(schema)) if is_global else KEY_SCHEMA_ELEMENTS_MAX)
+    partition_count = _check_global_key_roles(schema) if is_global else _check_key_roles(schema)
     names = [name for name, _ in schema]
+    for name in names:
+        check_attribute_name(name, "key_schema.attribute_name")
     if len(set(names)) != len(names):
         raise ValidationError(
-            "Both the Hash Key and the Range Key element in the KeySchema have the same name", field="key_schema"
+            "Both the Hash Key and the Range Key element in the KeySchema have the same name"
+            if [role for _, role in schema] == list(_ROLES)
+            else "The KeySchema contains multiple key attributes with the same name",
+            field="key_schema",
         )
     if not definitions.keys() >= set(names):
         if len(definitions) < len(names):
@@ -182,8 +192,43 @@ def check_key_schema(
             f"AttributeDefinitions: [{', '.join(definitions)}]",
             field="attribute_definitions",
         )
-    partition_key, *sort_keys = [KeyAttribute(name=name, type=definitions[name]) for name in names]
-    return partition_key, sort_keys[0] if sort_keys else None
+    attributes = tuple(KeyAttribute(name=name, type=definitions[name]) for name in names)
+    return attributes[:partition_count], attributes[partition_count:]
+
+
+def _check_key_roles(schema: Sequence[tuple[str, str]]) -> int:
+    for (_, role), wanted, which in zip(schema, _ROLES, ("first", "second"), strict=False):
+        if role != wanted:
+            raise ValidationError(
+                f"Invalid KeySchema: The {which} KeySchemaElement is not a {wanted} key type", field="key_schema"
+            )
+    return 1
+
+
+def _check_global_key_roles(schema: Sequence[tuple[str, str]]) -> int:
+    """How many attributes the partition key has; they come first."""
+    roles = [role for _, role in schema]
+    if roles[0] != _ROLES[0]:
+        raise ValidationError(
+            "Invalid KeySchema: The first KeySchemaElement is not a HASH key type", field="key_schema"
+        )
+    if not set(roles) <= set(_ROLES):
+        raise ValidationError(
+            "Invalid KeySchema: A KeySchemaElement is not a HASH or RANGE key type", field="key_schema"
+        )
+    partition_count = roles.count(_ROLES[0])
+    if _ROLES[0] in roles[partition_count:]:
+        raise ValidationError(
+            f"{INVALID}All HASH key attributes must precede RANGE key attributes in the KeySchema", field="key_schema"
+        )
+    for role, most in zip(_ROLES, (GLOBAL_PARTITION_KEYS_MAX, GLOBAL_SORT_KEYS_MAX), strict=True):
+        if roles.count(role) > most:
+            raise ValidationError(
+                f"{INVALID}The KeySchema exceeds the maximum allowed number of {role} key attributes",
+                field="key_schema",
+                limit=most,
+            )
+    return partition_count
 
 
 def check_definitions_used(definitions: Collection[str], used: Collection[str], *, has_indexes: bool) -> None:

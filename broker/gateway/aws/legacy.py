@@ -65,7 +65,6 @@ _OPERATORS: Final[Mapping[str, tuple[str, int | None, tuple[str, ...]]]] = {
     "BETWEEN": ("{name} BETWEEN {0} AND {1}", 2, _SCALARS),
 }
 _OF_KEYS: Final = frozenset(("EQ", "LE", "LT", "GE", "GT", "BEGINS_WITH", "BETWEEN"))
-_KEY_CONDITIONS_MAX: Final = 2
 _ADDED: Final = ("N", "L", *_SETS)
 
 
@@ -212,10 +211,9 @@ class _Rewriting:
         return f"{self._name(name)}={self._value(value)}"
 
     def _key_conditions(self, conditions: Any) -> Iterable[str]:
-        if not 1 <= len(structure(conditions, "KeyConditions")) <= _KEY_CONDITIONS_MAX:
-            raise ValidationError(
-                "Conditions can be of length 1 or 2 only", field="KeyConditions", limit=_KEY_CONDITIONS_MAX
-            )
+        # How many there may be depends on the key of the table or index.
+        if not structure(conditions, "KeyConditions"):
+            raise ValidationError("Conditions can be of length 1 or 2 only", field="KeyConditions")
         return [self._key_condition(name, condition) for name, condition in conditions.items()]
 
     def _key_condition(self, name: str, condition: Any) -> str:

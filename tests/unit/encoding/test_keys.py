@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from decimal import Decimal
 from itertools import product
 from typing import Any
@@ -14,21 +15,23 @@ from broker.encoding.items import canonicalize, parse_item
 from broker.encoding.keys import (
     HASH_END,
     TABLE_ID_BYTES,
+    IndexKeyCodec,
     ItemKey,
     KeyCodec,
     key_hash,
     ordered_bytes,
     ordered_number,
     partition_hash,
+    prefix_end,
     table_prefix,
 )
 from broker.model.errors import ValidationError
 from broker.model.numbers import normalize
-from broker.model.tables import KeyAttribute, KeyAttributeType, Table
+from broker.model.tables import Index, KeyAttribute, KeyAttributeType, ProjectionType, Table
 from headrace.v1 import attribute_value_pb2 as pb
 from tests import values
 from tests.unit.strategies import NUMBERS, spellings
-from tests.values import Value, item, to_attribute_value, to_item
+from tests.values import Value, item, to_attribute_value, to_item, value
 
 # Bytes that the encoding treats specially among them; short, so that two of them often share their beginning.
 TRICKY_BYTES = st.lists(st.sampled_from(b"\x00\x01\xff"), max_size=4).map(bytes)
@@ -143,7 +146,7 @@ def test_a_partition_is_found_in_a_stored_key(data: st.DataObject) -> None:
     content = data.draw(CONTENTS[partition_type])
     whole = key(codec, p=(partition_type, content), s=(sort_type, data.draw(CONTENTS[sort_type])))
     plain = normalize(str(content)) if partition_type == "N" else content
-    assert codec.partition_of(whole.stored) == codec.partition((partition_type, plain))
+    assert codec.partition_of(whole.stored) == codec.ranges.partition([(partition_type, plain)])
 
 
 @given(st.data())
@@ -159,6 +162,146 @@ def test_two_items_have_one_stored_key_exactly_if_their_keys_are_equal(data: st.
         begin, end = (key(KeyCodec(table(partition_type)), p=(partition_type, pair[0])).stored for pair in (one, other))
         assert not stored[1].startswith(begin)
         assert not stored[0].startswith(end)
+
+
+# Entries of indexes, whose keys may have several attributes.
+
+
+def index(partition_types: str, sort_types: str) -> Index:
+    return Index(
+        name="i",
+        id=7,
+        is_global=True,
+        partition_keys=tuple(
+            KeyAttribute(name=f"p{number}", type=KeyAttributeType(letter))
+            for number, letter in enumerate(partition_types)
+        ),
+        sort_keys=tuple(
+            KeyAttribute(name=f"s{number}", type=KeyAttributeType(letter)) for number, letter in enumerate(sort_types)
+        ),
+        projection_type=ProjectionType.ALL,
+    )
+
+
+def entry(codec: IndexKeyCodec, contents: Sequence[Value]) -> bytes:
+    names = [attribute.name for attribute in codec.attributes]
+    stored = codec.entry(to_item(dict(zip(names, contents, strict=True))).attributes)
+    assert stored is not None
+    return stored
+
+
+def normal(of: Value) -> Value:
+    """A value as expressions have it."""
+    return (of[0], normalize(str(of[1]))) if of[0] == "N" else of
+
+
+def rank(of: Value) -> Any:
+    return of[1].encode() if of[0] == "S" else of[1]
+
+
+def contents_of(data: st.DataObject, types: str) -> list[Value]:
+    """Values of few different contents, so that the first of several attributes are often equal."""
+    few: dict[str, list[Any]] = {
+        "S": ["a", "a\x00", "ab"],
+        "N": [Decimal(-1), Decimal(0), Decimal(12)],
+        "B": [b"\x00", b"\xff", b"\xff\xff"],
+    }
+    return [(letter, data.draw(st.sampled_from(few[letter]) | CONTENTS[letter])) for letter in types]
+
+
+SEVERAL_TYPES = st.text("SNB", min_size=1, max_size=4)
+
+
+@given(st.data())
+def test_entries_of_one_partition_are_in_the_order_of_their_sort_key_attributes(data: st.DataObject) -> None:
+    types = data.draw(SEVERAL_TYPES), data.draw(SEVERAL_TYPES)
+    codec = IndexKeyCodec(index(*types))
+    partition = contents_of(data, types[0])
+    one, other = contents_of(data, types[1]), contents_of(data, types[1])
+    first, second = entry(codec, partition + one), entry(codec, partition + other)
+    ranks = list(map(rank, one)), list(map(rank, other))
+    assert (first < second) == (ranks[0] < ranks[1])
+    assert (first == second) == (ranks[0] == ranks[1])
+    beginning = codec.ranges.partition([normal(each) for each in partition])
+    assert first.startswith(beginning)
+    if first != second:
+        # The place of the item follows, and must not be taken for a part of a sort key.
+        assert not second.startswith(first)
+
+
+@given(st.data())
+def test_entries_of_other_partitions_lie_elsewhere(data: st.DataObject) -> None:
+    types = data.draw(st.text("SNB", min_size=2, max_size=4))
+    codec = IndexKeyCodec(index(types, "S"))
+    one, other = contents_of(data, types), contents_of(data, types)
+    assume(list(map(rank, one)) != list(map(rank, other)))
+    beginning = codec.ranges.partition([normal(each) for each in one])
+    assert not entry(codec, [*other, ("S", "a")]).startswith(beginning)
+
+
+@given(st.data())
+def test_a_range_holds_exactly_the_entries_that_satisfy_its_conditions(data: st.DataObject) -> None:
+    types = data.draw(SEVERAL_TYPES)
+    codec = IndexKeyCodec(index("S", types))
+    partition: Value = ("S", "p")
+    sorts = [contents_of(data, types) for _ in range(data.draw(st.integers(1, 6)))]
+    # The bounds are often contents that are there.
+    wanted = data.draw(st.sampled_from(sorts) | st.just(contents_of(data, types)))
+    equal = data.draw(st.integers(0, len(types) - 1))
+    letter, bound = wanted[equal]
+    operators = ["=", "<", "<=", ">", ">=", "BETWEEN"] + (["begins_with"] if letter != "N" else [])
+    operator = data.draw(st.sampled_from(operators))
+    operands = [wanted[equal]]
+    if operator == "BETWEEN":
+        operands = sorted([wanted[equal], *contents_of(data, letter)], key=rank)
+    conditions = [("=", [normal(each)]) for each in wanted[:equal]] + [(operator, list(map(normal, operands)))]
+    begin, end = codec.ranges.sort_range(conditions)
+    base = codec.ranges.partition([partition])
+    begin, end = base + begin, prefix_end(base) if end is None else base + end
+
+    def satisfies(sort: list[Value]) -> bool:
+        if [rank(each) for each in sort[:equal]] != [rank(each) for each in wanted[:equal]]:
+            return False
+        found, low, high = rank(sort[equal]), rank(operands[0]), rank(operands[-1])
+        holds: dict[str, Callable[[], Any]] = {
+            "=": lambda: found == low,
+            "<": lambda: found < low,
+            "<=": lambda: found <= low,
+            ">": lambda: found > low,
+            ">=": lambda: found >= low,
+            "BETWEEN": lambda: low <= found <= high,
+            "begins_with": lambda: found.startswith(low),
+        }
+        return bool(holds[operator]())
+
+    for sort in sorts:
+        place = data.draw(st.sampled_from([b"", b"\x00", b"\xff" * 9]))
+        stored = entry(codec, [partition, *sort]) + place
+        assert (begin <= stored < end) == satisfies(sort), (bound, sort)
+
+
+@pytest.mark.parametrize("spoiled", range(8))
+def test_an_item_without_one_of_the_attributes_or_with_another_type_has_no_entry(spoiled: int) -> None:
+    codec = IndexKeyCodec(index("SNBS", "NBSN"))
+    contents = [value({"S": "a", "N": 1, "B": b"b"}[letter]) for letter in "SNBSNBSN"]
+    whole = to_item({attribute.name: of for attribute, of in zip(codec.attributes, contents, strict=True)})
+    assert codec.entry(whole.attributes) is not None
+    name = codec.attributes[spoiled].name
+    for wrong in (value(None), value({"x"}), value(""), value(b"")):
+        whole.attributes[name].CopyFrom(to_attribute_value(wrong))
+        assert codec.entry(whole.attributes) is None
+    del whole.attributes[name]
+    assert codec.entry(whole.attributes) is None
+
+
+@pytest.mark.parametrize("position", range(8))
+def test_each_attribute_has_the_limit_of_its_part_of_the_key(position: int) -> None:
+    codec = IndexKeyCodec(index("BBBB", "BBBB"))
+    most = 2048 if position < 4 else 1024
+    for length, fits in ((most, True), (most + 1, False)):
+        whole = item({attribute.name: b"x" for attribute in codec.attributes})
+        whole.attributes[codec.attributes[position].name].b = b"x" * length
+        assert (codec.entry(whole.attributes) is not None) == fits
 
 
 def test_a_stored_key_is_table_hash_partition_sort() -> None:

@@ -291,8 +291,8 @@ GAMES = Table(
         Index(
             id=2,
             name="by-team",
-            partition_key=KeyAttribute(name="team", type=KeyAttributeType.STRING),
-            sort_key=KeyAttribute(name="id", type=KeyAttributeType.STRING),
+            partition_keys=(KeyAttribute(name="team", type=KeyAttributeType.STRING),),
+            sort_keys=(KeyAttribute(name="id", type=KeyAttributeType.STRING),),
             projection_type=ProjectionType.KEYS_ONLY,
             is_global=True,
         ),
@@ -369,7 +369,7 @@ def test_whatever_the_text_nothing_but_a_validation_error_is_raised(text: str) -
         lambda: parse_update(text, both(), ["id"]),
         lambda: parse_update(f"SET {text}", both(), ["id"]),
         lambda: parse_projection(text, both()),
-        lambda: parse_key_condition(text, both(), "a", "s"),
+        lambda: parse_key_condition(text, both(), ["a"], ["s"]),
     ):
         # Any other error fails the test.
         with suppress(ValidationError):

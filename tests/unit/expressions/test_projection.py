@@ -72,8 +72,10 @@ def test_what_is_wrong_with_a_projection_is_told(text: str, message: str) -> Non
     assert refused.value.metadata["field"] == "projection_expression"
 
 
-def key_condition(text: str, sort_key: str | None = "sk") -> KeyCondition:
-    return parse_key_condition(text, Placeholders({"#id": "id"} | NAMES, VALUES), "id", sort_key)
+def key_condition(
+    text: str, partition_keys: tuple[str, ...] = ("id",), sort_keys: tuple[str, ...] = ("sk",)
+) -> KeyCondition:
+    return parse_key_condition(text, Placeholders({"#id": "id"} | NAMES, VALUES), partition_keys, sort_keys)
 
 
 @pytest.mark.parametrize(
@@ -93,8 +95,8 @@ def key_condition(text: str, sort_key: str | None = "sk") -> KeyCondition:
 def test_a_key_condition_names_a_partition_and_a_range_of_it(
     text: str, operator: str | None, operands: tuple[str, ...]
 ) -> None:
-    sort = None if operator is None else SortKeyCondition(operator, tuple(VALUES[each] for each in operands))
-    assert key_condition(text) == KeyCondition(("S", "k"), sort)
+    sort = () if operator is None else (SortKeyCondition(operator, tuple(VALUES[each] for each in operands)),)
+    assert key_condition(text) == KeyCondition((("S", "k"),), sort)
 
 
 @pytest.mark.parametrize(
@@ -132,4 +134,57 @@ def test_what_is_wrong_with_a_key_condition_is_told(text: str, message: str) -> 
 
 def test_without_a_sort_key_nothing_else_may_be_asked() -> None:
     with pytest.raises(ValidationError, match="Query key condition not supported"):
-        key_condition("id = :k AND sk = :a", None)
+        key_condition("id = :k AND sk = :a", sort_keys=())
+
+
+# An index of two partition and three sort key attributes. Source: Developer Guide, "Multi-attribute keys pattern".
+SEVERAL: dict[str, tuple[str, ...]] = {"partition_keys": ("p", "q"), "sort_keys": ("x", "y", "z")}
+BOTH = "p = :k AND q = :k"
+
+
+@pytest.mark.parametrize(
+    ("text", "sort"),
+    [
+        (BOTH, []),
+        ("q = :k AND p = :k", []),
+        (f"{BOTH} AND x = :a", [("=", ":a")]),
+        (f"{BOTH} AND x < :a", [("<", ":a")]),
+        (f"x = :a AND {BOTH} AND y = :b", [("=", ":a"), ("=", ":b")]),
+        (f"y >= :b AND {BOTH} AND :a = x", [("=", ":a"), (">=", ":b")]),
+        (f"{BOTH} AND x = :a AND y = :b AND z = :k", [("=", ":a"), ("=", ":b"), ("=", ":k")]),
+        (f"{BOTH} AND x = :a AND y = :b AND z BETWEEN :a AND :b", [("=", ":a"), ("=", ":b"), ("BETWEEN", ":a", ":b")]),
+        (f"{BOTH} AND (x = :a AND (y = :b AND begins_with(z, :k)))", [("=", ":a"), ("=", ":b"), ("begins_with", ":k")]),
+    ],
+)
+def test_of_several_attributes_the_first_are_equal_and_the_last_is_a_range(
+    text: str, sort: list[tuple[str, ...]]
+) -> None:
+    expected = tuple(SortKeyCondition(operator, tuple(VALUES[each] for each in of)) for operator, *of in sort)
+    assert key_condition(text, **SEVERAL) == KeyCondition((("S", "k"), ("S", "k")), expected)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("p = :k", "Query condition missed key schema element: q"),
+        ("q = :k", "Query condition missed key schema element: p"),
+        ("p = :k AND q > :k", "Query key condition not supported"),
+        ("p = :k AND begins_with(q, :k)", "Query key condition not supported"),
+        ("p = :k AND x = :a", "Query condition missed key schema element: q"),
+        (f"{BOTH} AND y = :a", "Query condition missed key schema element: x"),
+        (f"{BOTH} AND z = :a", "Query condition missed key schema element: x"),
+        (f"{BOTH} AND x = :a AND z = :a", "Query condition missed key schema element: y"),
+        (f"{BOTH} AND x > :a AND y = :a", "Query key condition not supported"),
+        (f"{BOTH} AND x > :a AND y > :a", "Query key condition not supported"),
+        (f"{BOTH} AND begins_with(x, :k) AND y = :a", "Query key condition not supported"),
+        (f"{BOTH} AND x BETWEEN :a AND :b AND z = :a", "Query key condition not supported"),
+        (f"{BOTH} AND else1 = :a", "Query condition missed key schema element: x"),
+        (f"{BOTH} AND x = :a AND x < :b", "KeyConditionExpressions must only contain one condition per key"),
+        (f"{BOTH} AND x = :a AND y = :a AND z = :a AND else1 = :a", "Conditions can be of length 1 to 5 only"),
+    ],
+)
+def test_a_condition_that_skips_an_attribute_or_goes_on_after_a_range_is_refused(text: str, message: str) -> None:
+    with pytest.raises(ValidationError) as refused:
+        key_condition(text, **SEVERAL)
+    assert refused.value.message == message
+    assert refused.value.metadata["field"] == "key_condition_expression"

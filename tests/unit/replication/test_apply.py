@@ -147,7 +147,12 @@ async def test_a_change_that_an_index_of_this_region_cannot_hold_is_applied_and_
 ) -> None:
     n = KeyAttribute(name="n", type=KeyAttributeType.NUMBER)
     by_n = Index(
-        name="by-n", id=0, is_global=True, partition_key=n, sort_key=ID, projection_type=ProjectionType.KEYS_ONLY
+        name="by-n",
+        id=0,
+        is_global=True,
+        partition_keys=(n,),
+        sort_keys=(ID,),
+        projection_type=ProjectionType.KEYS_ONLY,
     )
     table = await engine.table()
     await engine.catalog.update_table("pets", TableChange(new_indexes=(by_n,)))

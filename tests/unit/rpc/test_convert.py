@@ -103,7 +103,7 @@ async def test_a_stream_is_described_with_its_shards(engine: Engine) -> None:
 async def test_capacity_is_told_in_as_much_detail_as_was_asked_for(engine: Engine) -> None:
     table = (await engine.table()).definition
     local = Index(
-        name="local", id=8, is_global=False, partition_key=ID, sort_key=AT, projection_type=ProjectionType.ALL
+        name="local", id=8, is_global=False, partition_keys=(ID,), sort_keys=(AT,), projection_type=ProjectionType.ALL
     )
     consumption = Consumption(table)
     consumption.write(2)

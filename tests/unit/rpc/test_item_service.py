@@ -32,8 +32,8 @@ BY_AMOUNT = Index(
     name="by-amount",
     id=0,
     is_global=False,
-    partition_key=ID,
-    sort_key=KeyAttribute(name="amount", type=KeyAttributeType.NUMBER),
+    partition_keys=(ID,),
+    sort_keys=(KeyAttribute(name="amount", type=KeyAttributeType.NUMBER),),
     projection_type=ProjectionType.KEYS_ONLY,
 )
 

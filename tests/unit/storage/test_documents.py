@@ -10,10 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from broker.model.errors import CorruptionError
-from broker.model.tables import HASH_MAX
+from broker.model.tables import HASH_MAX, KeyAttribute, KeyAttributeType, Throughput
 from broker.storage.documents import Documents
 from broker.storage.rocks import Family, Store
-from tests.unit.engine import Engine, FakeClock, running
+from broker.tables.catalog import table_documents
+from tests.unit.engine import ID, Engine, FakeClock, running
+
+STAGE = KeyAttribute(name="stage", type=KeyAttributeType.STRING)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,3 +99,35 @@ def test_a_broken_document_is_not_believed(store: Store, broken: bytes) -> None:
     store.write({Family.CATALOG: {b"pet/rex": broken}})
     with pytest.raises(CorruptionError, match="pet/rex"):
         pets(store)
+
+
+# As the commit before indexes had several key attributes has written it.
+EARLIER_TABLE = b"""{"name":"pets","id":7,"uuid":"u","create_time_ms":5,"partition_key":{"name":"id","type":"S"},
+"sort_key":{"name":"n","type":"N"},"stream_label":"","stream_settings":{"retention_seconds":86400,"retention_bytes":0,
+"min_shards":1,"max_shards":null},"indexes":[{"name":"by-at","id":8,"is_global":false,"partition_key":{"name":"id",
+"type":"S"},"sort_key":{"name":"at","type":"N"},"projection_type":"ALL","non_key_attributes":[],"is_backfilling":false,
+"throughput":null},{"name":"by-stage","id":9,"is_global":true,"partition_key":{"name":"stage","type":"S"},"sort_key":
+null,"projection_type":"INCLUDE","non_key_attributes":["note"],"is_backfilling":true,"throughput":{"read_units":1,
+"write_units":2}}],"time_to_live":null,"throughput":null,"is_protected":false,"tags":{"team":"a"}}"""
+EARLIER_KEYS = {"by-at": ((ID,), (KeyAttribute(name="at", type=KeyAttributeType.NUMBER),)), "by-stage": ((STAGE,), ())}
+
+
+@pytest.mark.parametrize("kind", ["table", "restoring"])
+async def test_a_table_of_an_earlier_version_has_its_indexes(engine: Engine, kind: str) -> None:
+    engine.store.write({Family.CATALOG: {f"{kind}/pets".encode(): EARLIER_TABLE}})
+    (table,) = table_documents(engine.store, kind).all()
+    assert {index.name: (index.partition_keys, index.sort_keys) for index in table.indexes} == EARLIER_KEYS
+    assert (table.partition_key, table.sort_keys) == (ID, (KeyAttribute(name="n", type=KeyAttributeType.NUMBER),))
+    by_stage = table.indexes[1]
+    assert (by_stage.id, by_stage.is_backfilling, by_stage.non_key_attributes) == (9, True, ("note",))
+    assert by_stage.throughput == Throughput(read_units=1, write_units=2)
+    # Written again, it is as today's version writes it.
+    await engine.do(lambda group: table_documents(engine.store, kind).put(group, "pets", table))
+    assert table_documents(engine.store, kind).all() == [table]
+
+
+@pytest.mark.parametrize("damaged", [b"[]", b'{"indexes":5}', b'{"indexes":[5]}', b'{"name":"pets"}', b"{"])
+async def test_a_table_that_no_version_has_written_is_told(engine: Engine, damaged: bytes) -> None:
+    engine.store.write({Family.CATALOG: {b"table/pets": damaged}})
+    with pytest.raises(CorruptionError, match="the table document b'table/pets' is not"):
+        table_documents(engine.store)

@@ -15,11 +15,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from broker.encoding.items import EncodedItem, canonicalize
-from broker.encoding.keys import KeyCodec
+from broker.encoding.keys import IndexKeyCodec, KeyCodec
 from broker.encoding.records import encode_record, encode_time
 from broker.model.clock import Version
 from broker.model.errors import CorruptionError
-from broker.model.tables import KeyAttribute, KeyAttributeType, StreamViewType, Table
+from broker.model.tables import Index, KeyAttribute, KeyAttributeType, ProjectionType, StreamViewType, Table
 from broker.storage import layout
 from tests.unit.engine import AT, ID, NOON_MS
 from tests.values import item
@@ -29,11 +29,26 @@ VERSION: Final = Version(NOON_MS << 16 | 1, "eu-north-1")
 WHOLE: Final = canonicalize(
     item(id="a\x00b", at=-12, n=10**20, b=b"\x00\xff", yes=True, no=None, ss={"x", "y"}, l=[1, "z"], m={"k": []})
 )
+STAGE: Final = KeyAttribute(name="stage", type=KeyAttributeType.STRING)
 U64 = st.integers(0, 2**64 - 1)
 
 
 def _codec(partition_key: KeyAttribute = ID) -> KeyCodec:
     return KeyCodec(Table(name="t", id=258, uuid="u", create_time_ms=0, partition_key=partition_key, sort_key=AT))
+
+
+def _entry(partition_keys: tuple[KeyAttribute, ...], sort_keys: tuple[KeyAttribute, ...] = ()) -> bytes:
+    index = Index(
+        name="i",
+        id=258,
+        is_global=True,
+        partition_keys=partition_keys,
+        sort_keys=sort_keys,
+        projection_type=ProjectionType.ALL,
+    )
+    key = IndexKeyCodec(index).entry(item(stage="a\x00b", at=-12).attributes)
+    assert key is not None
+    return key
 
 
 def _block() -> bytes:
@@ -69,6 +84,10 @@ EXAMPLES: Final[dict[str, Callable[[], bytes]]] = {
     "item key, number": lambda: (
         _codec(KeyAttribute(name="n", type=KeyAttributeType.NUMBER)).of_key(item(n=1000, at=0)).stored
     ),
+    # Without the place of the item, which follows.
+    "entry key, text and number": lambda: _entry((STAGE,), (AT,)),
+    "entry key, number": lambda: _entry((AT,)),
+    "entry key, several attributes": lambda: _entry((STAGE, AT), (AT, STAGE)),
     "item": lambda: layout.encode_item(WHOLE, VERSION),
     "tombstone": lambda: layout.encode_tombstone(VERSION),
     "log key": lambda: layout.log_key(258, 1007),

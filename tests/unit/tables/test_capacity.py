@@ -15,9 +15,9 @@ KB = 1024
 TEN = Throughput(read_units=10, write_units=10)
 ONE = Throughput(read_units=1, write_units=1)
 LOCAL = Index(
-    name="local", id=2, is_global=False, partition_key=ID, sort_key=AT, projection_type=ProjectionType.KEYS_ONLY
+    name="local", id=2, is_global=False, partition_keys=(ID,), sort_keys=(AT,), projection_type=ProjectionType.KEYS_ONLY
 )
-GLOBAL = replace(LOCAL, name="global", id=3, is_global=True, sort_key=None, throughput=ONE)
+GLOBAL = replace(LOCAL, name="global", id=3, is_global=True, sort_keys=(), throughput=ONE)
 ON_DEMAND = Table(name="pets", id=1, uuid="", create_time_ms=0, partition_key=ID, sort_key=AT, indexes=(LOCAL,))
 PROVISIONED = replace(ON_DEMAND, throughput=TEN, indexes=(LOCAL, GLOBAL))
 

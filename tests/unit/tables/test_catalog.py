@@ -259,9 +259,7 @@ async def test_everything_is_there_after_a_restart(tmp_path: Path) -> None:
     again.close()
 
 
-INDEX = Index(
-    name="by-at", id=0, is_global=True, partition_key=AT, sort_key=None, projection_type=ProjectionType.KEYS_ONLY
-)
+INDEX = Index(name="by-at", id=0, is_global=True, partition_keys=(AT,), projection_type=ProjectionType.KEYS_ONLY)
 
 
 async def put_under(engine: Engine, *ids: int) -> None:
@@ -280,7 +278,8 @@ def ids_held(engine: Engine) -> set[int]:
 
 async def test_indexes_get_ids_that_nothing_else_has_and_keep_them(engine: Engine) -> None:
     opened = await engine.table(
-        sort_key=AT, indexes=(INDEX, replace(INDEX, name="local", is_global=False, partition_key=ID, sort_key=AT))
+        sort_key=AT,
+        indexes=(INDEX, replace(INDEX, name="local", is_global=False, partition_keys=(ID,), sort_keys=(AT,))),
     )
     local, by_at = opened.definition.indexes
     assert [local.name, by_at.name] == ["local", "by-at"]

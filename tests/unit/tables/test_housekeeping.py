@@ -27,8 +27,7 @@ BY_STATE = Index(
     name="by-state",
     id=0,
     is_global=True,
-    partition_key=KeyAttribute(name="stage", type=KeyAttributeType.STRING),
-    sort_key=None,
+    partition_keys=(KeyAttribute(name="stage", type=KeyAttributeType.STRING),),
     projection_type=ProjectionType.ALL,
 )
 

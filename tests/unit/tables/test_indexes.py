@@ -41,8 +41,8 @@ def indexes() -> tuple[Index, ...]:
             name=f"{'global' if is_global else 'local'}-{projection}",
             id=0,
             is_global=is_global,
-            partition_key=STAGE if is_global else ID,
-            sort_key=AMOUNT if is_global else STAGE,
+            partition_keys=(STAGE,) if is_global else (ID,),
+            sort_keys=(AMOUNT,) if is_global else (STAGE,),
             projection_type=projection,
             non_key_attributes=tuple(names or ()),
         )

@@ -137,8 +137,7 @@ BY_STATE = Index(
     name="by-state",
     id=0,
     is_global=True,
-    partition_key=KeyAttribute(name="state", type=KeyAttributeType.STRING),
-    sort_key=None,
+    partition_keys=(KeyAttribute(name="state", type=KeyAttributeType.STRING),),
     projection_type=ProjectionType.ALL,
 )
 

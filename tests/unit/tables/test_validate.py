@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from broker.model.errors import ValidationError
-from broker.model.tables import KeyAttributeType
+from broker.model.tables import KeyAttribute, KeyAttributeType
 from broker.tables.validate import (
     check_attribute_definitions,
     check_key_schema,
@@ -72,8 +72,8 @@ TYPES = {"id": KeyAttributeType.STRING, "at": KeyAttributeType.NUMBER}
 
 
 def test_a_key_is_one_or_two_defined_attributes() -> None:
-    assert check_key_schema([("id", "HASH")], TYPES) == (ID, None)
-    assert check_key_schema([("id", "HASH"), ("at", "RANGE")], TYPES) == (ID, AT)
+    assert check_key_schema([("id", "HASH")], TYPES) == ((ID,), ())
+    assert check_key_schema([("id", "HASH"), ("at", "RANGE")], TYPES) == ((ID,), (AT,))
 
 
 @pytest.mark.parametrize(
@@ -97,6 +97,59 @@ def test_any_other_key_is_refused(schema: list[tuple[str, str]], words: str, fie
     assert refused.value.metadata["field"] == field
 
 
+def global_key(hash_count: int, range_count: int) -> list[tuple[str, str]]:
+    return [(f"h{number}", "HASH") for number in range(hash_count)] + [
+        (f"r{number}", "RANGE") for number in range(range_count)
+    ]
+
+
+@pytest.mark.parametrize(("hash_count", "range_count"), [(1, 0), (1, 1), (2, 0), (4, 0), (1, 4), (4, 4)])
+def test_a_key_of_a_global_index_has_up_to_four_attributes_in_each_part(hash_count: int, range_count: int) -> None:
+    schema = global_key(hash_count, range_count)
+    types = {name: KeyAttributeType("SNB"[number % 3]) for number, (name, _) in enumerate(schema)}
+    attributes = tuple(KeyAttribute(name=name, type=type_) for name, type_ in types.items())
+    found = check_key_schema(schema, types, is_global=True)
+    assert found == (attributes[:hash_count], attributes[hash_count:])
+
+
+# Texts as the service gives them.
+@pytest.mark.parametrize(
+    ("schema", "message"),
+    [
+        (global_key(5, 0), "The KeySchema exceeds the maximum allowed number of HASH key attributes"),
+        (global_key(1, 5), "The KeySchema exceeds the maximum allowed number of RANGE key attributes"),
+        (global_key(9, 0), "The KeySchema exceeds the maximum allowed number of HASH key attributes"),
+        (
+            [("h0", "HASH"), ("r0", "RANGE"), ("h1", "HASH")],
+            "All HASH key attributes must precede RANGE key attributes in the KeySchema",
+        ),
+        ([("r0", "RANGE"), ("h0", "HASH")], "The first KeySchemaElement is not a HASH key type"),
+        ([("h0", "HASH"), ("r0", "")], "A KeySchemaElement is not a HASH or RANGE key type"),
+        ([("h0", "HASH"), ("h0", "HASH")], "The KeySchema contains multiple key attributes with the same name"),
+        (
+            [("h0", "HASH"), ("r0", "RANGE"), ("r0", "RANGE")],
+            "The KeySchema contains multiple key attributes with the same name",
+        ),
+        (
+            [("h0", "HASH"), ("h0", "RANGE")],
+            "Both the Hash Key and the Range Key element in the KeySchema have the same name",
+        ),
+        ([], "Member must have length greater than or equal to 1"),
+    ],
+)
+def test_any_other_key_of_a_global_index_is_refused(schema: list[tuple[str, str]], message: str) -> None:
+    with pytest.raises(ValidationError) as refused:
+        check_key_schema(schema, {name: KeyAttributeType.STRING for name, _ in schema}, is_global=True)
+    assert refused.value.message.endswith(message)
+    assert refused.value.metadata["field"] == "key_schema"
+
+
+def test_every_attribute_of_a_global_index_needs_a_definition() -> None:
+    types = {name: KeyAttributeType.STRING for name, _ in global_key(4, 3)} | {"more": KeyAttributeType.STRING}
+    with pytest.raises(ValidationError, match="Some index key attributes are not defined in AttributeDefinitions"):
+        check_key_schema(global_key(4, 4), types, is_global=True)
+
+
 def test_a_key_needs_a_definition_for_each_attribute() -> None:
     with pytest.raises(ValidationError, match="Some index key attribute have no definition"):
         check_key_schema([("id", "HASH"), ("at", "RANGE")], {"id": KeyAttributeType.STRING})
@@ -113,5 +166,5 @@ def test_definitions_are_of_three_types_and_each_of_another_attribute() -> None:
 
 def test_the_name_of_a_key_may_have_255_bytes() -> None:
     name = "\u00e9" * 127 + "a"
-    partition_key, _ = check_key_schema([(name, "HASH")], {name: KeyAttributeType.STRING})
+    (partition_key,), _ = check_key_schema([(name, "HASH")], {name: KeyAttributeType.STRING})
     assert partition_key.name == name

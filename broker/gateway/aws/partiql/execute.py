@@ -138,8 +138,11 @@ class PartiQL:
             schemas |= {index["IndexName"]: index["KeySchema"] for index in table.get(kind, ())}
         if index_name not in schemas:
             raise ValidationError(f"The table does not have the specified index: {index_name}", field="Statement")
-        names = {element["KeyType"]: element["AttributeName"] for element in schemas[index_name]}
-        return Keys(names["HASH"], names.get("RANGE"))
+        partition, sort = (
+            tuple(element["AttributeName"] for element in schemas[index_name] if element["KeyType"] == role)
+            for role in ("HASH", "RANGE")
+        )
+        return Keys(partition, sort)
 
     async def _page(self, select: Select, prepared: _Prepared, request: Json) -> Json:
         reading = select_reading(select, await self._keys(prepared), prepared.parameters)

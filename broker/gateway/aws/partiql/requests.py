@@ -10,7 +10,8 @@ import base64
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
-from operator import itemgetter
+from itertools import product, takewhile
+from math import prod
 from typing import Any, Final, NamedTuple, TypeAlias, TypeVar
 
 from broker.gateway.aws.partiql.statements import (
@@ -53,15 +54,15 @@ _SET_TYPES: Final[Mapping[str, str]] = {"S": "SS", "N": "NS", "B": "BS"}
 
 
 class Keys(NamedTuple):
-    """The key attributes of a table or index."""
+    """The key attributes of a table or index; an index may have several in either part."""
 
-    partition: str
-    sort: str | None
+    partition: tuple[str, ...]
+    sort: tuple[str, ...]
 
     @property
     def names(self) -> tuple[str, ...]:
         """All of them."""
-        return (self.partition,) if self.sort is None else (self.partition, self.sort)
+        return self.partition + self.sort
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,26 +84,22 @@ class Reading:
 def select_reading(select: Select, keys: Keys, parameters: list[Json]) -> Reading:
     """The pages of a SELECT; `keys` are those of the table or index it reads."""
     conditions = _conjuncts(select.where)
-    operands = _taken(conditions, keys.partition, _partition_values)
+    partitions = _partitions(conditions, keys, parameters)
     _check_labels(select.paths)
-    if operands is None:
+    if partitions is None:
         if select.order:
             raise ValidationError(
                 "Must have at least one non-optional hash key condition in WHERE clause when using ORDER BY clause.",
                 field="Statement",
             )
         return Reading("Scan", (_page_request(select, [], conditions, parameters),), select.paths)
-    partitions = _distinct(operands, parameters)
-    is_descending = _order(select, keys, len(partitions))
-    if keys.partition in is_descending:
-        partitions.sort(key=itemgetter(0), reverse=is_descending[keys.partition])
-    on_sort_key = None if keys.sort is None else _taken(conditions, keys.sort, _sort_condition)
-    rest_of_key: list[Condition] = [] if on_sort_key is None else [on_sort_key]
+    on_sort_key = _sort_conditions(conditions, keys)
+    is_descending = _order(select, keys, partitions, on_sort_key)
     requests = []
-    for _, value in partitions:
-        key: list[Condition] = [Comparison("=", Path((keys.partition,)), value), *rest_of_key]
-        request = _page_request(select, key, conditions, parameters)
-        request["ScanIndexForward"] = not is_descending.get(keys.sort or "", False)
+    for partition in partitions:
+        key: list[Condition] = [Comparison("=", Path((name,)), of.operand) for name, of in partition.items()]
+        request = _page_request(select, key + on_sort_key, conditions, parameters)
+        request["ScanIndexForward"] = not is_descending
         requests.append(request)
     return Reading("Query", tuple(requests), select.paths)
 
@@ -292,7 +289,7 @@ def _and(expressions: _Expressions, conditions: list[Condition]) -> str:
 
 
 def _no_item(keys: Keys) -> Condition:
-    return Is(Path((keys.partition,)), "MISSING")
+    return Is(Path(keys.partition[:1]), "MISSING")
 
 
 # What a WHERE says of keys.
@@ -362,18 +359,48 @@ def _partition_values(name: str, condition: Condition) -> list[Operand] | None:
     return None if operand is None else [operand]
 
 
-def _distinct(operands: list[Operand], parameters: list[Json]) -> list[tuple[Any, Operand]]:
-    """Values of a partition key without those that are there twice, each with what it is sorted by."""
-    if len(operands) > PARTITIONS_MAX:
+class _KeyValue(NamedTuple):
+    """A value of a partition key attribute, as it is written, and what it is sorted by."""
+
+    sortable: tuple[str, bytes | Decimal]
+    operand: Operand
+
+
+# The values of all partition key attributes, by name.
+_Partition: TypeAlias = dict[str, _KeyValue]
+
+
+def _partitions(conditions: list[Condition], keys: Keys, parameters: list[Json]) -> list[_Partition] | None:
+    """The partition keys that the conditions allow, whose part in this is taken out; None if they do not say.
+
+    They do not unless there are values for every attribute of the partition key.
+    """
+    rest = conditions.copy()
+    values = []
+    for name in keys.partition:
+        operands = _taken(rest, name, _partition_values)
+        if operands is None:
+            return None
+        values.append(operands)
+    count = prod(map(len, values))
+    if count > PARTITIONS_MAX:
         raise ValidationError(
-            f"There can be at most {PARTITIONS_MAX} values of the partition key, found {len(operands)}",
+            f"There can be at most {PARTITIONS_MAX} values of the partition key, found {count}",
             field="Statement",
             limit=PARTITIONS_MAX,
         )
-    found: dict[Any, Operand] = {}
+    conditions[:] = rest
+    distinct = [_distinct(operands, parameters) for operands in values]
+    return [dict(zip(keys.partition, each, strict=True)) for each in product(*distinct)]
+
+
+def _distinct(operands: list[Operand], parameters: list[Json]) -> list[_KeyValue]:
+    """Values of a key attribute without those that are there twice."""
+    found: dict[Any, _KeyValue] = {}
     for operand in operands:
-        found.setdefault(_sortable(_value(operand, parameters)), operand)
-    return list(found.items())
+        sortable = _sortable(_value(operand, parameters))
+        found.setdefault(sortable, _KeyValue(sortable, operand))
+    return list(found.values())
 
 
 def _sortable(value: Json) -> tuple[str, bytes | Decimal]:
@@ -389,6 +416,19 @@ def _sortable(value: Json) -> tuple[str, bytes | Decimal]:
     except (AttributeError, TypeError, ArithmeticError, ValueError):
         pass
     raise ValidationError("The value of a key must be a string, a number or binary", field="Statement")
+
+
+def _sort_conditions(conditions: list[Condition], keys: Keys) -> list[Condition]:
+    """The conditions on the sort key that a Query takes, which are taken out: all but the last are equality."""
+    taken: list[Condition] = []
+    for name in keys.sort:
+        condition = _taken(conditions, name, _sort_condition)
+        if condition is None:
+            break
+        taken.append(condition)
+        if not (isinstance(condition, Comparison) and condition.comparator == "="):
+            break
+    return taken
 
 
 def _sort_condition(name: str, condition: Condition) -> Condition | None:
@@ -409,21 +449,34 @@ def _are_literals(operands: Iterable[Operand]) -> bool:
     return not any(isinstance(operand, Path | Function) for operand in operands)
 
 
-def _order(select: Select, keys: Keys, partitions: int) -> dict[str, bool]:
-    """Whether each key attribute in ORDER BY is to be descending."""
-    is_descending: dict[str, bool] = {}
+def _order(select: Select, keys: Keys, partitions: list[_Partition], on_sort_key: list[Condition]) -> bool:
+    """Brings the partitions into the order that is asked for; returns whether sort keys are to be descending."""
+    asked: dict[str, bool] = {}
     for path, descends in select.order:
         (name, *deeper) = path.steps
         if deeper or name not in keys.names:
             raise ValidationError(
                 f"Variable reference {name} in ORDER BY clause must be part of the primary key", field="Statement"
             )
-        is_descending[str(name)] = descends
-    if is_descending and partitions > 1 and next(iter(is_descending)) != keys.partition:
+        asked.setdefault(str(name), descends)
+    several = {name for name in keys.partition if len({partition[name].sortable for partition in partitions}) > 1}
+    equal = [name for name, on in zip(keys.sort, on_sort_key, strict=False) if _equal_to(name, on) is not None]
+    # What has one value needs no order.
+    left = [name for name in asked if name in several or (name in keys.sort and name not in equal)]
+    by_partition = list(takewhile(several.__contains__, left))
+    by_sort = left[len(by_partition) :]
+    if by_sort and len(by_partition) < len(several):
         raise ValidationError(
             "ORDER BY must begin with the partition key where WHERE allows several of it", field="Statement"
         )
-    return is_descending
+    # Sorting is stable, so the first attribute is the last to sort by.
+    for name in reversed(by_partition):
+        partitions.sort(key=lambda partition: partition[name].sortable, reverse=asked[name])
+    if by_sort != [name for name in keys.sort if name not in equal][: len(by_sort)]:
+        raise ValidationError("ORDER BY must have the sort key attributes in the order of the key", field="Statement")
+    if len({asked[name] for name in by_sort}) > 1:
+        raise ValidationError("ORDER BY must have one direction for all sort key attributes", field="Statement")
+    return bool(by_sort) and asked[by_sort[0]]
 
 
 # Values, and what is shown.
