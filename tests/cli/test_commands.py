@@ -134,6 +134,20 @@ def test_capacity_class_and_encryption_are_set_and_shown(headrace: Headrace, ord
     }
 
 
+def test_an_index_may_have_several_key_attributes(headrace: Headrace, orders: str) -> None:
+    done(headrace("item", "put", orders, '{"id": "a", "n": 1, "stage": "open", "city": "Oslo"}'))
+    keys = ["--partition-key", "stage", "--partition-key", "city", "--sort-key", "n:N", "--sort-key", "id"]
+    created = parsed(headrace("table", "create-index", orders, "by-place", *keys, "-o", "json"))
+    (index,) = created["global_indexes"]
+    assert index["partition_keys"] == [{"name": "stage", "type": "S"}, {"name": "city", "type": "S"}]
+    assert index["sort_keys"] == [{"name": "n", "type": "N"}, {"name": "id", "type": "S"}]
+    text = "by-place: stage (S) + city (S), n (N) + id (S); ALL; 1 items"
+    assert text in done(headrace("table", "describe", orders))
+    condition, values = "stage = :s AND city = :c AND n = :n", '{":s": "open", ":c": "Oslo", ":n": 1}'
+    line = done(headrace("item", "query", orders, condition, "--index", "by-place", "--values", values))
+    assert json.loads(line) == {"id": "a", "n": 1, "stage": "open", "city": "Oslo"}
+
+
 def test_items_can_be_let_expire(headrace: Headrace, orders: str) -> None:
     done(headrace("table", "expire", orders, "until"))
     again = headrace("table", "expire", orders, "until")
@@ -146,6 +160,7 @@ def test_items_can_be_let_expire(headrace: Headrace, orders: str) -> None:
     [
         ["table", "create-index", "t-1", "i-1"],
         ["table", "create-index", "t-1", "i-1", "--partition-key", "id:X"],
+        ["table", "create-index", "t-1", "i-1", "--partition-key", "id", "--sort-key", "a", "--sort-key", "b:X"],
         ["item", "query", "t-1"],
         ["item", "scan", "t-1", "--limit", "0"],
         ["item", "scan", "t-1", "--values", "{"],

@@ -124,6 +124,31 @@ async def test_indexes_are_read_and_added_to_a_table_with_items(connect: Connect
         assert (await client.wait_for_indexes(name)).global_indexes == ()
 
 
+async def test_an_index_may_have_several_key_attributes(connect: Connect, endpoint: str, name: str) -> None:
+    async with connect(endpoint) as client:
+        index = GlobalIndex(
+            index_name="by-place",
+            partition_key=(("state", "S"), ("customer", "S")),
+            sort_key=(("amount", "N"), ("number", "N")),
+        )
+        await fill(client, name, global_indexes=[index])
+        (described,) = (await client.describe_table(name)).global_indexes
+        assert described.partition_keys == (("state", "S"), ("customer", "S"))
+        assert described.sort_keys == (("amount", "N"), ("number", "N"))
+        query: dict[str, Any] = {"index": "by-place", "names": {"#s": "state", "#n": "number"}}
+        found = client.query(
+            name,
+            **query,
+            key_condition="#s = :s AND customer = :c AND amount = :a AND #n >= :n",
+            values={":s": "open", ":c": "a", ":a": 20, ":n": 2},
+        )
+        assert [item["number"] async for item in found] == [2]
+        one = GlobalIndex(index_name="by-state", partition_key=("state", "S"))
+        await client.update_table(name, create_index=one)
+        described = (await client.wait_for_indexes(name)).global_indexes[1]
+        assert (described.partition_keys, described.sort_keys) == ((("state", "S"),), ())
+
+
 async def test_a_transaction_writes_all_or_nothing(connect: Connect, endpoint: str, name: str) -> None:
     # No two clients may have the same randomness: it makes the tokens.
     async with connect(endpoint, random=Random()) as client:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, TypeVar, cast
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -24,6 +24,7 @@ from headrace._models import (
     IndexDescription,
     Item,
     KeyAttribute,
+    KeyAttributes,
     Keys,
     LocalIndex,
     OnDemandThroughput,
@@ -108,17 +109,18 @@ def to_create_table_request(
     global_indexes: Iterable[GlobalIndex],
 ) -> table_service_pb2.CreateTableRequest:
     request = table_service_pb2.CreateTableRequest(table_name=table)
-    keys = _Keys(partition_key, sort_key)
+    sort_keys = () if sort_key is None else (sort_key,)
+    keys = _Keys((partition_key,), sort_keys)
     request.key_schema.extend(keys.schema)
     definitions = keys.definitions
     for local in local_indexes:
-        keys = _Keys(partition_key, local.sort_key)
+        keys = _Keys((partition_key,), (local.sort_key,))
         definitions |= keys.definitions
         request.local_secondary_indexes.add(
             index_name=local.index_name, key_schema=keys.schema, projection=_to_projection(local)
         )
     for index in global_indexes:
-        definitions |= _Keys(index.partition_key, index.sort_key).definitions
+        definitions |= _keys_of_global(index).definitions
         request.global_secondary_indexes.append(_to_global_index(index))
     request.attribute_definitions.extend(map(_to_attribute_definition, definitions))
     return request
@@ -133,7 +135,7 @@ def fill_index_updates(
     """Adds changes of global indexes to a request."""
     updates = request.global_secondary_index_updates
     if create is not None:
-        definitions = _Keys(create.partition_key, create.sort_key).definitions
+        definitions = _keys_of_global(create).definitions
         request.attribute_definitions.extend(map(_to_attribute_definition, definitions))
         updates.add(create=_to_global_index(create))
     for name, asked in (update or {}).items():
@@ -203,15 +205,25 @@ def to_tags(tags: Mapping[str, str] | None) -> list[table_pb2.Tag]:
 class _Keys:
     """The key attributes of a table or an index: their roles, and their types, in order."""
 
-    def __init__(self, partition_key: tuple[str, str], sort_key: tuple[str, str] | None) -> None:
-        keys = [partition_key] if sort_key is None else [partition_key, sort_key]
-        roles = (table_pb2.KEY_TYPE_HASH, table_pb2.KEY_TYPE_RANGE)
-        self.schema = [
-            table_pb2.KeySchemaElement(attribute_name=name, key_type=role)
-            for (name, _), role in zip(keys, roles, strict=False)
+    def __init__(self, partition_keys: Iterable[tuple[str, str]], sort_keys: Iterable[tuple[str, str]]) -> None:
+        keys = [
+            *((key, table_pb2.KEY_TYPE_HASH) for key in partition_keys),
+            *((key, table_pb2.KEY_TYPE_RANGE) for key in sort_keys),
         ]
+        self.schema = [table_pb2.KeySchemaElement(attribute_name=name, key_type=role) for (name, _), role in keys]
         # A dict, for a set has no order. The broker refuses a name that has two types.
-        self.definitions = dict.fromkeys(keys)
+        self.definitions = dict.fromkeys(key for key, _ in keys)
+
+
+def _keys_of_global(index: GlobalIndex) -> _Keys:
+    return _Keys(_attributes(index.partition_key), () if index.sort_key is None else _attributes(index.sort_key))
+
+
+def _attributes(key: KeyAttributes) -> Iterable[tuple[str, str]]:
+    """The attributes of a key that is given as one of them, or as several."""
+    if key and isinstance(key[0], str):
+        return (cast("tuple[str, str]", key),)
+    return cast("tuple[tuple[str, str], ...]", key)
 
 
 def _to_attribute_definition(key: tuple[str, str]) -> table_pb2.AttributeDefinition:
@@ -223,7 +235,7 @@ def _to_attribute_definition(key: tuple[str, str]) -> table_pb2.AttributeDefinit
 def _to_global_index(index: GlobalIndex) -> table_pb2.GlobalSecondaryIndex:
     message = table_pb2.GlobalSecondaryIndex(
         index_name=index.index_name,
-        key_schema=_Keys(index.partition_key, index.sort_key).schema,
+        key_schema=_keys_of_global(index).schema,
         projection=_to_projection(index),
     )
     _fill_throughput(message, index)
@@ -543,7 +555,7 @@ def to_table_description(message: table_pb2.TableDescription) -> TableDescriptio
         definition.attribute_name: enum_name(table_pb2.ScalarAttributeType, definition.attribute_type)
         for definition in message.attribute_definitions
     }
-    partition_key, sort_key = _to_keys(message.key_schema, types)
+    partition_key, *sort_keys = _to_keys(message.key_schema, types)
     specification = message.stream_specification
     # A broker that says nothing of it provisions nothing.
     is_provisioned = message.billing_mode == table_pb2.BILLING_MODE_PROVISIONED
@@ -553,7 +565,7 @@ def to_table_description(message: table_pb2.TableDescription) -> TableDescriptio
         table_id=message.table_id,
         table_status=enum_name(table_pb2.TableStatus, message.table_status),
         partition_key=partition_key,
-        sort_key=sort_key,
+        sort_key=sort_keys[0] if sort_keys else None,
         creation_date_time=message.creation_date_time.ToDatetime(UTC),
         stream_view_type=(
             enum_name(record_pb2.StreamViewType, specification.stream_view_type)
@@ -593,12 +605,13 @@ def to_table_description(message: table_pb2.TableDescription) -> TableDescriptio
 
 
 def _to_index(message: table_pb2.IndexDescription, types: Mapping[str, str]) -> IndexDescription:
-    partition_key, sort_key = _to_keys(message.key_schema, types)
+    partition_count = sum(element.key_type == table_pb2.KEY_TYPE_HASH for element in message.key_schema)
+    keys = _to_keys(message.key_schema, types)
     return IndexDescription(
         index_name=message.index_name,
         index_arn=message.index_arn,
-        partition_key=partition_key,
-        sort_key=sort_key,
+        partition_keys=keys[:partition_count],
+        sort_keys=keys[partition_count:],
         projection=enum_name(table_pb2.ProjectionType, message.projection.projection_type),
         non_key_attributes=tuple(message.projection.non_key_attributes),
         index_status=enum_name(table_pb2.IndexStatus, message.index_status),
@@ -658,12 +671,9 @@ def _to_throughput(message: table_pb2.ProvisionedThroughput) -> ProvisionedThrou
     return ProvisionedThroughput(message.read_capacity_units, message.write_capacity_units)
 
 
-def _to_keys(
-    key_schema: Iterable[table_pb2.KeySchemaElement], types: Mapping[str, str]
-) -> tuple[KeyAttribute, KeyAttribute | None]:
-    """The partition key, and the sort key if there is one."""
-    keys = [KeyAttribute(name, types[name]) for name in _key_names(key_schema)]
-    return keys[0], keys[1] if len(keys) > 1 else None
+def _to_keys(key_schema: Iterable[table_pb2.KeySchemaElement], types: Mapping[str, str]) -> tuple[KeyAttribute, ...]:
+    """The attributes of the partition key, then those of the sort key."""
+    return tuple(KeyAttribute(name, types[name]) for name in _key_names(key_schema))
 
 
 def to_time_to_live(message: table_service_pb2.DescribeTimeToLiveResponse) -> TimeToLive:

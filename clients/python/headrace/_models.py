@@ -11,6 +11,7 @@ from headrace.errors import HeadraceError
 
 Item: TypeAlias = dict[str, Any]
 KeyType: TypeAlias = Literal["S", "N", "B"]
+KeyAttributes: TypeAlias = tuple[str, KeyType] | tuple[tuple[str, KeyType], ...]
 ViewType: TypeAlias = Literal["KEYS_ONLY", "NEW_IMAGE", "OLD_IMAGE", "NEW_AND_OLD_IMAGES"]
 ShardIteratorType: TypeAlias = Literal[
     "TRIM_HORIZON", "LATEST", "AT_SEQUENCE_NUMBER", "AFTER_SEQUENCE_NUMBER", "AT_TIMESTAMP"
@@ -108,8 +109,10 @@ class GlobalIndex:
 
     # As in LocalIndex.
     index_name: str
-    partition_key: tuple[str, KeyType]
-    sort_key: tuple[str, KeyType] | None = None
+    # One attribute, or up to 4 of them: a query names all.
+    partition_key: KeyAttributes
+    # None, one attribute, or up to 4 of them in the order in which they sort: a query names the first ones.
+    sort_key: KeyAttributes | None = None
     projection: ProjectionType = "ALL"
     non_key_attributes: tuple[str, ...] = ()
     # Read and write capacity units a second; required if the table is provisioned, refused if it is not.
@@ -135,8 +138,9 @@ class IndexDescription:
 
     index_name: str
     index_arn: str
-    partition_key: KeyAttribute
-    sort_key: KeyAttribute | None
+    partition_keys: tuple[KeyAttribute, ...]
+    # In the order in which they sort; empty if there is none.
+    sort_keys: tuple[KeyAttribute, ...]
     # ALL, KEYS_ONLY or INCLUDE.
     projection: str
     non_key_attributes: tuple[str, ...]

@@ -18,6 +18,7 @@ __all__ = [
     "endpoint_option",
     "output_option",
     "parse_key_attribute",
+    "parse_key_attributes",
     "parse_retention",
     "parse_roll_period",
     "parse_size",
@@ -89,6 +90,12 @@ def parse_key_attribute(ctx: click.Context, param: click.Parameter, value: str |
     if not name or key_type not in KEY_TYPES:
         raise click.BadParameter(f"{value!r} is not NAME or NAME:TYPE with a type of S, N or B", ctx=ctx, param=param)
     return name, cast("KeyType", key_type)
+
+
+def parse_key_attributes(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> tuple[KeyOption, ...]:
+    """A click callback of an option that may be there several times: each value as `parse_key_attribute` takes it."""
+    parsed = (parse_key_attribute(ctx, param, value) for value in values)
+    return tuple(key for key in parsed if key is not None)
 
 
 def parse_retention(ctx: click.Context, param: click.Parameter, value: str | None) -> int | None:

@@ -11,6 +11,7 @@ from headrace.cli.options import (
     endpoint_option,
     output_option,
     parse_key_attribute,
+    parse_key_attributes,
     stream_settings_options,
     table_settings,
     table_settings_options,
@@ -19,7 +20,9 @@ from headrace.cli.options import (
 from headrace.cli.render import byte_count_text, duration_text, print_fields, print_json, print_table, size_text
 
 if TYPE_CHECKING:
-    from headrace import IndexDescription, RestoreSummary, StreamSettings, TableDescription
+    from collections.abc import Iterable
+
+    from headrace import IndexDescription, KeyAttribute, RestoreSummary, StreamSettings, TableDescription
     from headrace._models import KeyType, ProjectionType, ViewType
 
 __all__ = ["print_description", "table"]
@@ -155,9 +158,22 @@ def delete(*, table_name: str, yes: bool, endpoint: str | None, output: str) -> 
 @click.argument("table_name", metavar="TABLE")
 @click.argument("index_name", metavar="INDEX")
 @click.option(
-    "--partition-key", metavar="NAME[:TYPE]", required=True, callback=parse_key_attribute, help="As of a table."
+    "--partition-key",
+    "partition_keys",
+    metavar="NAME[:TYPE]",
+    required=True,
+    multiple=True,
+    callback=parse_key_attributes,
+    help="As of a table; give it up to 4 times for a key of several attributes.",
 )
-@click.option("--sort-key", metavar="NAME[:TYPE]", callback=parse_key_attribute, help="As --partition-key.")
+@click.option(
+    "--sort-key",
+    "sort_keys",
+    metavar="NAME[:TYPE]",
+    multiple=True,
+    callback=parse_key_attributes,
+    help="As --partition-key, in the order in which they sort.",
+)
 @click.option(
     "--project",
     metavar="ATTRIBUTES",
@@ -172,8 +188,8 @@ def create_index(
     *,
     table_name: str,
     index_name: str,
-    partition_key: KeyOption,
-    sort_key: KeyOption | None,
+    partition_keys: tuple[KeyOption, ...],
+    sort_keys: tuple[KeyOption, ...],
     project: str,
     no_wait: bool,
     endpoint: str | None,
@@ -185,8 +201,8 @@ def create_index(
     projection: ProjectionType = "ALL" if project == "ALL" else "KEYS_ONLY" if project == "KEYS_ONLY" else "INCLUDE"
     index = GlobalIndex(
         index_name=index_name,
-        partition_key=_with_default_type(partition_key),
-        sort_key=None if sort_key is None else _with_default_type(sort_key),
+        partition_key=tuple(map(_with_default_type, partition_keys)),
+        sort_key=tuple(map(_with_default_type, sort_keys)),
         projection=projection,
         non_key_attributes=tuple(project.split(",")) if projection == "INCLUDE" else (),
     )
@@ -239,7 +255,7 @@ def print_description(table: TableDescription, output: str) -> None:
             {
                 "table": table.table_name,
                 "status": table.table_status,
-                "key": _key_text(table),
+                "key": _key_text([table.partition_key], [table.sort_key] if table.sort_key else []),
                 "items": f"{table.item_count} ({byte_count_text(table.table_size_bytes)})",
                 "indexes": "\n".join(map(_index_text, (*table.local_indexes, *table.global_indexes))) or "none",
                 "capacity": _capacity_text(table),
@@ -257,14 +273,17 @@ def print_description(table: TableDescription, output: str) -> None:
         )
 
 
-def _key_text(keys: TableDescription | IndexDescription) -> str:
-    return ", ".join(f"{key.name} ({key.type})" for key in (keys.partition_key, keys.sort_key) if key is not None)
+def _key_text(partition_keys: Iterable[KeyAttribute], sort_keys: Iterable[KeyAttribute]) -> str:
+    """The partition key, then the sort key; the attributes of one are joined by +."""
+    parts = (" + ".join(f"{key.name} ({key.type})" for key in keys) for keys in (partition_keys, sort_keys))
+    return ", ".join(filter(None, parts))
 
 
 def _index_text(index: IndexDescription) -> str:
     projected = ", ".join(index.non_key_attributes) or index.projection
     state = "" if index.index_status == "ACTIVE" else f", {index.index_status}"
-    return f"{index.index_name}: {_key_text(index)}; {projected}; {index.item_count} items{state}"
+    key = _key_text(index.partition_keys, index.sort_keys)
+    return f"{index.index_name}: {key}; {projected}; {index.item_count} items{state}"
 
 
 def _capacity_text(table: TableDescription) -> str:

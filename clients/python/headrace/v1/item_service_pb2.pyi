@@ -1198,7 +1198,10 @@ class QueryRequest(google.protobuf.message.Message):
     index_name: builtins.str
     """The index to read, 3 to 255 characters; absent: the table."""
     key_condition_expression: builtins.str
-    """"partition = :v", and at most one condition on the sort key: = < <= > >= BETWEEN or begins_with."""
+    """"partition = :v", and at most one condition on the sort key: = < <= > >= BETWEEN or begins_with. Of an index with
+    several key attributes: = for each attribute of the partition key, and conditions on the first attributes of the sort
+    key, in their order and without a gap; all but the last are =. Errors: VALIDATION.
+    """
     filter_expression: builtins.str
     """Items for which this does not hold are left out, after they were read; may not mention key attributes,
     unless allow_key_attributes_in_filter.

@@ -306,7 +306,7 @@ class KeySchemaElement(google.protobuf.message.Message):
     attribute_name: builtins.str
     """A name that attribute_definitions defines."""
     key_type: global___KeyType.ValueType
-    """HASH for the first element, RANGE for the second."""
+    """HASH for the partition key, whose elements come first; RANGE for the sort key."""
     def __init__(
         self,
         *,
@@ -697,7 +697,7 @@ class GlobalSecondaryIndex(google.protobuf.message.Message):
     """As in LocalSecondaryIndex."""
     @property
     def key_schema(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___KeySchemaElement]:
-        """One HASH element, then at most one RANGE element."""
+        """1 to 4 HASH elements, then 0 to 4 RANGE elements, in the order in which they sort; each attribute once."""
 
     @property
     def projection(self) -> global___Projection:
@@ -762,7 +762,7 @@ class IndexDescription(google.protobuf.message.Message):
     """Their size by DynamoDB's rules, in bytes."""
     @property
     def key_schema(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___KeySchemaElement]:
-        """The partition key, then the sort key if there is one."""
+        """The attributes of the partition key, then those of the sort key."""
 
     @property
     def projection(self) -> global___Projection:
