@@ -161,6 +161,35 @@ def replay(log: Iterable[Change], key_names: tuple[str, ...]) -> dict[Key, Attri
     return items
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IndexModel:
+    """A secondary index: the names of its key attributes with their types (S, N or B), and of what it projects."""
+
+    partition_keys: Mapping[str, str]
+    sort_keys: Mapping[str, str]
+    # Besides the key attributes, which include those of the table. None: everything.
+    projected: frozenset[str] | None
+
+    @property
+    def keys(self) -> dict[str, str]:
+        """All key attributes, those of the partition key first."""
+        return {**self.partition_keys, **self.sort_keys}
+
+    def entries(self, items: Iterable[Attributes], key_names: tuple[str, ...]) -> list[Attributes]:
+        """What the index holds of a table's items: of those that have all its key attributes, of the right types."""
+        shown = None if self.projected is None else {*key_names, *self.keys, *self.projected}
+        return [
+            {name: of for name, of in item.items() if shown is None or name in shown}
+            for item in items
+            if all(item.get(name, ("", None))[0] == type_ for name, type_ in self.keys.items())
+        ]
+
+    def rank(self, item: Attributes) -> list[object]:
+        """Where in its partition an entry lies: by the sort key attributes, one after the other."""
+        contents = (item[name] for name in self.sort_keys)
+        return [content.encode() if type_ == "S" else content for type_, content in contents]
+
+
 def _image(entry: Change) -> Attributes:
     assert entry.new_image is not None, "only a log with new images can be replayed"
     return entry.new_image

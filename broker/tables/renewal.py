@@ -6,11 +6,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from broker.model.clock import HybridClock, label_ms
-from broker.model.tables import Stream, Table, stream_name
+from broker.model.tables import Stream, stream_name
 from broker.storage import layout
 from broker.storage.commit import Group
 from broker.storage.documents import Documents
 from broker.streams.shards import renewed_stream
+from broker.tables.catalog import table_documents
 
 if TYPE_CHECKING:
     from broker.storage.rocks import Store
@@ -36,7 +37,7 @@ def renew_streams(store: Store, region: str, now_ms: int) -> int:
         time_ms=max(held.time_ms, noted.time_ms, now_ms),
     )
     group = Group(store, counters, HybridClock(counters.hybrid_time), counters.time_ms, region, {}, {})
-    streams, tables = Documents(store, "stream", Stream), Documents(store, "table", Table)
+    streams, tables = Documents(store, "stream", Stream), table_documents(store)
     old = streams.all()
     # Labels of one table differ and rise, whatever the clock says.
     created_ms = max([counters.time_ms, *(label_ms(stream.label) + 1 for stream in old)])

@@ -24,7 +24,6 @@ from hypothesis.stateful import (
     RuleBasedStateMachine,
     initialize,
     invariant,
-    precondition,
     rule,
     run_state_machine_as_test,
 )
@@ -43,6 +42,7 @@ from broker.tables.read import ItemReader
 from broker.tables.transactions import RequestTokens
 from headrace.v1 import item_service_pb2 as pb
 from headrace.v1.stream_service_pb2 import GetRecordsResponse
+from tests.model import IndexModel
 from tests.unit.engine import NOON_MS, Engine, FakeClock, running
 from tests.values import Attributes, Value, size_bytes, to_attribute_value, to_item, value
 from tests.values import from_item as public_attributes
@@ -56,8 +56,8 @@ BY_AMOUNT = Index(
     name="by-amount",
     id=0,
     is_global=False,
-    partition_key=CUSTOMER,
-    sort_key=AMOUNT,
+    partition_keys=(CUSTOMER,),
+    sort_keys=(AMOUNT,),
     projection_type=ProjectionType.INCLUDE,
     non_key_attributes=("stage",),
 )
@@ -65,10 +65,21 @@ BY_STAGE = Index(
     name="by-stage",
     id=0,
     is_global=True,
-    partition_key=STAGE,
-    sort_key=AMOUNT,
+    partition_keys=(STAGE,),
+    sort_keys=(AMOUNT,),
     projection_type=ProjectionType.KEYS_ONLY,
 )
+PLACE = KeyAttribute(name="place", type=KeyAttributeType.BINARY)
+BY_PLACE = Index(
+    name="by-place",
+    id=0,
+    is_global=True,
+    partition_keys=(STAGE, PLACE),
+    sort_keys=(CUSTOMER, AMOUNT, NUMBER),
+    projection_type=ProjectionType.ALL,
+)
+ADDED = {index.name: index for index in (BY_STAGE, BY_PLACE)}
+INDEX_NAMES = ["by-amount", *ADDED]
 NOW = NOON_MS // 1000
 Key = tuple[str, int]
 
@@ -151,6 +162,8 @@ UPDATES = [
     Update("ADD amount :one", added, {":one": n(1)}, ("amount",)),
     Update("SET amount = if_not_exists(amount, :zero) + :one", added, {":one": n(1), ":zero": n(0)}, ("amount",)),
     Update("REMOVE amount, stage", without("amount", "stage"), {}, ("amount", "stage"), creates=False),
+    Update("SET place = :b", lambda item: item | {"place": value(b"\x00")}, {":b": value(b"\x00")}, ("place",)),
+    Update("REMOVE place", without("place"), {}, ("place",), creates=False),
     Update("ADD tags :x", tagged, {":x": value({"x"})}, ("tags",)),
     Update("DELETE tags :x", untagged, {":x": value({"x"})}, ("tags",), creates=False),
     Update(
@@ -169,6 +182,7 @@ payloads = st.fixed_dictionaries(
     optional={
         "amount": st.integers(0, 3).map(n),
         "stage": st.sampled_from(["open", "paid"]).map(s),
+        "place": st.sampled_from([b"\x00", b"\xff"]).map(value),
         "tags": st.sampled_from([{"x"}, {"x", "y"}]).map(value),
         "body": st.sampled_from([{}, {"k": "v"}]).map(value),
         "until": st.sampled_from([NOW - 10, NOW + 50, NOW + 150]).map(n),
@@ -233,13 +247,21 @@ class Model:
             self.items[key] = new
 
     def in_index(self, index: Index) -> list[Attributes]:
-        """The entries of an index: of items that have its key attributes, as it projects them."""
-        names = {"customer", "n", *(a.name for a in index.key_attributes), *index.non_key_attributes}
-        return [
-            {name: of for name, of in item.items() if name in names}
-            for item in self.items.values()
-            if all(item.get(a.name, ("",))[0] == a.type for a in index.key_attributes)
-        ]
+        """The entries of an index."""
+        return model_of(index).entries(self.items.values(), ("customer", "n"))
+
+
+def model_of(index: Index) -> IndexModel:
+    """An index as the oracle knows it."""
+    partition, sort = (
+        {str(attribute.name): str(attribute.type) for attribute in attributes}
+        for attributes in (index.partition_keys, index.sort_keys)
+    )
+    projected = None if index.projection_type is ProjectionType.ALL else frozenset(index.non_key_attributes)
+    return IndexModel(partition_keys=partition, sort_keys=sort, projected=projected)
+
+
+THE_TABLE = IndexModel(partition_keys={"customer": "S"}, sort_keys={"n": "N"}, projected=None)
 
 
 class TableLayer(RuleBasedStateMachine):
@@ -401,61 +423,62 @@ class TableLayer(RuleBasedStateMachine):
             assert list(map(public_attributes, answer.tables[0].items)) == [item for item in expected if item]
 
     @rule(
-        where=st.sampled_from(["", "by-amount", "by-stage"]),
-        partition=st.sampled_from(["a", "b", "open", "paid"]),
-        operator=st.sampled_from(["", "=", "<", "<=", ">", ">=", "BETWEEN"]),
-        bounds=st.tuples(st.integers(0, 3), st.integers(0, 3)).map(sorted),
+        where=st.sampled_from(["", *INDEX_NAMES]),
+        data=st.data(),
         condition=st.one_of(st.none(), st.sampled_from(CONDITIONS[2:4])),
         limit=st.one_of(st.none(), st.integers(1, 3)),
         is_reverse=st.booleans(),
     )
     def query(
-        self,
-        where: str,
-        partition: str,
-        operator: str,
-        bounds: list[int],
-        condition: Condition | None,
-        limit: int | None,
-        *,
-        is_reverse: bool,
+        self, where: str, data: st.DataObject, condition: Condition | None, limit: int | None, *, is_reverse: bool
     ) -> None:
         index = self.index(where)
         if where and index is None:
             return
-        hash_name, sort_name = ("customer", "n") if index is None else [a.name for a in index.key_attributes]
-        if condition is not None and {hash_name, sort_name} & {"amount", "stage"}:
+        read = THE_TABLE if index is None else model_of(index)
+        if condition is not None and {"amount", "stage"} & read.keys.keys():
             # A filter may not mention the key.
             condition = None
+        # Equality on all of the partition key and the first sort key attributes, and a range of the next one.
+        asked = data.draw(st.integers(0, len(read.sort_keys)))
+        equal = [*read.partition_keys, *list(read.sort_keys)[: max(0, asked - 1)]]
+        bounds = {name: [data.draw(KEY_VALUES[name])] for name in equal}
+        parts = [f"{name} = :{name}0" for name in equal]
+        ranges: list[tuple[str, str]] = []
+        if asked:
+            name = list(read.sort_keys)[asked - 1]
+            operator = data.draw(st.sampled_from(["=", "<", "<=", ">", ">=", "BETWEEN"]))
+            bounds[name] = sorted((data.draw(KEY_VALUES[name]) for _ in range(2)), key=_content)
+            parts.append(_range_condition(name, operator))
+            if operator != "BETWEEN":
+                del bounds[name][1]
+            ranges.append((name, operator))
         request = pb.QueryRequest(
             table_name=TABLE,
             index_name=where or None,
-            key_condition_expression=f"{hash_name} = :p" + _sort_condition(sort_name, operator),
-            expression_attribute_values={":p": to_attribute_value(s(partition))},
+            key_condition_expression=" AND ".join(data.draw(st.permutations(parts))),
             filter_expression=None if condition is None else condition.text,
             limit=limit,
             scan_index_forward=not is_reverse,
         )
-        values = {} if condition is None else condition.values
-        if operator:
-            values = values | {":from": n(bounds[0])} | ({":to": n(bounds[1])} if operator == "BETWEEN" else {})
-        for name, of in values.items():
+        values = {f":{name}{number}": of for name, all_ in bounds.items() for number, of in enumerate(all_)}
+        for name, of in (values | ({} if condition is None else condition.values)).items():
             request.expression_attribute_values[name].CopyFrom(to_attribute_value(of))
         entries = list(self.model.items.values()) if index is None else self.model.in_index(index)
         expected = [
             item
             for item in entries
-            if item[hash_name] == s(partition)
-            and _is_within(item[sort_name][1], operator, bounds)
+            if all(item[name] == bounds[name][0] for name in equal)
+            and all(_is_within(item[name], operator, bounds[name]) for name, operator in ranges)
             and (condition is None or condition.holds(item))
         ]
         found = self.pages("Query", request, limit)
         assert sorted(found, key=_place) == sorted(expected, key=_place)
-        sorts = [item[sort_name][1] for item in found]
-        assert sorts == sorted(sorts, reverse=is_reverse)
+        ranks = list(map(read.rank, found))
+        assert ranks == sorted(ranks, reverse=is_reverse)
 
     @rule(
-        where=st.sampled_from(["", "by-amount", "by-stage"]),
+        where=st.sampled_from(["", *INDEX_NAMES]),
         total=st.integers(1, 3),
         limit=st.one_of(st.none(), st.integers(1, 3)),
         condition=st.one_of(st.none(), st.sampled_from(CONDITIONS)),
@@ -509,11 +532,13 @@ class TableLayer(RuleBasedStateMachine):
     def definition(self) -> Any:
         return self.engine.catalog.open_table(TABLE).definition
 
-    @precondition(lambda self: self.index("by-stage") is None)
-    @rule(meanwhile=st.lists(writes, max_size=5))
-    def add_index(self, meanwhile: list[Write]) -> None:
+    @rule(name=st.sampled_from(list(ADDED)), meanwhile=st.lists(writes, max_size=5))
+    def add_index(self, name: str, meanwhile: list[Write]) -> None:
+        if self.index(name) is not None:
+            return
+
         async def fill() -> list[Any]:
-            await self.engine.catalog.update_table(TABLE, TableChange(new_indexes=(BY_STAGE,)))
+            await self.engine.catalog.update_table(TABLE, TableChange(new_indexes=(ADDED[name],)))
             answers = await asyncio.gather(
                 self.backfill.round(), *(self.call(*self.request(write)) for write in meanwhile)
             )
@@ -521,14 +546,14 @@ class TableLayer(RuleBasedStateMachine):
 
         for write, answer in zip(meanwhile, self.run(fill()), strict=True):
             self.expect(write, answer)
-        added_index = self.index("by-stage")
+        added_index = self.index(name)
         assert added_index is not None
         assert not added_index.is_backfilling
 
-    @precondition(lambda self: self.index("by-stage") is not None)
-    @rule()
-    def drop_index(self) -> None:
-        self.run(self.engine.catalog.update_table(TABLE, TableChange(deleted_indexes=("by-stage",))))
+    @rule(name=st.sampled_from(list(ADDED)))
+    def drop_index(self, name: str) -> None:
+        if self.index(name) is not None:
+            self.run(self.engine.catalog.update_table(TABLE, TableChange(deleted_indexes=(name,))))
 
     @rule(is_enabled=st.booleans())
     def switch_expiry(self, *, is_enabled: bool) -> None:
@@ -617,7 +642,7 @@ class TableLayer(RuleBasedStateMachine):
 
     def check_indexes(self) -> None:
         if self.engine.catalog.streams.all():
-            for where in ("", "by-amount", "by-stage"):
+            for where in ("", *INDEX_NAMES):
                 self.scan(where=where, total=1, limit=None, condition=None)
 
 
@@ -634,23 +659,35 @@ def returned(write: Write, old: Attributes | None, new: Attributes | None) -> At
     return touched or None
 
 
-def _sort_condition(name: str, operator: str) -> str:
-    if not operator:
-        return ""
-    return f" AND {name} BETWEEN :from AND :to" if operator == "BETWEEN" else f" AND {name} {operator} :from"
+# Of each key attribute: what it may be, and what is asked for.
+KEY_VALUES = {
+    "customer": st.sampled_from("abc").map(s),
+    "n": st.integers(0, 3).map(n),
+    "amount": st.integers(0, 3).map(n),
+    "stage": st.sampled_from(["open", "paid"]).map(s),
+    "place": st.sampled_from([b"\x00", b"\xff"]).map(value),
+}
 
 
-def _is_within(number: Decimal, operator: str, bounds: list[int]) -> bool:
-    low, high = bounds
-    return {
-        "": True,
-        "=": number == low,
-        "<": number < low,
-        "<=": number <= low,
-        ">": number > low,
-        ">=": number >= low,
-        "BETWEEN": low <= number <= high,
-    }[operator]
+def _range_condition(name: str, operator: str) -> str:
+    return f"{name} BETWEEN :{name}0 AND :{name}1" if operator == "BETWEEN" else f"{name} {operator} :{name}0"
+
+
+def _content(of: Value) -> Any:
+    return of[1]
+
+
+def _is_within(of: Value, operator: str, bounds: list[Value]) -> bool:
+    found, low, high = of[1], bounds[0][1], bounds[-1][1]
+    holds: dict[str, bool] = {
+        "=": found == low,
+        "<": found < low,
+        "<=": found <= low,
+        ">": found > low,
+        ">=": found >= low,
+        "BETWEEN": low <= found <= high,
+    }
+    return holds[operator]
 
 
 def _projected(index: Index) -> set[str]:
