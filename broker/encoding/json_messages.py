@@ -16,7 +16,8 @@ from google.protobuf.message import Message
 
 from broker.encoding.items import Item
 from broker.encoding.json_items import decode_json_item, encode_json_item, fill_value, json_of_item
-from broker.model.errors import SerializationError, ValidationError
+from broker.model.constraints import one_of
+from broker.model.errors import ConstraintError, SerializationError
 from headrace.v1 import attribute_value_pb2
 
 _ITEM: Final = Item.DESCRIPTOR.full_name
@@ -158,7 +159,7 @@ def _fill_time(timestamp: Any, content: Any) -> None:
 def _parser(field: FieldDescriptor, name: str) -> Callable[[Any], Any]:
     """What a scalar field holds, from JSON."""
     if field.enum_type is not None:
-        return _enum_parser(field.enum_type, name)
+        return _enum_parser(field.enum_type, field.name, name)
     if field.type == FieldDescriptor.TYPE_BYTES:
         # All bytes of requests are items.
         return encode_json_item
@@ -174,7 +175,7 @@ def _parser(field: FieldDescriptor, name: str) -> Callable[[Any], Any]:
     return parse
 
 
-def _enum_parser(enum: EnumDescriptor, name: str) -> Callable[[Any], int]:
+def _enum_parser(enum: EnumDescriptor, field_name: str, name: str) -> Callable[[Any], int]:
     texts = _enum_texts(enum)
     numbers = {text: number for number, text in texts.items() if number}
 
@@ -182,11 +183,7 @@ def _enum_parser(enum: EnumDescriptor, name: str) -> Callable[[Any], int]:
         if type(content) is not str:
             raise _unexpected(content, "a string", name)
         if content not in numbers:
-            raise ValidationError(
-                f"1 validation error detected: Value '{content[:100]}' at '{name}' failed to satisfy constraint: "
-                f"Member must satisfy enum value set: [{', '.join(numbers)}]",
-                field=name,
-            )
+            raise ConstraintError(content, field_name, one_of(numbers))
         return numbers[content]
 
     return parse

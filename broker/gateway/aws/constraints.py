@@ -146,8 +146,7 @@ class _Rules:
             case "string":
                 return _string(shape)
             case "table":
-                name = self._shapes["TableName"]
-                return _table(_string(name), _string({"max": shape["max"]}))
+                return _table(self._shapes["TableName"], _string({"max": shape["max"]}))
             case "integer" | "long":
                 return _integer(shape.get("min"), shape.get("max"))
             case "boolean":
@@ -230,8 +229,14 @@ def _not_empty(rule: _Rule | None, message: str) -> _Rule:
     return check
 
 
-def _table(name: _Rule, arn: _Rule) -> _Rule:
+def _table(shape: Mapping[str, Any], arn: _Rule) -> _Rule:
+    name, least, most = _string(shape), shape["min"], shape["max"]
+    matches = re.compile(shape["pattern"]).fullmatch
+
     def check(content: Any) -> list[_Fault] | None:
+        # Nearly all requests have a good name here, so that comes first.
+        if type(content) is str and least <= len(content) <= most and matches(content):
+            return None
         if type(content) is str and content.startswith(_ARN_PREFIX):
             return arn(content)
         return name(content)

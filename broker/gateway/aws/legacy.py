@@ -15,6 +15,7 @@ from itertools import count
 from typing import Any, Final, TypeAlias
 
 from broker.expressions.update import INCORRECT_TYPE
+from broker.gateway.aws.errors import lower_first
 from broker.gateway.aws.shapes import structure, unexpected
 from broker.model.errors import ValidationError
 from broker.model.values import ATTRIBUTE_NAME_BYTES_MAX
@@ -343,6 +344,7 @@ def _word(content: Any, name: str, values: Collection[str]) -> str:
             else (f"'{content[:100]}'", f"Member must satisfy enum value set: [{', '.join(values)}]")
         )
         raise ValidationError(
-            f"1 validation error detected: Value {shown} at '{name}' failed to satisfy constraint: {rule}", field=name
+            f"1 validation error detected: Value {shown} at '{lower_first(name)}' failed to satisfy constraint: {rule}",
+            field=name,
         )
     return content

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from broker.gateway.aws.constraints import request_checks
-from broker.gateway.aws.errors import AwsError
-from broker.model.errors import SerializationError, ValidationError
+from broker.gateway.aws.errors import AwsError, translate
+from broker.model.constraints import shown_value, value_at_least
+from broker.model.errors import ConstraintError, SerializationError, ValidationError
 
 ROOT = Path(__file__).parent.parent.parent.parent
 TARGETS = [
@@ -221,3 +222,32 @@ def test_another_type_is_no_validation_error_and_comes_first(operation: str, req
 
 def test_items_are_not_walked() -> None:
     check("GetItem", {"TableName": "abc", "Key": {"id": {"S": 7, "N": []}, "": None}})
+
+
+def test_an_error_of_the_engine_has_its_path_in_each_protocols_spelling() -> None:
+    error = ConstraintError(0, "provisioned_throughput.read_capacity_units", value_at_least(1), limit=1)
+    told = "failed to satisfy constraint: Member must have value greater than or equal to 1"
+    assert error.message == f"Value '0' at 'provisioned_throughput.read_capacity_units' {told}"
+    assert error.metadata == {"field": "provisioned_throughput.read_capacity_units", "limit": "1"}
+    translated = translate(error)
+    assert translated.name == "ValidationException"
+    path = "provisionedThroughput.readCapacityUnits"
+    assert translated.message == f"1 validation error detected: Value '0' at '{path}' {told}"
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (None, "null"),
+        (True, "'true'"),
+        (-1, "'-1'"),
+        ("", "''"),
+        ("a" * 200, f"'{'a' * 200}'"),
+        ("a" * 201, f"'{'a' * 200}...'"),
+        ([], "'[]'"),
+        ({}, "'{}'"),
+        ([1, 2], "'[2 elements]'"),
+    ],
+)
+def test_a_faulty_value_is_shown_as_aws_does_and_never_at_length(value: Any, shown: str) -> None:
+    assert shown_value(value) == shown

@@ -13,6 +13,7 @@ from broker.tables.validate import (
     check_range,
     check_table_name,
     page_limit,
+    table_name_of,
 )
 from tests.unit.engine import AT, ID
 
@@ -168,3 +169,32 @@ def test_the_name_of_a_key_may_have_255_bytes() -> None:
     name = "\u00e9" * 127 + "a"
     (partition_key,), _ = check_key_schema([(name, "HASH")], {name: KeyAttributeType.STRING})
     assert partition_key.name == name
+
+
+ARN = "arn:aws:dynamodb:local:000000000000:table/pets"
+
+
+def test_a_table_is_named_by_its_name_or_its_arn() -> None:
+    assert table_name_of("pets", "local") == table_name_of(ARN, "local") == "pets"
+    # What no table can be called is told by whoever checks names.
+    assert table_name_of("a b", "local") == "a b"
+
+
+@pytest.mark.parametrize(
+    ("arn", "words"),
+    [
+        (ARN.replace("local", "elsewhere"), "another region or account"),
+        (ARN.replace("000000000000", "123456789012"), "another region or account"),
+        (ARN.replace("arn:aws:", "arn:aws-us-gov:"), "another region or account"),
+        (ARN + "/index/by-age", "Invalid ResourceArn"),
+        (ARN.replace("pets", ""), "Invalid ResourceArn"),
+        (ARN + "\n", "Invalid ResourceArn"),
+        ("arn:", "Invalid ResourceArn"),
+        ("arn:" + "x" * 2_000, "Invalid ResourceArn"),
+    ],
+)
+def test_another_arn_names_no_table(arn: str, words: str) -> None:
+    with pytest.raises(ValidationError, match=words) as refused:
+        table_name_of(arn, "local", "source_table_name")
+    assert refused.value.metadata["field"] == "source_table_name"
+    assert len(refused.value.message) < 400

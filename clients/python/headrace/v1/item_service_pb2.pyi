@@ -378,7 +378,7 @@ class PutItemRequest(google.protobuf.message.Message):
     RETURN_CONSUMED_CAPACITY_FIELD_NUMBER: builtins.int
     RETURN_ITEM_COLLECTION_METRICS_FIELD_NUMBER: builtins.int
     table_name: builtins.str
-    """The table's name."""
+    """The table's name or ARN."""
     condition_expression: builtins.str
     """The write happens only if this holds for the item as it was, or for an item without attributes if there was none;
     absent: always. At most 4 KB and 300 operators; an empty text is refused, as in every expression. Language:
@@ -493,7 +493,7 @@ class GetItemRequest(google.protobuf.message.Message):
     EXPRESSION_ATTRIBUTE_NAMES_FIELD_NUMBER: builtins.int
     RETURN_CONSUMED_CAPACITY_FIELD_NUMBER: builtins.int
     table_name: builtins.str
-    """The table's name."""
+    """The table's name or ARN."""
     consistent_read: builtins.bool
     """Whether the read must see every write that finished before it. Here every read does; it only changes what is metered."""
     projection_expression: builtins.str
@@ -602,7 +602,7 @@ class UpdateItemRequest(google.protobuf.message.Message):
     RETURN_CONSUMED_CAPACITY_FIELD_NUMBER: builtins.int
     RETURN_ITEM_COLLECTION_METRICS_FIELD_NUMBER: builtins.int
     table_name: builtins.str
-    """The table's name."""
+    """The table's name or ARN."""
     update_expression: builtins.str
     """What to change: SET, REMOVE, ADD and DELETE sections, each at most once; absent: nothing, but a missing item is created
     with its key alone. At most 4 KB and 300 operators.
@@ -741,7 +741,7 @@ class DeleteItemRequest(google.protobuf.message.Message):
     RETURN_CONSUMED_CAPACITY_FIELD_NUMBER: builtins.int
     RETURN_ITEM_COLLECTION_METRICS_FIELD_NUMBER: builtins.int
     table_name: builtins.str
-    """The table's name."""
+    """The table's name or ARN."""
     condition_expression: builtins.str
     """As in PutItemRequest."""
     return_values: global___ReturnValues.ValueType
@@ -1031,7 +1031,7 @@ class TableKeys(google.protobuf.message.Message):
     PROJECTION_EXPRESSION_FIELD_NUMBER: builtins.int
     EXPRESSION_ATTRIBUTE_NAMES_FIELD_NUMBER: builtins.int
     table_name: builtins.str
-    """The table's name."""
+    """The table's name or ARN."""
     consistent_read: builtins.bool
     """As in GetItemRequest."""
     projection_expression: builtins.str
@@ -1194,7 +1194,7 @@ class QueryRequest(google.protobuf.message.Message):
     RETURN_CONSUMED_CAPACITY_FIELD_NUMBER: builtins.int
     ALLOW_KEY_ATTRIBUTES_IN_FILTER_FIELD_NUMBER: builtins.int
     table_name: builtins.str
-    """The table's name."""
+    """The table's name or ARN."""
     index_name: builtins.str
     """The index to read, 3 to 255 characters; absent: the table."""
     key_condition_expression: builtins.str
@@ -1364,7 +1364,7 @@ class ScanRequest(google.protobuf.message.Message):
     TOTAL_SEGMENTS_FIELD_NUMBER: builtins.int
     RETURN_CONSUMED_CAPACITY_FIELD_NUMBER: builtins.int
     table_name: builtins.str
-    """The table's name."""
+    """The table's name or ARN."""
     index_name: builtins.str
     """The index to read, 3 to 255 characters; absent: the table."""
     filter_expression: builtins.str
@@ -1517,7 +1517,7 @@ class ConditionCheck(google.protobuf.message.Message):
     EXPRESSION_ATTRIBUTE_VALUES_FIELD_NUMBER: builtins.int
     RETURN_VALUES_ON_CONDITION_CHECK_FAILURE_FIELD_NUMBER: builtins.int
     table_name: builtins.str
-    """The table's name."""
+    """The table's name or ARN."""
     condition_expression: builtins.str
     """As in PutItemRequest; required."""
     return_values_on_condition_check_failure: global___ReturnValuesOnConditionCheckFailure.ValueType
@@ -1718,7 +1718,7 @@ class TransactGetItem(google.protobuf.message.Message):
     PROJECTION_EXPRESSION_FIELD_NUMBER: builtins.int
     EXPRESSION_ATTRIBUTE_NAMES_FIELD_NUMBER: builtins.int
     table_name: builtins.str
-    """The table's name."""
+    """The table's name or ARN."""
     projection_expression: builtins.str
     """As in GetItemRequest."""
     @property

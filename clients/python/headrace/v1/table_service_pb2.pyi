@@ -178,7 +178,7 @@ class DescribeTableRequest(google.protobuf.message.Message):
 
     TABLE_NAME_FIELD_NUMBER: builtins.int
     table_name: builtins.str
-    """The table's name."""
+    """The table's name or ARN."""
     def __init__(
         self,
         *,
@@ -279,7 +279,7 @@ class UpdateTableRequest(google.protobuf.message.Message):
     TABLE_CLASS_FIELD_NUMBER: builtins.int
     SSE_SPECIFICATION_FIELD_NUMBER: builtins.int
     table_name: builtins.str
-    """The table's name."""
+    """The table's name or ARN."""
     billing_mode: headrace.v1.table_pb2.BillingMode.ValueType
     """Absent: as it is."""
     deletion_protection_enabled: builtins.bool
@@ -458,7 +458,7 @@ class DeleteTableRequest(google.protobuf.message.Message):
 
     TABLE_NAME_FIELD_NUMBER: builtins.int
     table_name: builtins.str
-    """The table's name."""
+    """The table's name or ARN."""
     def __init__(
         self,
         *,
@@ -522,7 +522,7 @@ class UpdateTimeToLiveRequest(google.protobuf.message.Message):
     TABLE_NAME_FIELD_NUMBER: builtins.int
     TIME_TO_LIVE_SPECIFICATION_FIELD_NUMBER: builtins.int
     table_name: builtins.str
-    """The table's name."""
+    """The table's name or ARN."""
     @property
     def time_to_live_specification(self) -> global___TimeToLiveSpecification:
         """What shall hold."""
@@ -567,7 +567,7 @@ class DescribeTimeToLiveRequest(google.protobuf.message.Message):
 
     TABLE_NAME_FIELD_NUMBER: builtins.int
     table_name: builtins.str
-    """The table's name."""
+    """The table's name or ARN."""
     def __init__(
         self,
         *,
