@@ -14,10 +14,10 @@ import tempfile
 import time
 from pathlib import Path
 
-from benchmarks import consume, get_records, latency, put_item, retention, scrapes, stalled, tables, write_items
+from benchmarks import consume, get_records, latency, put_item, retention, scrapes, stalled, stalls, tables, write_items
 from benchmarks.measure import Effort, facts, progress, report
 
-MODULES = (put_item, write_items, tables, get_records, consume, latency, stalled, retention, scrapes)
+MODULES = (put_item, write_items, tables, get_records, consume, latency, stalled, stalls, retention, scrapes)
 BENCHMARKS = {module.__name__.rpartition(".")[2]: module for module in MODULES}
 QUICK = Effort(seconds=1.0, runs=3)
 FULL = Effort(seconds=3.0, runs=5)

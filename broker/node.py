@@ -102,7 +102,7 @@ class Node:
         self._expiry = Expiry(catalog, committer, store, clock)
         triggers, replicas = Triggers(store, committer), Replicas(store, committer)
         groups = ConsumerGroups(store, committer, catalog, {"trigger": triggers.exists, "replica": replicas.exists})
-        items = ItemReader(store, committer)
+        self._items = items = ItemReader(store, committer)
         folder = BackupFolder(config.backups_folder, Path(config.data))
         self._backups = backups = Backups(folder, store, committer, catalog, clock, random)
         members = Members(groups, catalog, log, items, committer, watermarks, committer.clock)
@@ -124,7 +124,11 @@ class Node:
         )
         self._rpc = RpcServer(engine, telemetry, open_files.connections)
         signatures = None if config.auth == "none" else Signatures(access_keys, region, clock)
-        aws = AwsProtocol(DynamoDB(self._rpc.json_calls, region), signatures, Random(random.getrandbits(_SEED_BITS)))  # noqa: S311 - names, no secrets
+        aws = AwsProtocol(
+            DynamoDB(self._rpc.json_calls, region, items.turns),
+            signatures,
+            Random(random.getrandbits(_SEED_BITS)),  # noqa: S311 - names, no secrets
+        )
         cross_origin = CrossOrigin(config.allowed_origins)
         self._http = HttpServer(
             region,
@@ -192,6 +196,7 @@ class Node:
         self._is_serving = False
         await self._rpc.close()
         await self._http.close()
+        self._items.turns.close()
         for task in self._background:
             task.cancel()
         if self._background:

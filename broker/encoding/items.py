@@ -13,6 +13,7 @@ from typing import Any, Final, NamedTuple, TypeAlias
 
 from google.protobuf.message import DecodeError
 
+from broker.encoding.wire import LOOKED_THROUGH_BYTES, look_through
 from broker.model import numbers
 from broker.model.errors import ValidationError
 from broker.model.values import (
@@ -50,7 +51,16 @@ class EncodedItem(NamedTuple):
 
 
 def parse_item(data: bytes) -> Item:
-    """The item that some bytes are. Raises ValidationError if they are none, or nest far too deep."""
+    """The item that some bytes are. Raises ValidationError if they are none, nest far too deep, or are far too many."""
+    if len(data) > ITEM_ENCODED_BYTES_MAX:
+        raise ValidationError(
+            f"Item size has exceeded the maximum allowed size: as a message {len(data)} bytes, limit "
+            f"{ITEM_ENCODED_BYTES_MAX}",
+            field="item",
+            limit=ITEM_ENCODED_BYTES_MAX,
+        )
+    if len(data) > LOOKED_THROUGH_BYTES:
+        look_through(data, pb.Item)
     try:
         return pb.Item.FromString(data)
     except DecodeError as error:
@@ -59,6 +69,34 @@ def parse_item(data: bytes) -> Item:
             field="item",
             limit=NESTING_LEVELS_MAX,
         ) from error
+
+
+def has_many_values(holder: Item | pb.AttributeValue, most: int) -> bool:
+    """Tell whether an item or a value holds more than so many values, elements of sets included."""
+    return _values_left(holder, most) < 0
+
+
+def _values_left(holder: Any, most: int) -> int:
+    """Return how many more values are allowed; negative, and no exact number, if there are too many already."""
+    # Not by its class: a value of the item service's mirror has one of its own.
+    if holder.DESCRIPTOR.name == pb.AttributeValue.DESCRIPTOR.name:
+        match holder.WhichOneof("kind"):
+            case "m":
+                return _values_left(holder.m, most)
+            case "l":
+                values = holder.l.values
+            case "ss" | "ns" | "bs" as kind:
+                return most - len(getattr(holder, kind).values)
+            case _:
+                return most
+    else:
+        values = holder.attributes.values()
+    most -= len(values)
+    for value in values:
+        if most < 0:
+            break
+        most = _values_left(value, most)
+    return most
 
 
 def parts_of(item: Item, names: Iterable[str]) -> Item:

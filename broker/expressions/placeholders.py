@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 # Source: Developer Guide, "Quotas in Amazon DynamoDB", Expression parameters.
 PLACEHOLDER_BYTES_MAX: Final = 255
 PLACEHOLDERS_BYTES_MAX: Final = 2 * 1024 * 1024
+# A request has at most four expressions of 4 KB, and a placeholder takes three characters and more of one. What no
+# expression names is refused in any case.
+PLACEHOLDERS_MAX: Final = 8_192
 
 _NAME: Final = re.compile(r"#[A-Za-z0-9_]+", re.ASCII)
 _VALUE: Final = re.compile(r":[A-Za-z0-9_]+", re.ASCII)

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import grpc
 from google.protobuf import message_factory
-from google.protobuf.message import DecodeError, Message
+from google.protobuf.message import Message
 
+from broker.encoding.wire import LOOKED_THROUGH_BYTES
 from broker.model.errors import CorruptionError, HeadraceError, UnavailableError, ValidationError, forget_frames
-from broker.rpc.request_budget import Received
+from broker.rpc.request_budget import Received, Unparsed, parse
 from broker.rpc.status import abort
 
 if TYPE_CHECKING:
@@ -28,6 +29,11 @@ if TYPE_CHECKING:
     from broker.telemetry import RpcCounter, Telemetry
 
 PIPELINE_REQUESTS_MAX: Final = 16
+# A BatchWriteItem may carry 16 MB (DynamoDB's limit), and some more for names.
+REQUEST_BYTES_MAX: Final = 17 * 1024 * 1024
+# An item takes 1.75 MiB at most, the values of expressions 2 MB, a transaction 4 MB; nothing else takes more.
+SINGLE_REQUEST_BYTES_MAX: Final = 5 * 1024 * 1024
+_OF_MANY_ITEMS: Final = frozenset(("BatchWriteItem",))
 
 _log: Final = logging.getLogger(__name__)
 
@@ -125,25 +131,29 @@ async def messages(requests: Requests) -> AsyncIterator[Any]:
     """The messages of a stream, each under way until the next one is asked for. Raises HeadraceError."""
     async for request in requests:
         try:
-            yield request.take()
+            yield await request.take()
         finally:
             request.close()
 
 
 def _deserializer(method: MethodDescriptor, budget: RequestBudget) -> Callable[[bytes], Received]:
-    from_string = message_factory.GetMessageClass(method.input_type).FromString
+    message_type = message_factory.GetMessageClass(method.input_type)
     may_wait = method.client_streaming
+    bytes_max = REQUEST_BYTES_MAX if may_wait or method.name in _OF_MANY_ITEMS else SINGLE_REQUEST_BYTES_MAX
 
     # An exception here would reach the caller as INTERNAL, outside of the error boundary.
-    def parse(data: bytes) -> Any:
+    def content_of(data: bytes) -> Any:
+        if len(data) > bytes_max:
+            return ValidationError(
+                f"A request of {method.name} has at most {bytes_max} bytes, this one {len(data)}",
+                field="request",
+                limit=bytes_max,
+            )
         if not may_wait and (refusal := budget.refusal(len(data))) is not None:
             return refusal
-        try:
-            return from_string(data)
-        except DecodeError as error:
-            return ValidationError(f"The request is not a valid message, or nests too deeply: {error}", field="request")
+        return Unparsed(data, message_type) if len(data) > LOOKED_THROUGH_BYTES else parse(data, message_type)
 
-    return lambda data: Received(data, parse, budget)
+    return lambda data: Received(data, content_of, budget)
 
 
 def _serialize(response: Message | bytes) -> bytes:
@@ -175,7 +185,7 @@ def _handler(
 def _unary(function: Callable[[Any], Awaitable[Any]]) -> Callable[[Received, Context], Awaitable[Any]]:
     async def serve(request: Received, _: Context) -> Any:
         try:
-            return await function(request.take())
+            return await function(await request.take())
         finally:
             request.close()
 
@@ -189,7 +199,7 @@ def _answering(
 
     async def serve(request: Received, context: Context) -> None:
         try:
-            await _until_drained(function(request.take(), context), drain)
+            await _until_drained(function(await request.take(), context), drain)
         finally:
             request.close()
 
@@ -257,7 +267,7 @@ async def pipeline(
 
     async def begin(request: Received) -> asyncio.Future[Message | bytes]:
         try:
-            response = await start(request.take())
+            response = await start(await request.take())
         except BaseException:
             request.close()
             raise

@@ -7,15 +7,17 @@ Responses are put together from stored bytes.
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 from broker.encoding import items as item_encoding
-from broker.encoding.items import canonical_value, canonicalize, parse_item
+from broker.encoding.items import canonical_value, canonicalize, has_many_values, parse_item
 from broker.encoding.varint import field_bytes
+from broker.encoding.wire import LOOKED_THROUGH_BYTES
 from broker.expressions.condition import ExpressionKind, parse_condition
 from broker.expressions.key_condition import parse_key_condition
-from broker.expressions.placeholders import PLACEHOLDERS_BYTES_MAX, Placeholders
+from broker.expressions.placeholders import PLACEHOLDERS_BYTES_MAX, PLACEHOLDERS_MAX, Placeholders
 from broker.expressions.projection import parse_projection
 from broker.expressions.update import NO_UPDATE, parse_update
 from broker.model.constraints import one_of, value_at_least
@@ -30,6 +32,7 @@ from broker.model.errors import (
     cancellation_code,
     forget_frames,
 )
+from broker.model.turns import SHORT_BYTES, TURN_BYTES, TURN_SECONDS
 from broker.rpc.convert import consumed_capacity
 from broker.rpc.handlers import pipeline
 from broker.rpc.status import to_message
@@ -46,6 +49,7 @@ if TYPE_CHECKING:
     from broker.encoding.items import EncodedItem, Item
     from broker.encoding.keys import ItemKey
     from broker.expressions.condition import Condition
+    from broker.expressions.key_condition import KeyCondition
     from broker.expressions.projection import Projection
     from broker.expressions.update import Update
     from broker.rpc.handlers import Requests
@@ -69,6 +73,12 @@ TRANSACTION_BYTES_MAX: Final = 4 * 1024 * 1024
 # What a client takes, less what a response may hold besides the items.
 TRANSACTION_ENCODED_BYTES_MAX: Final = TRANSACTION_BYTES_MAX - 64 * 1024
 TOKEN_LENGTH_MAX: Final = 36
+# More take longer than a turn of the event loop may: a value takes about 0.7 us.
+_TURN_VALUES: Final = 10_000
+# What the begin of a page costs, told as bytes that are looked at: four of them share a turn.
+_PAGE_BYTES: Final = TURN_BYTES // 4
+
+Prepared = TypeVar("Prepared")
 
 # An absent response, and an element of `repeated WriteResult results = 1` that says: written.
 _EMPTY: Final = b""
@@ -107,20 +117,35 @@ class ItemService:
         self._catalog = catalog
         self._committer = committer
         self._reader = reader
+        self._turns = reader.turns
         self._capacity = capacity
         self._tokens = tokens
 
     async def PutItem(self, request: Any) -> bytes:
         """Creates or replaces an item."""
-        return await self._write(request, self._put(request, request.table_name))
+        return await self._write(request, await self._prepared(request, self._put))
 
     async def UpdateItem(self, request: Any) -> bytes:
         """Changes attributes of an item."""
-        return await self._write(request, self._update(request, request.table_name))
+        return await self._write(request, await self._prepared(request, self._update))
 
     async def DeleteItem(self, request: Any) -> bytes:
         """Removes an item."""
-        return await self._write(request, self._delete(request, request.table_name))
+        return await self._write(request, await self._prepared(request, self._delete))
+
+    async def _prepared(self, request: Any, prepare: Callable[[Any, str], Prepared]) -> Prepared:
+        """Return what a request asks for, checked; long requests take turns."""
+        if request.ByteSize() <= SHORT_BYTES:
+            return prepare(request, request.table_name)
+        return await self._in_turn(request, lambda: prepare(request, request.table_name))
+
+    async def _in_turn(self, request: Any, prepare: Callable[[], Prepared]) -> Prepared:
+        """Prepare a request, or one of a batch, in a turn of its own, or apart if it alone would hold the loop."""
+        size = request.ByteSize()
+        if size > LOOKED_THROUGH_BYTES or (size > TURN_BYTES and _has_many_values(request)):
+            return await self._turns.apart(prepare)
+        await self._turns.take(size)
+        return prepare()
 
     async def _write(self, request: Any, operation: Put | Delete | Change) -> bytes:
         try:
@@ -226,6 +251,7 @@ class ItemService:
         wanted = Wanted(items=False, failed_item=False, room=ShownItems()) if _wants_capacity(request) else None
         operations: list[Put | Delete | Change] = []
         keys: set[bytes] = set()
+        is_long = request.ByteSize() > TURN_BYTES
         for write in request.operations:
             if (
                 write.WhichOneof("operation") == "update"
@@ -235,7 +261,8 @@ class ItemService:
                 raise ValidationError("A batch holds puts and deletes without conditions", field="operations")
             if write.put.return_values not in _NO_VALUES or write.delete.return_values not in _NO_VALUES:
                 raise ValidationError("A batch returns no values", field="return_values")
-            operation = self._operation(write, "", wanted)
+            prepare = partial(self._operation, write, "", wanted)
+            operation = await self._in_turn(write, prepare) if is_long else prepare()
             if operation.key.stored in keys:
                 raise ValidationError("Provided list of item keys contains duplicates", field="operations")
             keys.add(operation.key.stored)
@@ -276,6 +303,13 @@ class ItemService:
 
     async def Query(self, request: Any) -> bytes:
         """Reads a page of the items of a partition key."""
+        reading, condition = await self._prepared(request, self._query)
+        is_reverse = request.HasField("scan_index_forward") and not request.scan_index_forward
+        return await self._page(
+            request, reading, lambda: query(self._reader, reading, condition, is_reverse=is_reverse)
+        )
+
+    def _query(self, request: Any, table_name: str) -> tuple[Reading, KeyCondition]:
         if not request.HasField("key_condition_expression"):
             raise ValidationError(
                 "Either the KeyConditions or KeyConditionExpression parameter must be specified in the request.",
@@ -283,7 +317,7 @@ class ItemService:
             )
         placeholders = _placeholders(request)
         asked = _asked(request, placeholders)
-        table = self._catalog.open_table(request.table_name)
+        table = self._catalog.open_table(table_name)
         index = open_index(table, asked.index_name)
         definition = table.definition if index is None else index.definition
         condition = parse_key_condition(
@@ -294,29 +328,29 @@ class ItemService:
         )
         placeholders.check_all_used()
         placeholders.check_keys_are_whole(table.definition)
-        reading = asked.of(table, index, filters_on_keys=request.allow_key_attributes_in_filter)
-        is_reverse = request.HasField("scan_index_forward") and not request.scan_index_forward
-        return await self._page(
-            request, reading, lambda: query(self._reader, reading, condition, is_reverse=is_reverse)
-        )
+        return asked.of(table, index, filters_on_keys=request.allow_key_attributes_in_filter), condition
 
     async def Scan(self, request: Any) -> bytes:
         """Reads a page of all items."""
-        segment, total_segments = check_segments(
+        reading, segments = await self._prepared(request, self._scan)
+        return await self._page(request, reading, lambda: scan(self._reader, reading, *segments))
+
+    def _scan(self, request: Any, table_name: str) -> tuple[Reading, tuple[int, int]]:
+        segments = check_segments(
             request.segment if request.HasField("segment") else None,
             request.total_segments if request.HasField("total_segments") else None,
         )
         placeholders = _placeholders(request)
         asked = _asked(request, placeholders)
         placeholders.check_all_used()
-        table = self._catalog.open_table(request.table_name)
+        table = self._catalog.open_table(table_name)
         placeholders.check_keys_are_whole(table.definition)
-        reading = asked.of(table, open_index(table, asked.index_name))
-        return await self._page(request, reading, lambda: scan(self._reader, reading, segment, total_segments))
+        return asked.of(table, open_index(table, asked.index_name)), segments
 
     async def _page(self, request: Any, reading: Reading, read: Callable[[], Any]) -> bytes:
         definition = reading.table.definition
         index = None if reading.index is None else reading.index.definition
+        await self._turns.take(_PAGE_BYTES)
         self._capacity.admit_read(definition, index)
         page: Page = await read()
         consumption = Consumption(definition)
@@ -336,18 +370,21 @@ class ItemService:
         check_count(request.transact_items, "transact_items", 1, TRANSACTION_ACTIONS_MAX)
         if request.HasField("client_request_token"):
             check_length(request.client_request_token, "client_request_token", 1, TOKEN_LENGTH_MAX)
-        room = ShownItems()
-        writes = [self._action(action, room) for action in request.transact_items]
-        if len({write.key.stored for write in writes}) < len(writes):
-            raise ValidationError(
-                "Transaction request cannot include multiple operations on one item", field="transact_items"
-            )
         size = request.ByteSize()
         if size > TRANSACTION_BYTES_MAX:
             raise ValidationError(
                 f"A transaction has at most {TRANSACTION_BYTES_MAX} bytes, this one {size}",
                 field="transact_items",
                 limit=TRANSACTION_BYTES_MAX,
+            )
+        room = ShownItems()
+        writes = []
+        for action in request.transact_items:
+            prepare = partial(self._action, action, room)
+            writes.append(await self._in_turn(action, prepare) if size > TURN_BYTES else prepare())
+        if len({write.key.stored for write in writes}) < len(writes):
+            raise ValidationError(
+                "Transaction request cannot include multiple operations on one item", field="transact_items"
             )
         transaction = Transaction(writes, self._capacity, self._tokens, _token(request, writes))
         try:
@@ -407,8 +444,21 @@ class ItemService:
         operations: list[Operation] = []
         refused: dict[int, HeadraceError] = {}
         room = ShownItems()
+        is_long = request.ByteSize() > TURN_BYTES
+        clock = asyncio.get_running_loop().time
+        if is_long:
+            await self._turns.take(_PAGE_BYTES)
+        turn_end = clock() + TURN_SECONDS
         for index, write in enumerate(request.operations):
             try:
+                if is_long:
+                    if write.ByteSize() > TURN_BYTES:
+                        prepare = partial(self._operation, write, table_name, room=room)
+                        operations.append(await self._in_turn(write, prepare))
+                        continue
+                    if clock() > turn_end:
+                        await self._turns.take(TURN_BYTES)
+                        turn_end = clock() + TURN_SECONDS
                 operations.append(self._operation(write, table_name, room=room))
             except HeadraceError as error:
                 forget_frames(error)
@@ -650,12 +700,47 @@ def _check_no_placeholders(request: Any) -> None:
         )
 
 
+def _has_many_values(request: Any) -> bool:
+    """Tell whether the values of a write or read are more than one turn of the event loop can look at."""
+    kind = request.DESCRIPTOR.oneofs_by_name.get("operation") or request.DESCRIPTOR.oneofs_by_name.get("action")
+    if kind is not None:
+        chosen = request.WhichOneof(kind.name)
+        return chosen is not None and _has_many_values(getattr(request, chosen))
+    try:
+        if has_many_values(parse_item(getattr(request, "item", _EMPTY)), _TURN_VALUES):
+            return True
+    except ValidationError:
+        return False
+    values = getattr(request, "expression_attribute_values", {}).values()
+    return any(has_many_values(value, _TURN_VALUES) for value in values)
+
+
+def _check_placeholders(request: Any) -> None:
+    """Raise ValidationError for more placeholders than there may be. Looks at none of them."""
+    names, values = request.expression_attribute_names, request.expression_attribute_values
+    count = len(names) + len(values)
+    if count > PLACEHOLDERS_MAX:
+        raise ValidationError(
+            f"ExpressionAttributeNames and ExpressionAttributeValues have at most {PLACEHOLDERS_MAX} entries, as many "
+            f"as expressions can name; these have {count}",
+            field="expression_attribute_values" if values else "expression_attribute_names",
+            limit=PLACEHOLDERS_MAX,
+        )
+
+
 def _placeholders(request: Any) -> Placeholders:
+    _check_placeholders(request)
     names = dict(request.expression_attribute_names)
     values = {}
     size = sum(len(name) for name in names.values())
+    size += sum(value.ByteSize() for value in request.expression_attribute_values.values())
+    if size > PLACEHOLDERS_BYTES_MAX:
+        raise ValidationError(
+            f"ExpressionAttributeNames and ExpressionAttributeValues have at most {PLACEHOLDERS_BYTES_MAX} bytes",
+            field="expression_attribute_values",
+            limit=PLACEHOLDERS_BYTES_MAX,
+        )
     for name, value in request.expression_attribute_values.items():
-        size += value.ByteSize()
         try:
             values[name] = canonical_value(value)
         except ValidationError as error:
@@ -663,12 +748,6 @@ def _placeholders(request: Any) -> Placeholders:
                 f"ExpressionAttributeValues contains invalid value: {error.message} for key {name}",
                 **(error.metadata | {"field": "expression_attribute_values"}),
             ) from error
-    if size > PLACEHOLDERS_BYTES_MAX:
-        raise ValidationError(
-            f"ExpressionAttributeNames and ExpressionAttributeValues have at most {PLACEHOLDERS_BYTES_MAX} bytes",
-            field="expression_attribute_values",
-            limit=PLACEHOLDERS_BYTES_MAX,
-        )
     return Placeholders(names, values)
 
 

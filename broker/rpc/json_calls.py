@@ -8,14 +8,24 @@ from google.protobuf import message_factory
 from google.protobuf.message import Message
 
 from broker.encoding.json_messages import MessageCodec
+from broker.model.turns import SHORT_BYTES, TURN_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Mapping
 
     from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 
+    from broker.model.turns import Turns
     from broker.rpc.handlers import Drain
     from broker.telemetry import RpcCounter, Telemetry
+
+
+# In JSON an attribute counts as three values. One costs about 0.4 us.
+_FEW_VALUES: Final = 1_000
+_TURN_VALUES: Final = 20_000
+# What a value costs, told as bytes.
+_VALUE_BYTES: Final = 4
+_CONTAINERS: Final = frozenset((dict, list))
 
 
 class _Call(NamedTuple):
@@ -36,9 +46,11 @@ class JsonCalls:
         once: Mapping[str, Callable[[Any], Awaitable[Message | bytes]]],
         drain: Drain,
         telemetry: Telemetry,
+        turns: Turns,
     ) -> None:
         """`once` has, by name, what stands for methods that stream responses: they give the first one."""
         self._drain: Final = drain
+        self._turns: Final = turns
         self._calls: dict[str, _Call] = {}
         for service, implementation in services:
             for method in service.methods:
@@ -54,15 +66,40 @@ class JsonCalls:
         call.counter.started += 1
         try:
             with self._drain:
-                message = call.request_class()
-                call.request_codec.fill(message, request)
-                response = await call.serve(message)
+                response = await call.serve(await self._message(call, request))
         except BaseException:
             call.counter.failed += 1
             raise
-        if isinstance(response, bytes):
-            response = call.response_class.FromString(response)
-        return call.response_codec.json_of(response)
+        if not isinstance(response, bytes):
+            return call.response_codec.json_of(response)
+        size = len(response)
+        message = call.response_class.FromString(response)
+        if size > TURN_BYTES:
+            return await self._turns.apart(lambda: call.response_codec.json_of(message))
+        if size > SHORT_BYTES:
+            await self._turns.take(size)
+        return call.response_codec.json_of(message)
+
+    async def _message(self, call: _Call, request: Any) -> Message:
+        message = call.request_class()
+        values = _count_values(request)
+        if values > _TURN_VALUES:
+            await self._turns.apart(lambda: call.request_codec.fill(message, request))
+            return message
+        if values > _FEW_VALUES:
+            await self._turns.take(values * _VALUE_BYTES)
+        call.request_codec.fill(message, request)
+        return message
+
+
+def _count_values(content: Any) -> int:
+    """Count the values of a request in JSON, up to more than one turn of the event loop can look at."""
+    count, left = 0, [content]
+    while left and count <= _TURN_VALUES:
+        each = left.pop()
+        count += len(each)
+        left += [value for value in (each.values() if type(each) is dict else each) if type(value) in _CONTAINERS]
+    return count
 
 
 def _call(method: MethodDescriptor, serve: Callable[[Any], Awaitable[Message | bytes]], counter: RpcCounter) -> _Call:

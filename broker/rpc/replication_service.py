@@ -12,6 +12,7 @@ from broker.model.clock import Version
 from broker.model.errors import HeadraceError, ValidationError
 from broker.model.sequence import format_sequence_number, parse_sequence_number
 from broker.model.tables import REGION_NAME
+from broker.model.turns import TURN_BYTES
 from broker.model.values import STORED_NESTING_LEVELS_MAX
 from broker.replication.apply import ApplyChange
 from broker.replication.registry import (
@@ -147,8 +148,16 @@ class ReplicationService:
                     field="records",
                     limit=PAGE_RECORDS_MAX,
                 )
-            operations: list[Operation] = [_apply_item(table, item) for item in request.items]
-            operations += [_apply_record(table, record) for record in request.records]
+            operations: list[Operation] = []
+            is_long = request.ByteSize() > TURN_BYTES
+            for item in request.items:
+                if is_long:
+                    await self._reader.turns.take(item.ByteSize())
+                operations.append(_apply_item(table, item))
+            for record in request.records:
+                if is_long:
+                    await self._reader.turns.take(record.ByteSize())
+                operations.append(_apply_record(table, record))
             return asyncio.ensure_future(_applied(await self._committer.submit_when_room(operations)))
 
         await pipeline(requests, context, start)

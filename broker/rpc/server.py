@@ -12,7 +12,7 @@ from grpc_reflection.v1alpha import reflection
 from broker.rpc import mirror
 from broker.rpc.backup_service import BackupService
 from broker.rpc.consumer_service import ConsumerService
-from broker.rpc.handlers import Drain, service_handler
+from broker.rpc.handlers import REQUEST_BYTES_MAX, Drain, service_handler
 from broker.rpc.item_service import ItemService
 from broker.rpc.json_calls import JsonCalls
 from broker.rpc.replication_service import ReplicationService
@@ -51,8 +51,6 @@ if TYPE_CHECKING:
     from broker.telemetry import Telemetry
     from broker.triggers.registry import Triggers
 
-# A BatchWriteItem may carry 16 MB (DynamoDB's limit), and some more for names.
-REQUEST_BYTES_MAX: Final = 17 * 1024 * 1024
 # A record may hold two images of 400 KB; pages are cut well below this, which is every client's default.
 RESPONSE_BYTES_MAX: Final = 4 * 1024 * 1024
 _KEEPALIVE_MS: Final = 60_000
@@ -107,7 +105,7 @@ class RpcServer:
 
     def __init__(self, engine: Engine, telemetry: Telemetry, connections_max: int) -> None:
         self._drain = Drain()
-        self._requests = RequestBudget()
+        self._requests = RequestBudget(engine.items.turns)
         # gRPC closes a connection beyond them as soon as it is made.
         limit = ("grpc.max_allowed_incoming_connections", connections_max)
         self._server = grpc.aio.server(options=(*OPTIONS, limit))
@@ -127,7 +125,9 @@ class RpcServer:
             ),
             (_service(backup_service_pb2), BackupService(e.backups, e.catalog)),
         )
-        self.json_calls = JsonCalls(services, {"GetRecords": streams.get_records_once}, self._drain, telemetry)
+        self.json_calls = JsonCalls(
+            services, {"GetRecords": streams.get_records_once}, self._drain, telemetry, e.items.turns
+        )
         self._names = ["", health.SERVICE_NAME]
         for descriptor, service in services:
             self._names.append(descriptor.full_name)

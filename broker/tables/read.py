@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from broker.encoding.keys import HASH_BYTES, TABLE_ID_BYTES, table_prefix
 from broker.model.tables import HASH_MAX
+from broker.model.turns import Turns
 from broker.storage import layout
 from broker.storage.rocks import Family
 
@@ -26,9 +27,11 @@ _SUCCESSOR: Final = b"\x00"
 class ItemReader:
     """Reads items that are durable."""
 
-    def __init__(self, store: Store, committer: Committer) -> None:
+    def __init__(self, store: Store, committer: Committer, turns: Turns | None = None) -> None:
         self._store = store
         self._committer = committer
+        # In which long reads share the event loop.
+        self.turns = turns or Turns()
 
     async def get(self, key: ItemKey) -> EncodedItem | None:
         """An item, or None; waits for the sync of the item's last change if that is under way."""

@@ -71,7 +71,7 @@ OPERATIONS: Final[dict[str, Any]] = {
 @pytest.fixture(scope="module")
 def process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BrokerProcess]:
     folder: Path = tmp_path_factory.mktemp("memory")
-    with BrokerProcess(folder) as running:
+    with BrokerProcess(folder, extra=("--auth", "none")) as running:
         yield running
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from hashlib import md5
-from typing import Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from broker.gateway.aws import legacy
 from broker.gateway.aws.errors import (
@@ -20,6 +20,9 @@ from broker.gateway.aws.errors import (
 from broker.gateway.aws.partiql.execute import PartiQL
 from broker.model.errors import ResourceNotFoundError, TableNotFoundError, ValidationError
 from broker.tables.validate import table_name_of
+
+if TYPE_CHECKING:
+    from broker.model.turns import Turns
 
 Json: TypeAlias = dict[str, Any]
 Call: TypeAlias = Callable[[str, Json], Awaitable[Json]]
@@ -71,8 +74,9 @@ _UNSUPPORTED: Final[Mapping[str, tuple[str, ...]]] = {
 class DynamoDB:
     """The operations of DynamoDB and of DynamoDB Streams."""
 
-    def __init__(self, call: Call, region: str) -> None:
-        """`call` carries out a method of our services."""
+    def __init__(self, call: Call, region: str, turns: Turns) -> None:
+        """`call` carries out a method of our services. Long work takes `turns`."""
+        self.turns = turns
         self._call = call
         self._region = region
         operations: dict[str, Operation] = {
@@ -110,7 +114,7 @@ class DynamoDB:
         for name in legacy.OPERATIONS:
             operations[name] = _modernized(name, operations[name])
         # A statement reads or writes items, so a table that is not there is told as those operations tell it.
-        statements = PartiQL({**operations, "DescribeTable": self._describe_for_items})
+        statements = PartiQL({**operations, "DescribeTable": self._describe_for_items}, turns)
         self.tables_and_items: Mapping[str, AnyOperation] = {
             **operations,
             "TagResource": self._answering_nothing("TagResource"),

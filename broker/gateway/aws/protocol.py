@@ -28,6 +28,7 @@ from broker.model.errors import (
     ValidationError,
     forget_frames,
 )
+from broker.model.turns import SHORT_BYTES, TURN_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -38,6 +39,20 @@ if TYPE_CHECKING:
 
 # DynamoDB's limit of a request.
 BODY_BYTES_MAX: Final = 16 * 1024 * 1024
+# An operation on one item needs no more, however its 400 KB and the 2 MB of its expression values are written.
+BODY_OF_ONE_ITEM_BYTES_MAX: Final = 8 * 1024 * 1024
+_OF_SEVERAL_ITEMS: Final = frozenset(
+    (
+        "BatchGetItem",
+        "BatchWriteItem",
+        "TransactGetItems",
+        "TransactWriteItems",
+        "BatchExecuteStatement",
+        "ExecuteTransaction",
+    )
+)
+# To parse JSON costs so many times less than to look at its values.
+_CHEAPER: Final = 8
 # Of all bodies that are being received or worked on. One that came with its headers is taken in any case.
 BODIES_BYTES_MAX: Final = 256 * 1024 * 1024
 BODY_SECONDS: Final = 30.0
@@ -83,6 +98,7 @@ class AwsProtocol:
             for name, operation in named.items()
         }
         self._checks = request_checks(self._operations)
+        self._turns = operations.turns
         self._random = random
         self._body_seconds = body_seconds
         self._bodies_bytes_max = bodies_bytes_max
@@ -139,8 +155,25 @@ class AwsProtocol:
         target = request.headers.get("X-Amz-Target", "")
         operation = self._operations.get(target)
         if operation is not None:
-            content = _parsed(body)
-            self._checks[target](content)
+            name = target.rpartition(".")[2]
+            limit = BODY_BYTES_MAX if name in _OF_SEVERAL_ITEMS else BODY_OF_ONE_ITEM_BYTES_MAX
+            if len(body) > limit:
+                raise ValidationError(
+                    f"A request of {name} has at most {limit} bytes: no item, key or values that are allowed take more",
+                    field="body",
+                    limit=limit,
+                )
+            check = self._checks[target]
+            if len(body) <= SHORT_BYTES:
+                content = _parsed(body)
+                check(content)
+            else:
+                await self._turns.take(len(body) // _CHEAPER)
+                content = _parsed(body)
+                if len(body) <= TURN_BYTES:
+                    check(content)
+                else:
+                    await self._turns.apart(lambda: check(content))
             return await operation(content)
         if target == f"{_DYNAMODB_TARGET}.DescribeEndpoints":
             if not request.host.isascii():

@@ -18,10 +18,14 @@ from broker.gateway.aws.operations import DynamoDB
 from broker.gateway.aws.protocol import BODIES_BYTES_MAX, AwsProtocol
 from broker.gateway.cross_origin import CrossOrigin
 from broker.gateway.server import CONNECTIONS_MAX, HttpServer
+from broker.model.turns import Turns
 
 JSON = {"Content-Type": "application/x-amz-json-1.0"}
 DEADLINE_S = 10.0
 
+BATCH = "DynamoDB_20120810.BatchGetItem"
+# A request of it, but for its last brace.
+BATCH_BEGIN = b'{"RequestItems": {"orders": {"Keys": [{"id": {"S": "1"}}]}}'
 TARGET = "X-Amz-Target: DynamoDB_20120810.ListTables"
 CHUNKED = f"POST / HTTP/1.1\r\nHost: a\r\n{TARGET}\r\nTransfer-Encoding: chunked\r\n\r\n".encode()
 
@@ -51,7 +55,7 @@ class Server:
         self.answer: Any = {}
         self.calls: list[tuple[str, Any]] = []
         self.protocol = AwsProtocol(
-            DynamoDB(self._call, "here"), None, random.Random(1), body_seconds, bodies_bytes_max
+            DynamoDB(self._call, "here", Turns()), None, random.Random(1), body_seconds, bodies_bytes_max
         )
         self.http = HttpServer(
             "here", lambda: True, self.protocol, CrossOrigin(origins), no_metrics, idle_seconds, connections_max

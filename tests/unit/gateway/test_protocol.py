@@ -12,9 +12,9 @@ import aiohttp
 import pytest
 
 from broker.gateway.aws.errors import conditional_check_failed
-from broker.gateway.aws.protocol import BODY_BYTES_MAX
+from broker.gateway.aws.protocol import BODY_BYTES_MAX, BODY_OF_ONE_ITEM_BYTES_MAX
 from broker.model import errors
-from tests.unit.gateway.serving import CHUNKED, JSON, head, serving, until
+from tests.unit.gateway.serving import BATCH, BATCH_BEGIN, CHUNKED, JSON, head, serving, until
 
 
 async def test_a_response_is_compressed_for_who_takes_that() -> None:
@@ -101,10 +101,21 @@ async def test_a_target_of_any_bytes_is_refused() -> None:
 
 async def test_a_body_of_the_largest_size_is_taken_and_a_larger_one_is_not() -> None:
     async with serving() as server:
-        padding = b" " * (BODY_BYTES_MAX - 2)
-        assert (await server.post(b"{" + padding + b"}"))[0] == 200
-        status, answer, _ = await server.post(b"{" + padding + b" }")
+        padding = b" " * (BODY_BYTES_MAX - len(BATCH_BEGIN) - 1)
+        assert (await server.post(BATCH_BEGIN + padding + b"}", BATCH))[0] == 200
+        status, answer, _ = await server.post(BATCH_BEGIN + padding + b" }", BATCH)
         assert (status, answer["__type"].rpartition("#")[2]) == (413, "RequestEntityTooLargeException")
+        assert len(server.calls) == 1
+
+
+# An item has 400 KB and the values of expressions 2 MB: what is larger need not be parsed to be refused.
+async def test_an_operation_on_one_item_takes_a_body_of_half_the_size() -> None:
+    async with serving() as server:
+        padding = b" " * (BODY_OF_ONE_ITEM_BYTES_MAX - 2)
+        assert (await server.post(b"{" + padding + b"}"))[0] == 200
+        status, answer, _ = await server.post(b"[" * (BODY_OF_ONE_ITEM_BYTES_MAX + 1))
+        assert (status, answer["__type"].rpartition("#")[2]) == (400, "ValidationException")
+        assert f"ListTables has at most {BODY_OF_ONE_ITEM_BYTES_MAX} bytes" in answer["message"]
         assert len(server.calls) == 1
 
 

@@ -15,6 +15,7 @@ from broker.encoding.items import canonicalize
 from broker.gateway.aws.operations import DynamoDB
 from broker.model.errors import ExpiredIteratorError, LimitExceededError, ResourceNotFoundError
 from broker.model.tables import OPEN_SHARDS_MAX, ROLL_SECONDS_DEFAULT, Shard, Stream
+from broker.model.turns import Turns
 from broker.rpc.handlers import Drain
 from broker.rpc.json_calls import JsonCalls
 from broker.rpc.response_budget import ResponseBudget
@@ -58,10 +59,9 @@ class Scene:
             ResponseBudget(),
         )
         descriptor = stream_service_pb2.DESCRIPTOR.services_by_name["StreamService"]
-        calls = JsonCalls(
-            [(descriptor, streams)], {"GetRecords": streams.get_records_once}, Drain(), cast("Telemetry", Counters())
-        )
-        self._operations = DynamoDB(calls, REGION).streams
+        once, turns = {"GetRecords": streams.get_records_once}, Turns()
+        calls = JsonCalls([(descriptor, streams)], once, Drain(), cast("Telemetry", Counters()), turns)
+        self._operations = DynamoDB(calls, REGION, turns).streams
         self.written: dict[str, list[int]] = defaultdict(list)
         self._value = 0
 

@@ -15,7 +15,15 @@ import pytest
 from google.rpc import error_details_pb2, status_pb2
 
 from broker.model.errors import CorruptionError, ResourceInUseError, UnavailableError, ValidationError
-from broker.rpc.handlers import PIPELINE_REQUESTS_MAX, Drain, Requests, pipeline, service_handler
+from broker.model.turns import Turns
+from broker.rpc.handlers import (
+    PIPELINE_REQUESTS_MAX,
+    SINGLE_REQUEST_BYTES_MAX,
+    Drain,
+    Requests,
+    pipeline,
+    service_handler,
+)
 from broker.rpc.request_budget import REQUESTS_BYTES_MAX, SMALL_REQUEST_BYTES, Received, RequestBudget
 from broker.telemetry import RpcCounter, Telemetry
 from headrace.v1 import item_service_pb2, stream_service_pb2, table_service_pb2
@@ -86,7 +94,7 @@ class Server:
 
         telemetry = cast("Telemetry", self.counters)
         self._descriptor = descriptor
-        self.budget = RequestBudget()
+        self.budget = RequestBudget(Turns())
         self._handler: Any = service_handler(descriptor, Service(), self.drain, telemetry, self.budget)
 
     def method(self, name: str) -> Any:
@@ -271,7 +279,7 @@ def _parsed(message: Any, _: bytes) -> Any:
 
 def numbers(count: int, budget: RequestBudget | None = None) -> Requests:
     """A stream of requests, each a number and of 10 bytes."""
-    budget = budget or RequestBudget()
+    budget = budget or RequestBudget(Turns())
 
     async def sent() -> AsyncIterator[Received]:
         for number in range(count):
@@ -375,7 +383,7 @@ async def test_a_failed_answer_ends_the_call_and_leaves_nothing_behind() -> None
 
 
 async def test_an_iterator_that_fails_ends_the_call() -> None:
-    budget = RequestBudget()
+    budget = RequestBudget(Turns())
 
     async def failing() -> AsyncIterator[Received]:
         yield Received(b"", lambda _: 0, budget)
@@ -469,7 +477,7 @@ async def test_a_small_request_is_taken_beyond_the_bound() -> None:
 
 
 async def test_a_stream_is_read_on_when_there_is_room() -> None:
-    budget = RequestBudget(bytes_max=20)
+    budget = RequestBudget(Turns(), bytes_max=20)
     work, context = Work(), Context()
     running = asyncio.create_task(pipeline(numbers(3, budget), cast("Any", context), work.start))
     await turns()
@@ -485,7 +493,7 @@ async def test_a_stream_is_read_on_when_there_is_room() -> None:
 
 
 async def test_a_stream_that_is_left_gives_back_what_it_took() -> None:
-    budget = RequestBudget()
+    budget = RequestBudget(Turns())
     work = Work()
     running = asyncio.create_task(pipeline(numbers(3, budget), cast("Any", Context()), work.start))
     await turns()
@@ -506,3 +514,13 @@ async def test_a_call_whose_client_has_left_is_no_error(caplog: pytest.LogCaptur
         await server.streaming(b"", context)
     assert context.code is None
     assert caplog.text == ""
+
+
+@pytest.mark.parametrize(("more", "says"), [(0, "not a valid message"), (1, "at most 5242880 bytes")])
+async def test_a_request_has_a_length_that_is_looked_at_before_it_is_parsed(more: int, says: str) -> None:
+    server, context = Server(TABLES, raising(AssertionError("not reached"))), Context()
+    with pytest.raises(grpc.aio.AbortError):
+        await server.unary(b"\xff" * (SINGLE_REQUEST_BYTES_MAX + more), context)
+    assert context.reason == "VALIDATION"
+    assert says in context.details
+    assert server.budget.bytes == 0

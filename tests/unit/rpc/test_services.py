@@ -11,6 +11,7 @@ from google.protobuf.message_factory import GetMessageClass
 
 from broker.consumers.groups import ConsumerGroups, Start
 from broker.model.errors import ResourceNotFoundError, ValidationError
+from broker.model.turns import Turns
 from broker.replication.registry import Replicas
 from broker.rpc.handlers import Requests
 from broker.rpc.item_service import ItemService
@@ -43,7 +44,7 @@ class Context:
 
 def sent(*requests: Any) -> Requests:
     """A stream of requests."""
-    budget = RequestBudget()
+    budget = RequestBudget(Turns())
 
     async def iterator() -> AsyncIterator[Received]:
         waiting = iter(requests)
