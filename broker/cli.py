@@ -174,6 +174,7 @@ async def _serve(config: Config, accepted: Accepted, companions: tuple[str, ...]
     from broker.node import Node
     from broker.rpc.server import AddressInUseError
     from broker.storage.recovery import StoreOpenError
+    from broker.storage.space import FolderLostError
 
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -200,6 +201,9 @@ async def _serve(config: Config, accepted: Accepted, companions: tuple[str, ...]
     except BrokenPipeError:
         _log.error("nobody reads the ready line")
         return _EXIT_OUTPUT_CLOSED
+    except FolderLostError as error:
+        _log.error("the node stops: %s", error)
+        return _EXIT_FAILED
     except Exception:  # noqa: BLE001 - whatever it is, the log says it and the exit code shows it
         _log.exception("the node has failed and stops")
         return _EXIT_FAILED

@@ -58,6 +58,9 @@ class Config:
     # How often a node trims its streams and looks at their write rates, in seconds, at least 0.1. Records are held
     # up to so much longer than a table asks for.
     upkeep_interval_seconds: float = 10.0
+    # Writes that need room are refused while the file system of `data` has less than this free, in bytes; at most an
+    # eighth of it is kept back.
+    disk_reserve_bytes: int = 1024 * 1024 * 1024
     log_level: str = "INFO"
 
     def __post_init__(self) -> None:
@@ -69,6 +72,8 @@ class Config:
                 f"upkeep_interval_seconds: {self.upkeep_interval_seconds} must be from "
                 f"{UPKEEP_INTERVAL_SECONDS_MIN} to {UPKEEP_INTERVAL_SECONDS_MAX}"
             )
+        if self.disk_reserve_bytes < 0:
+            raise ConfigError(f"disk_reserve_bytes: {self.disk_reserve_bytes} must be at least 0")
         if self.log_level not in LOG_LEVELS:
             raise ConfigError(f"log_level: {self.log_level!r} must be one of {', '.join(LOG_LEVELS)}")
         if self.auth not in AUTHS:
@@ -185,6 +190,11 @@ def _checked(values: dict[str, object], source: str) -> dict[str, object]:
 def _parsed(name: str, text: str, wanted: type) -> object:
     if wanted is bool:
         return _boolean(name, text)
+    if wanted is int:
+        try:
+            return int(text)
+        except ValueError as error:
+            raise ConfigError(f"environment: {name} must be a whole number, is {text!r}") from error
     if wanted is float:
         try:
             return float(text)

@@ -19,16 +19,19 @@ from broker.gateway.aws.signature import Signatures
 from broker.gateway.cross_origin import CrossOrigin
 from broker.gateway.server import HttpServer
 from broker.model.clock import Clock, SystemClock
+from broker.model.errors import CorruptionError
 from broker.model.version import VERSION
 from broker.replication.registry import Replicas
 from broker.rpc.server import AddressInUseError, Engine, RpcServer
 from broker.storage.commit import Committer
-from broker.storage.identity import open_identity
+from broker.storage.identity import Identity, open_identity
 from broker.storage.journal import EmbeddedJournal
 from broker.storage.note import NoteKeeper
 from broker.storage.open_files import count_open, divide, raise_limit
-from broker.storage.recovery import ClockError, check_stored_time
+from broker.storage.private import NotPrivateError, open_private_folder
+from broker.storage.recovery import ClockError, StoreOpenError, check_stored_time
 from broker.storage.rocks import Store
+from broker.storage.space import FolderWatch, Space
 from broker.storage.watermark import Watermarks
 from broker.streams.iterators import Iterators
 from broker.streams.metering import Metering
@@ -72,27 +75,25 @@ class Node:
         self._telemetry = telemetry = Telemetry()
         data = Path(config.data)
         self._open_files = open_files = divide(raise_limit())
-        self._store = store = Store(data, accepts_loss=accepts_loss, open_files_max=open_files.store)
-        identity = open_identity(store, region, random)
-        if identity.region != region:
-            store.close()
-            raise ConfigError(
-                f"region: the data folder {config.data} belongs to region {identity.region}, not {region}"
-            )
+        self._space, self._store = _open_store(config, open_files.store, accepts_loss=accepts_loss)
+        store = self._store
         try:
-            check_stored_time(data, store.counters(), clock.now_ms(), is_accepted=accepts_clock)
-        except ClockError:
+            identity = _check_store(config, store, clock.now_ms(), random, accepts_clock=accepts_clock)
+        except (ConfigError, ClockError):
             store.close()
             raise
-        if store.loss is not None:
-            renewed = renew_streams(store, region, clock.now_ms())
-            _log.warning("streams have new labels after a loss count=%d", renewed)
         watermarks = Watermarks()
         self._journal = EmbeddedJournal(store)
-        self._committer = committer = Committer(store, self._journal, watermarks, clock, region)
+        self._committer = committer = Committer(store, self._journal, watermarks, clock, region, self._space)
+        self._folder_watch = FolderWatch(data, self._space)
         self._note_keeper = NoteKeeper(data, store, committer, clock)
         capacity = CapacityMetering(clock)
-        catalog = Catalog(store, committer, region, random, capacity.forget)
+
+        def forget(id_: int) -> None:
+            capacity.forget(id_)
+            self._upkeep.note_dropped(id_)
+
+        catalog = Catalog(store, committer, region, random, forget)
         log = LogReader(store, watermarks, committer.clock)
         for stream in catalog.streams.all():
             log.recover(stream)
@@ -149,6 +150,7 @@ class Node:
         interval = self._config.upkeep_interval_seconds
         self._background = [
             asyncio.create_task(self._upkeep.run(interval), name="upkeep"),
+            asyncio.create_task(self._folder_watch.run(), name="folder watch"),
             asyncio.create_task(self._note_keeper.run(interval), name="note keeper"),
             asyncio.create_task(self._backfill.run(), name="backfill"),
             asyncio.create_task(self._expiry.run(interval), name="expiry"),
@@ -279,6 +281,16 @@ class Node:
                 ("reason",),
                 lambda: [Row((reason,), (count,)) for reason, count in signatures.failures()],
             )
+        telemetry.gauge("headrace_disk_free_bytes", "Free on the disk of the data", lambda: self._space.free_bytes)
+        telemetry.gauge("headrace_disk_reserve_bytes", "Kept back of it", lambda: self._space.reserve_bytes)
+        telemetry.counter(
+            "headrace_disk_full_refusals", "Writes refused for want of room", lambda: self._space.refused_total
+        )
+        telemetry.counter(
+            "headrace_damaged_reads",
+            "How often stored data could not be read, or was not what was written",
+            lambda: CorruptionError.met_total,
+        )
         telemetry.gauge("headrace_open_files", "Files and connections that are open", count_open)
         telemetry.gauge("headrace_open_files_limit", "How many may be", lambda: self._open_files.limit)
         telemetry.counter(
@@ -295,3 +307,43 @@ class Node:
         telemetry.gauge(
             "headrace_sequence_number", "Last sequence number given", lambda: committer.last_sequence_number
         )
+
+
+def _open_store(config: Config, files_max: int, *, accepts_loss: bool) -> tuple[Space, Store]:
+    """Opens the data folder, or makes it. Raises StoreOpenError, and LossError unless a loss is accepted."""
+    data = Path(config.data)
+    try:
+        open_private_folder(data)
+        space = Space(data, config.disk_reserve_bytes)
+    except NotPrivateError as error:
+        raise StoreOpenError(f"data: {error}") from error
+    except OSError as error:
+        raise StoreOpenError(f"cannot open the data folder {data}: {error}") from error
+    space.look()
+    space.keep_file()
+    store = Store(
+        data,
+        accepts_loss=accepts_loss,
+        open_files_max=files_max,
+        log_bytes_max=space.log_bytes_max,
+        is_tight=space.is_tight,
+    )
+    space.tell(lambda is_tight: store.set_compactions(are_automatic=not is_tight))
+    return space, store
+
+
+def _check_store(config: Config, store: Store, now_ms: int, random: Random, *, accepts_clock: bool) -> Identity:
+    """The identity of an open store, whose streams are renewed if it has lost writes.
+
+    Raises ConfigError if it belongs to another region, and ClockError if it is ahead of the clock.
+    """
+    check_stored_time(Path(config.data), store.counters(), now_ms, is_accepted=accepts_clock)
+    identity = open_identity(store, config.region, random)
+    if identity.region != config.region:
+        raise ConfigError(
+            f"region: the data folder {config.data} belongs to region {identity.region}, not {config.region}"
+        )
+    if store.loss is not None:
+        renewed = renew_streams(store, config.region, now_ms)
+        _log.warning("streams have new labels after a loss count=%d", renewed)
+    return identity

@@ -299,6 +299,7 @@ class _RestoreItem:
     """Puts an item into a restored table, as the write that it was."""
 
     __slots__ = ("_key", "_stored", "_table", "size_bytes")
+    grows = True
 
     def __init__(self, table: OpenTable, key: ItemKey, stored: StoredItem) -> None:
         self._table = table

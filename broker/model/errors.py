@@ -221,8 +221,33 @@ class UnavailableError(HeadraceError):
     reason = "UNAVAILABLE"
 
 
+class DiskFullError(HeadraceError):
+    """The disk of the node has no room for what grows. Metadata: free_bytes, and limit, below which that is refused."""
+
+    reason = "DISK_FULL"
+
+
+class DataLossError(HeadraceError):
+    """A part of the store that a request needs is damaged, and the rest is served."""
+
+    reason = "DATA_LOSS"
+
+    def __init__(self, message: str = "Stored data is damaged", **metadata: object) -> None:
+        super().__init__(message, **metadata)
+
+
 class CorruptionError(Exception):
-    """Stored bytes that are not what was written. The node stops: a wrong answer is worse than none."""
+    """Stored bytes that cannot be read, or are not what was written: a wrong answer is worse than none.
+
+    Whoever reads gets DataLossError instead; a commit that meets it anywhere but in the item it changes stops the node.
+    """
+
+    # Since the process began.
+    met_total: ClassVar[int] = 0
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        CorruptionError.met_total += 1
 
 
 def cancellation_code(cause: HeadraceError | None) -> str:

@@ -37,6 +37,11 @@ class ApplyChange:
         self._version = version
         self.size_bytes = _OVERHEAD_BYTES + (0 if item is None else len(item.encoded))
 
+    @property
+    def grows(self) -> bool:
+        """Whether there is an item afterwards."""
+        return self._item is not None
+
     def plan(self, group: Group) -> bool:
         """Returns whether the change was newer and so was applied.
 

@@ -15,7 +15,14 @@ from google.protobuf import message_factory
 from google.protobuf.message import Message
 
 from broker.encoding.wire import LOOKED_THROUGH_BYTES
-from broker.model.errors import CorruptionError, HeadraceError, UnavailableError, ValidationError, forget_frames
+from broker.model.errors import (
+    CorruptionError,
+    DataLossError,
+    HeadraceError,
+    UnavailableError,
+    ValidationError,
+    forget_frames,
+)
 from broker.rpc.request_budget import Received, Unparsed, parse
 from broker.rpc.status import abort
 
@@ -240,13 +247,13 @@ async def _abort(context: Context, error: Exception) -> NoReturn:
     if isinstance(error, HeadraceError):
         forget_frames(error)
         await abort(context, error)
+    if isinstance(error, CorruptionError):
+        _log.error("a request met damaged data error=%s", error)
+        forget_frames(error)
+        await abort(context, DataLossError())
     _log.error("request failed unexpectedly", exc_info=error)
     forget_frames(error)
-    is_corruption = isinstance(error, CorruptionError)
-    await context.abort(
-        grpc.StatusCode.DATA_LOSS if is_corruption else grpc.StatusCode.INTERNAL,
-        "Stored data is damaged" if is_corruption else "Internal error; the broker's log says more",
-    )
+    await context.abort(grpc.StatusCode.INTERNAL, "Internal error; the broker's log says more")
     raise AssertionError("abort always raises")
 
 

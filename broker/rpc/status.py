@@ -51,6 +51,8 @@ _CODES: Final[dict[type[errors.HeadraceError], grpc.StatusCode]] = {
     errors.LeaseFencedError: grpc.StatusCode.ABORTED,
     errors.ThrottlingError: grpc.StatusCode.RESOURCE_EXHAUSTED,
     errors.UnavailableError: grpc.StatusCode.UNAVAILABLE,
+    errors.DiskFullError: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    errors.DataLossError: grpc.StatusCode.DATA_LOSS,
 }
 
 

@@ -15,13 +15,20 @@ What could go wrong in the order, and why it does not:
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 from broker.encoding.records import encode_record, encode_time
 from broker.model.clock import Clock, HybridClock, RisingClock, Version
-from broker.model.errors import HeadraceError, ThrottlingError, UnavailableError
+from broker.model.errors import (
+    CorruptionError,
+    DataLossError,
+    HeadraceError,
+    ThrottlingError,
+    UnavailableError,
+)
 from broker.storage import layout
 from broker.storage.journal import Entry
 from broker.storage.rocks import Family
@@ -56,6 +63,8 @@ _GATHER_QUIET_TURNS: Final = 4
 _GATHER_QUIET_TURNS_MAX: Final = 64
 _GATHER_TURNS_MAX: Final = 400
 
+_log: Final = logging.getLogger(__name__)
+
 Result = TypeVar("Result")
 
 
@@ -66,6 +75,10 @@ class Operation(Protocol):
     def size_bytes(self) -> int:
         """About how much memory the operation holds; counts against the queue's bound."""
 
+    @property
+    def grows(self) -> bool:
+        """Whether the store takes more room after it: refused while the disk is nearly full."""
+
     def plan(self, group: Group) -> Any:
         """Decides what to change, and changes it in the group; returns what the caller gets.
 
@@ -73,10 +86,29 @@ class Operation(Protocol):
         """
 
 
+class SpaceCheck(Protocol):
+    """The room on the disk: see `space.Space`."""
+
+    def look(self) -> bool:
+        """Whether operations that grow are refused now."""
+
+    def refusal(self) -> HeadraceError:
+        """The error of one that is."""
+
+
+class _AmpleSpace:
+    def look(self) -> bool:
+        return False
+
+    def refusal(self) -> HeadraceError:
+        raise AssertionError("nothing is refused")
+
+
 class Change:
-    """An operation that is nothing but its plan."""
+    """An operation that is nothing but its plan, on small documents or on what goes."""
 
     __slots__ = ("plan", "size_bytes")
+    grows: Final = False
 
     def __init__(self, plan: Callable[[Group], Any], size_bytes: int = CHANGE_BYTES) -> None:
         self.plan = plan
@@ -146,9 +178,14 @@ class Group:
         return self._store.get(family, key)
 
     def get_item(self, stored_key: bytes) -> StoredItem | None:
-        """An item as the operations so far have left it."""
-        value = self._items[stored_key] if stored_key in self._items else self._store.get(Family.ITEMS, stored_key)
-        return None if value is None else layout.decode_item(value)
+        """An item as the operations so far have left it. Raises DataLossError."""
+        try:
+            value = self._items[stored_key] if stored_key in self._items else self._store.get(Family.ITEMS, stored_key)
+            return None if value is None else layout.decode_item(value)
+        except CorruptionError as error:
+            # A plan reads its item before it changes anything, so it alone is refused.
+            _log.error("a write met a damaged item error=%s", error)
+            raise DataLossError from error
 
     def put(self, family: Family, key: bytes, value: bytes | None) -> None:
         """Sets the value of a key; None deletes it."""
@@ -320,7 +357,17 @@ class Committer:
     4. answer the callers and wake the readers afterwards; 5. stop for good after a failure of the disk.
     """
 
-    def __init__(self, store: Store, journal: Journal, watermarks: Watermarks, clock: Clock, region: str) -> None:
+    def __init__(
+        self,
+        store: Store,
+        journal: Journal,
+        watermarks: Watermarks,
+        clock: Clock,
+        region: str,
+        space: SpaceCheck | None = None,
+    ) -> None:
+        """Without `space` the disk is never full."""
+        self._space = space or _AmpleSpace()
         self._store = store
         self._journal = journal
         self._watermarks = watermarks
@@ -535,13 +582,15 @@ class Committer:
         self._unsettled.append(unsettled)
         operations = size_bytes = 0
         is_full = False
+        is_short = self._space.look()
         while self._queue and not is_full:
             # A submission that does not fit goes on in the next group; its last group completes it.
             submission = self._queue[0]
             results = submission.results
             for operation in islice(submission.operations, len(results), None):
                 try:
-                    results.append(operation.plan(group))
+                    is_refused = is_short and operation.grows
+                    results.append(self._space.refusal() if is_refused else operation.plan(group))
                 except HeadraceError as error:
                     results.append(error)
                 operations += 1

@@ -113,6 +113,7 @@ class NoteKeeper:
 
     def _write(self, position: int, counters: layout.Counters) -> None:
         try:
+            # A folder that took the place of this one gets no note of this store: it has no such manifest.
             manifest = durable_manifest(self._folder)
             if (position, *manifest) != self._written:
                 write_note(self._folder, layout.Note(position, counters, self._clock.now_ms(), *manifest))

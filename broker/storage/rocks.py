@@ -72,9 +72,11 @@ class Family(StrEnum):
 Mutations = dict[Family, dict[bytes, bytes | None]]
 
 _BLOCK_CACHE_BYTES: Final = 128 * 1024 * 1024
-_WRITE_BUFFER_BYTES: Final = 64 * 1024 * 1024
 # Beyond this the oldest part is flushed: so much the data folder may grow and shrink under steady writes.
-_WAL_BYTES_MAX: Final = 256 * 1024 * 1024
+LOG_BYTES_MAX: Final = 256 * 1024 * 1024
+# So many write buffers, and files of the first level, make a log.
+_WRITE_BUFFER_SHARE: Final = 4
+_WRITE_BUFFER_BYTES_MIN: Final = 64 * 1024
 _BLOOM_BITS: Final = 10
 _MEMTABLE_FILTER_RATIO: Final = 0.05
 _LOG_FILES_MAX: Final = 4
@@ -111,15 +113,23 @@ class Store:
         is_read_only: bool = False,
         accepts_loss: bool = False,
         open_files_max: int = STORE_FILES_MAX,
+        log_bytes_max: int = LOG_BYTES_MAX,
+        is_tight: bool = False,
     ) -> None:
         """Opens the folder, or makes it unless it is only to be read.
 
-        Raises LossError if it no longer holds all that was acknowledged, unless that is accepted: then `loss` says it.
+        If the disk `is_tight`, the log is not moved into files. Raises LossError if the folder no longer holds all that
+        was acknowledged, unless that is accepted: then `loss` says it.
         Raises StoreOpenError if it cannot be opened.
         """
         cache = Cache(_READ_ONLY_CACHE_BYTES if is_read_only else _BLOCK_CACHE_BYTES)
-        self._options = {family.value: _family_options(family, cache) for family in Family}
+        log_bytes_max = min(log_bytes_max, LOG_BYTES_MAX)
+        # If the disk is tight, all that the log holds stays in memory, and some more.
+        tight_bytes = 2 * (log_bytes_max + sum(file.stat().st_size for file in path.glob("*.log"))) if is_tight else 0
+        self._log_bytes_max = tight_bytes or log_bytes_max
+        self._options = {family.value: _family_options(family, cache, log_bytes_max, tight_bytes) for family in Family}
         self._open_files_max = _READ_ONLY_FILES_MAX if is_read_only else open_files_max
+        self._is_tight = is_tight
         # What the store has lost, if that was accepted; and what was known to be durable before it was opened.
         self.loss: LossError | None = None
         self.note: layout.Note | None = None
@@ -180,7 +190,7 @@ class Store:
         return loss_error(path, note, found)
 
     def _open_verified(self, path: Path) -> Rdict:
-        options, _ = Options.load_latest(str(_VERIFIED))
+        options, _ = Options.load_latest(str(_VERIFIED_TIGHT if self._is_tight else _VERIFIED))
         return self._rdict(path, options, AccessType.read_write())
 
     def _open_damaged(self, path: Path) -> Rdict:
@@ -230,7 +240,7 @@ class Store:
         options.create_if_missing(create_if_missing=True)
         options.create_missing_column_families(create_missing_cfs=True)
         options.set_wal_recovery_mode(recovery or DBRecoveryMode.point_in_time())
-        options.set_max_total_wal_size(_WAL_BYTES_MAX)
+        options.set_max_total_wal_size(self._log_bytes_max)
         options.set_max_open_files(self._open_files_max)
         options.set_keep_log_file_num(_LOG_FILES_MAX)
         return Rdict(str(path), options, column_families=self._options, access_type=access)
@@ -314,6 +324,11 @@ class Store:
         cursor.seek(begin)
         return Cursor(cursor, options)
 
+    def set_compactions(self, *, are_automatic: bool) -> None:
+        """Lets RocksDB compact by itself, or not: one that finds no room blocks all later ones until the next start."""
+        for family in self._families.values():
+            family.set_options({"disable_auto_compactions": "false" if are_automatic else "true"})
+
     def compact(self, family: Family, begin: bytes, end: bytes) -> None:
         """Gives back the disk space of deleted keys. Takes long, without holding the GIL: call it in a thread."""
         self._families[family].compact_range(begin, end)
@@ -330,13 +345,19 @@ class Store:
         return None
 
     def close(self) -> None:
-        """Closes the store; nothing may use it afterwards."""
-        for family in self._families.values():
-            family.close()
+        """Closes the store; nothing may use it afterwards.
+
+        What RocksDB says to it is logged and not raised: what was synced is kept in any case, and whoever closes after
+        a failure has its reason already.
+        """
+        for part in (*self._families.values(), self._db):
+            try:
+                part.close()
+            except Exception as error:  # noqa: BLE001 - rocksdict has no class of its own for what RocksDB says
+                _log.warning("the store did not close cleanly error=%s", error)
         # Each handle keeps the database open.
         self._families.clear()
         self._handles.clear()
-        self._db.close()
 
 
 class Cursor:
@@ -393,9 +414,15 @@ def _replay(evidence: Evidence, database: Rdict) -> str:
     return f"position={database.latest_sequence_number()} noted_position={noted} log_end={evidence.end.place or 'none'}"
 
 
-def _family_options(family: Family, cache: Cache) -> Options:
+def _family_options(family: Family, cache: Cache, log_bytes_max: int, tight_bytes: int) -> Options:
     options = Options(raw_mode=True)
-    options.set_write_buffer_size(_WRITE_BUFFER_BYTES)
+    # On a small disk all parts are small, so that a compaction needs no more room than is kept back.
+    part = max(log_bytes_max // _WRITE_BUFFER_SHARE, _WRITE_BUFFER_BYTES_MIN)
+    options.set_write_buffer_size(tight_bytes or part)
+    options.set_disable_auto_compactions(disable=tight_bytes > 0)
+    options.set_target_file_size_base(part)
+    options.set_max_bytes_for_level_base(_WRITE_BUFFER_SHARE * part)
+    options.set_max_compaction_bytes(2 * _WRITE_BUFFER_SHARE * part)
     blocks = BlockBasedOptions()
     blocks.set_block_cache(cache)
     blocks.set_bloom_filter(_BLOOM_BITS, block_based=False)

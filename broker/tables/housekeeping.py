@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from broker.encoding.items import parse_item
 from broker.encoding.keys import table_prefix
-from broker.model.errors import HeadraceError
+from broker.model.errors import CorruptionError, HeadraceError
 from broker.storage.commit import Change
 from broker.storage.documents import Documents
 from broker.storage.rocks import Family
@@ -71,7 +71,7 @@ class Backfill:
             self._catalog.backfill_wanted.clear()
             try:
                 await self.round()
-            except HeadraceError as error:
+            except (HeadraceError, CorruptionError) as error:
                 _log.warning("a backfill was not finished error=%s", error)
                 await asyncio.sleep(_RETRY_SECONDS)
                 continue
@@ -138,8 +138,8 @@ class Expiry:
             await asyncio.sleep(interval_seconds)
             try:
                 await self.round()
-            except HeadraceError as error:
-                # The node stops, or is too busy.
+            except (HeadraceError, CorruptionError) as error:
+                # The node stops, or is too busy, or a part of the store is damaged.
                 _log.warning("a sweep of expired items was not finished error=%s", error)
 
     async def round(self) -> None:
@@ -170,6 +170,8 @@ class _Fill:
     """Adds an item, if it is still there, to the indexes that are being filled."""
 
     __slots__ = ("_table", "size_bytes", "stored")
+    # It is small beside the items, and an index that is half filled helps nobody.
+    grows = False
 
     def __init__(self, table: OpenTable, stored: bytes, item_bytes: int = 0) -> None:
         self._table = table
@@ -188,6 +190,7 @@ class _Expire:
     """Deletes an item if it has expired; the service does it, says the record."""
 
     __slots__ = ("_now", "_stored", "_table", "size_bytes")
+    grows = False
 
     def __init__(self, table: OpenTable, stored: bytes, now: int) -> None:
         self._table = table

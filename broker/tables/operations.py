@@ -85,6 +85,10 @@ class Write(Protocol):
     # About how much memory it holds.
     size_bytes: int
 
+    @property
+    def grows(self) -> bool:
+        """Whether it may put more than was there."""
+
     def decide(self, group: Group) -> Decision:
         """What the item shall be. Raises HeadraceError; changes nothing."""
 
@@ -96,6 +100,7 @@ class _SingleWrite:
     """A write that is carried out by itself."""
 
     __slots__ = ("_condition", "_metering", "_wanted", "key", "size_bytes", "table")
+    grows = False
 
     def __init__(
         self,
@@ -191,6 +196,7 @@ class Put(_SingleWrite):
     """Creates or replaces an item, which is checked against the table's indexes before."""
 
     __slots__ = ("item",)
+    grows = True
 
     def __init__(
         self,
@@ -233,6 +239,7 @@ class Change(_SingleWrite):
     """Changes attributes of an item (UpdateItem)."""
 
     __slots__ = ("_update",)
+    grows = True
 
     def __init__(
         self,

@@ -132,6 +132,11 @@ class Transaction:
         self._token = token
         self.size_bytes = sum(write.size_bytes for write in writes)
 
+    @property
+    def grows(self) -> bool:
+        """Whether one of the writes does."""
+        return any(write.grows for write in self._writes)
+
     def plan(self, group: Group) -> list[Consumption]:
         """Carries the transaction out; returns what it has consumed, by table.
 

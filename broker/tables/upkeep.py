@@ -6,7 +6,8 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING, Final
 
-from broker.model.errors import HeadraceError
+from broker.encoding.keys import table_prefix
+from broker.model.errors import CorruptionError, HeadraceError
 from broker.storage import layout
 from broker.storage.rocks import Family
 from broker.streams.resharding import Merge, Resharding, Split, due_rolls
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 # The disk space of trimmed records is given back after so many bytes of them; RocksDB itself would take its time.
 COMPACT_BYTES: Final = 32 * 1024 * 1024
 
+# What holds the items and entries of a table or an index.
+_FAMILIES_OF_TABLES: Final = (Family.ITEMS, Family.TOMBSTONES, Family.INDEXES)
 _MILLIS_PER_SECOND: Final = 1000
 
 _log: Final = logging.getLogger(__name__)
@@ -56,6 +59,8 @@ class Upkeep:
         # Trimmed and not given back yet: bytes, and up to where in each shard.
         self._loose_bytes = 0
         self._loose: dict[int, int] = {}
+        # Tables and indexes that were dropped, whose space is not given back yet.
+        self._dropped: list[int] = []
         self.trimmed_bytes_total = 0
 
     async def run(self, interval_seconds: float) -> None:
@@ -70,6 +75,10 @@ class Upkeep:
                 # RocksDB must not be closed under it.
                 await asyncio.wait((self._compacting,))
 
+    def note_dropped(self, id_: int) -> None:
+        """Notes that a table or index is dropped: its disk space is given back after the next round."""
+        self._dropped.append(id_)
+
     async def round(self) -> None:
         """Trims all streams once and looks at their shards once."""
         for stream in self._catalog.streams.all():
@@ -77,6 +86,9 @@ class Upkeep:
                 await self._trim(stream.name)
                 await self._roll(stream.name)
                 await self._reshard(stream.name)
+            except CorruptionError as error:
+                # What else there is can still be trimmed.
+                _log.error("upkeep of a stream met damaged data stream=%s error=%s", stream.name, error)
             except HeadraceError as error:
                 # The node stops, is too busy, or someone deleted what this was about; the next round sees what is.
                 _log.warning("upkeep of a stream was not finished stream=%s error=%s", stream.name, error)
@@ -88,7 +100,9 @@ class Upkeep:
         open_shards = {shard.id for stream in streams for shard in stream.open_shards}
         self._resharding.forget_all_but(open_shards)
         self._committer.forget_log_sizes(open_shards)
-        if self._loose_bytes >= COMPACT_BYTES and (self._compacting is None or self._compacting.done()):
+        if (self._loose_bytes >= COMPACT_BYTES or self._dropped) and (
+            self._compacting is None or self._compacting.done()
+        ):
             self._compacting = asyncio.create_task(self._compact(), name="compact the log")
 
     async def _trim(self, name: str) -> None:
@@ -159,14 +173,24 @@ class Upkeep:
 
     async def _compact(self) -> None:
         """Gives back the disk space of what was trimmed: files that hold nothing else are dropped, not rewritten."""
+        dropped, self._dropped = self._dropped, []
+        for id_ in dropped:
+            begin, end = table_prefix(id_), table_prefix(id_ + 1)
+            if not all([await self._compact_range(family, begin, end) for family in _FAMILIES_OF_TABLES]):
+                self._dropped.append(id_)
         loose, self._loose, self._loose_bytes = self._loose, {}, 0
         for shard, number in loose.items():
-            if self._is_stopping:
-                return
-            begin, end = layout.log_prefix(shard), layout.log_key(shard, number + 1)
-            try:
-                await asyncio.to_thread(self._store.compact, Family.LOG, begin, end)
-            except Exception:  # noqa: BLE001 - rocksdict has no class of its own for what RocksDB says
-                # The disk may be full, just when its space is wanted. The next compaction tries again.
-                _log.exception("the log could not be compacted shard=%d", shard)
+            if not await self._compact_range(Family.LOG, layout.log_prefix(shard), layout.log_key(shard, number + 1)):
                 self._loose = {shard: number, **self._loose}
+
+    async def _compact_range(self, family: Family, begin: bytes, end: bytes) -> bool:
+        """Returns whether it was done."""
+        if self._is_stopping:
+            return False
+        try:
+            await asyncio.to_thread(self._store.compact, family, begin, end)
+        except Exception:  # noqa: BLE001 - rocksdict has no class of its own for what RocksDB says
+            # The disk may be full, just when its space is wanted. The next compaction tries again.
+            _log.exception("a part of the store could not be compacted family=%s", family)
+            return False
+        return True

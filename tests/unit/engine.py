@@ -92,6 +92,7 @@ class Do:
 
     does: Callable[[Group], Any]
     size_bytes: int = 100
+    grows: bool = False
 
     def plan(self, group: Group) -> Any:
         return self.does(group)

@@ -53,7 +53,7 @@ def test_a_bad_value_that_is_overridden_does_not_matter(tmp_path: Path) -> None:
     [
         (
             "colour = 1\n",
-            "unknown key 'colour'; known keys: auth, backups, cors_origins, credentials, data, grpc, http, insecure, ",
+            "unknown key 'colour'; known keys: auth, backups, cors_origins, credentials, data, disk_reserve_bytes, ",
         ),
         ("region = 1\n", "region must be a str, is 1"),
         ('insecure = "yes"\n', "insecure must be a bool"),
@@ -148,6 +148,14 @@ def test_a_whole_number_of_seconds_is_a_number_of_seconds(tmp_path: Path) -> Non
     for text in ("0", "soon", "1e9", "nan"):
         with pytest.raises(ConfigError, match=r"(?i)upkeep_interval_seconds"):
             load(None, {"HEADRACE_UPKEEP_INTERVAL_SECONDS": text}, {})
+
+
+def test_a_reserve_is_a_whole_number_of_bytes(tmp_path: Path) -> None:
+    assert load(write(tmp_path, "disk_reserve_bytes = 0\n"), {}, {}).disk_reserve_bytes == 0
+    assert load(None, {"HEADRACE_DISK_RESERVE_BYTES": "4096"}, {}).disk_reserve_bytes == 4096
+    for text in ("-1", "1.5", "1GiB", ""):
+        with pytest.raises(ConfigError, match=r"(?i)disk_reserve_bytes"):
+            load(None, {"HEADRACE_DISK_RESERVE_BYTES": text}, {})
 
 
 def test_backups_are_kept_in_the_data_folder_unless_told_otherwise() -> None:

@@ -8,6 +8,8 @@ from typing import Any, Final
 
 from broker.model.errors import (
     ConstraintError,
+    DataLossError,
+    DiskFullError,
     HeadraceError,
     TableNotFoundError,
     TransactionCanceledError,
@@ -56,7 +58,9 @@ class AwsError(Exception):
 
 def translate(error: HeadraceError) -> AwsError:
     """An error of the engine as DynamoDB's of the same reason."""
-    if isinstance(error, UnavailableError):
+    if isinstance(error, DataLossError):
+        return internal_error(error.message)
+    if isinstance(error, UnavailableError | DiskFullError):
         return AwsError(_DYNAMODB + "ServiceUnavailable", error.message, HTTPStatus.SERVICE_UNAVAILABLE)
     if isinstance(error, ConstraintError):
         path = ".".join(map(_camel, error.field.split(".")))

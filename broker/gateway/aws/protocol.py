@@ -21,6 +21,8 @@ from broker.gateway.aws.content_encoding import IDENTITY, inflate
 from broker.gateway.aws.errors import AwsError, framework_error, internal_error, translate
 from broker.gateway.aws.operations import describe_endpoints
 from broker.model.errors import (
+    CorruptionError,
+    DataLossError,
     HeadraceError,
     SerializationError,
     ThrottlingError,
@@ -231,6 +233,9 @@ def _refusal(error: Exception) -> AwsError:
         refusal = error
     elif isinstance(error, HeadraceError):
         refusal = translate(error)
+    elif isinstance(error, CorruptionError):
+        _log.error("a request met damaged data error=%s", error)
+        refusal = translate(DataLossError())
     else:
         _log.error("request failed unexpectedly", exc_info=error)
         refusal = internal_error("Internal error; the broker's log says more")

@@ -154,7 +154,7 @@ async def test_bytes_are_sent_as_they_are() -> None:
     [
         (ValidationError("bad"), grpc.StatusCode.INVALID_ARGUMENT, "VALIDATION"),
         (ResourceInUseError("taken"), grpc.StatusCode.FAILED_PRECONDITION, "RESOURCE_IN_USE"),
-        (CorruptionError("broken"), grpc.StatusCode.DATA_LOSS, ""),
+        (CorruptionError("broken"), grpc.StatusCode.DATA_LOSS, "DATA_LOSS"),
         (KeyError("our fault"), grpc.StatusCode.INTERNAL, ""),
     ],
 )

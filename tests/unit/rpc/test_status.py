@@ -88,6 +88,8 @@ CODES = {
     "LEASE_FENCED": grpc.StatusCode.ABORTED,
     "THROTTLING": grpc.StatusCode.RESOURCE_EXHAUSTED,
     "UNAVAILABLE": grpc.StatusCode.UNAVAILABLE,
+    "DISK_FULL": grpc.StatusCode.RESOURCE_EXHAUSTED,
+    "DATA_LOSS": grpc.StatusCode.DATA_LOSS,
 }
 
 

@@ -22,7 +22,7 @@ from broker.gateway.aws.partiql.requests import (
 )
 from broker.gateway.aws.partiql.statements import Delete, Exists, Insert, Select, Update, parse_statement
 from broker.gateway.aws.shapes import structure
-from broker.model.errors import HeadraceError, ValidationError, forget_frames
+from broker.model.errors import CorruptionError, DataLossError, HeadraceError, ValidationError, forget_frames
 
 if TYPE_CHECKING:
     from broker.gateway.aws.partiql.requests import Reading
@@ -238,6 +238,9 @@ class PartiQL:
             return {"Error": _batch_error(translate(error)), **answer}, None
         except AwsError as error:
             return {"Error": _batch_error(error), **answer}, None
+        except CorruptionError as error:
+            _log.error("a statement met damaged data error=%s", error)
+            return {"Error": _batch_error(translate(DataLossError())), **answer}, None
         except Exception as error:  # noqa: BLE001 - of the other statements the caller gets to know what has become
             _log.error("statement failed unexpectedly", exc_info=error)
             return {"Error": _batch_error(internal_error("Internal error; the broker's log says more")), **answer}, None
