@@ -178,7 +178,8 @@ class ItemService:
         projection, placeholders = _projection(request)
         key_item = parse_item(request.key)
         table = self._catalog.open_table(request.table_name)
-        _check_keys_are_whole(placeholders, table)
+        if placeholders is not None:
+            placeholders.check_keys_are_whole(table.definition)
         key = table.keys.of_key(key_item)
         item, consumption = self._read(table, key, consistent=request.consistent_read)
         await self._reader.settle((key,))
@@ -406,7 +407,8 @@ class ItemService:
         key_items = [parse_item(each.key) for each in request.transact_items]
         tables = [self._catalog.open_table(each.table_name) for each in request.transact_items]
         for (_, placeholders), table in zip(projections, tables, strict=True):
-            _check_keys_are_whole(placeholders, table)
+            if placeholders is not None:
+                placeholders.check_keys_are_whole(table.definition)
         keys = _keys_or_cancel(tables, key_items)
         if len({key.stored for key in keys}) < len(keys):
             raise ValidationError(
@@ -507,7 +509,8 @@ class ItemService:
         key = table.keys.of_item(item)
         if table.indexes:
             table.indexes.check(key, item, encoded, item.attributes)
-        _check_keys_are_whole(placeholders, table)
+        if placeholders is not None:
+            placeholders.check_keys_are_whole(table.definition)
         return Put(table, key, encoded, condition, self._capacity, wanted)
 
     def _delete(
@@ -517,7 +520,8 @@ class ItemService:
         wanted = wanted or _wanted(request, _RETURN_VALUES_OF_OTHERS, "ALL_OLD or NONE", room)
         key = parse_item(request.key)
         table = self._catalog.open_table(table_name)
-        _check_keys_are_whole(placeholders, table)
+        if placeholders is not None:
+            placeholders.check_keys_are_whole(table.definition)
         return Delete(table, table.keys.of_key(key), condition, self._capacity, wanted)
 
     def _update(self, request: Any, table_name: str, room: ShownItems | None = None) -> Change:
@@ -538,7 +542,8 @@ class ItemService:
         table = self._catalog.open_table(table_name)
         key = table.keys.of_key(key_item)
         update.check_keeps(table.keys.names)
-        _check_keys_are_whole(placeholders, table)
+        if placeholders is not None:
+            placeholders.check_keys_are_whole(table.definition)
         return Change(table, key, update, condition, request.ByteSize(), self._capacity, wanted)
 
     def _check(self, request: Any, room: ShownItems) -> Check:
@@ -548,7 +553,8 @@ class ItemService:
         assert condition is not None
         key = parse_item(request.key)
         table = self._catalog.open_table(request.table_name)
-        _check_keys_are_whole(placeholders, table)
+        if placeholders is not None:
+            placeholders.check_keys_are_whole(table.definition)
         wanted = None
         if request.return_values_on_condition_check_failure == _SHOWS_FAILED:
             wanted = Wanted(items=False, failed_item=True, room=room)
@@ -573,7 +579,8 @@ class ItemService:
         seen: set[bytes] = set()
         for keys_of_table, (projection, placeholders) in zip(request.tables, projections, strict=True):
             table = self._catalog.open_table(keys_of_table.table_name)
-            _check_keys_are_whole(placeholders, table)
+            if placeholders is not None:
+                placeholders.check_keys_are_whole(table.definition)
             keys = [table.keys.of_key(parse_item(key)) for key in keys_of_table.keys]
             seen.update(key.stored for key in keys)
             wanted.append((table, keys, projection))
@@ -599,12 +606,6 @@ def _keys_or_cancel(tables: Sequence[OpenTable], items: Sequence[Item]) -> list[
     if len(keys) < len(causes):
         raise TransactionCanceledError(causes)
     return keys
-
-
-def _check_keys_are_whole(placeholders: Placeholders | None, table: OpenTable) -> None:
-    """What of expressions can be checked with their table only."""
-    if placeholders is not None:
-        placeholders.check_keys_are_whole(table.definition)
 
 
 def _condition(request: Any) -> tuple[Condition, Placeholders] | tuple[None, None]:
