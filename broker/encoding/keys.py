@@ -18,11 +18,12 @@ from typing import Final
 from broker.encoding.items import EncodedItem
 from broker.encoding.varint import field_bytes
 from broker.model import numbers
-from broker.model.errors import ValidationError
+from broker.model.errors import ItemKeyError, ValidationError
 from broker.model.tables import Index, KeyAttribute, KeyAttributeType, Table
 from broker.model.values import PARTITION_KEY_BYTES_MAX, SORT_KEY_BYTES_MAX, Value
 from headrace.v1 import attribute_value_pb2 as pb
 
+KEY_MISMATCH: Final = "The provided key element does not match the schema"
 TABLE_ID_BYTES: Final = 4
 HASH_BYTES: Final = 8
 HASH_END: Final = TABLE_ID_BYTES + HASH_BYTES
@@ -144,9 +145,7 @@ class KeyCodec:
                 and attributes[attribute.name].WhichOneof("kind") == attribute.kind
             )
         if not matches:
-            raise ValidationError(
-                "The provided key element does not match the schema", field="key", expected=",".join(sorted(self.names))
-            )
+            raise ValidationError(KEY_MISMATCH, field="key", expected=",".join(sorted(self.names)))
         sort = None if self._sort is None else attributes[self._sort.name]
         return self._key(attributes[self._partition.name], sort)
 
@@ -270,16 +269,16 @@ class _Attribute:
         self._value_tag = _VALUE_TAGS[self.kind]
 
     def of(self, attributes: Mapping[str, pb.AttributeValue]) -> pb.AttributeValue:
-        """The attribute in an item. Raises ValidationError if it is missing or has another type."""
+        """The attribute in an item. Raises ItemKeyError if it is missing or has another type."""
         # Looking a missing name up would add it.
         if self.name not in attributes:
-            raise ValidationError(
+            raise ItemKeyError(
                 f"One or more parameter values were invalid: Missing the key {self.name} in the item", field=self.name
             )
         value = attributes[self.name]
         kind = value.WhichOneof("kind")
         if kind != self.kind:
-            raise ValidationError(
+            raise ItemKeyError(
                 f"One or more parameter values were invalid: Type mismatch for key {self.name} expected: "
                 f"{self.kind.upper()} actual: {(kind or 'none').upper()}",
                 field=self.name,

@@ -54,6 +54,10 @@ def described_fault(value: object, path: str, constraint: str) -> str:
     return f"Value {shown_value(value)} at '{path}' failed to satisfy constraint: {constraint}"
 
 
+class ItemKeyError(ValidationError):
+    """An item without a key attribute of its table, or with one of another type."""
+
+
 class SerializationError(HeadraceError):
     """A request in JSON that is none, or has another type where its operation says which."""
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 from broker.encoding import items as item_encoding
 from broker.encoding.items import canonical_value, canonicalize, has_many_values, parse_item
+from broker.encoding.keys import KEY_MISMATCH
 from broker.encoding.varint import field_bytes
 from broker.encoding.wire import LOOKED_THROUGH_BYTES
 from broker.expressions.condition import ExpressionKind, parse_condition
@@ -25,6 +26,7 @@ from broker.model.errors import (
     ConditionalCheckFailedError,
     ConstraintError,
     HeadraceError,
+    ItemKeyError,
     ProvisionedThroughputExceededError,
     ThrottlingError,
     TransactionCanceledError,
@@ -263,7 +265,11 @@ class ItemService:
             if write.put.return_values not in _NO_VALUES or write.delete.return_values not in _NO_VALUES:
                 raise ValidationError("A batch returns no values", field="return_values")
             prepare = partial(self._operation, write, "", wanted)
-            operation = await self._in_turn(write, prepare) if is_long else prepare()
+            try:
+                operation = await self._in_turn(write, prepare) if is_long else prepare()
+            except ItemKeyError as error:
+                # Here DynamoDB tells of an item what it tells of a key.
+                raise ValidationError(KEY_MISMATCH, **error.metadata) from None
             if operation.key.stored in keys:
                 raise ValidationError("Provided list of item keys contains duplicates", field="operations")
             keys.add(operation.key.stored)

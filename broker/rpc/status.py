@@ -29,6 +29,7 @@ _MILLIS_PER_SECOND: Final = 1000
 _CODES: Final[dict[type[errors.HeadraceError], grpc.StatusCode]] = {
     errors.ValidationError: grpc.StatusCode.INVALID_ARGUMENT,
     errors.ConstraintError: grpc.StatusCode.INVALID_ARGUMENT,
+    errors.ItemKeyError: grpc.StatusCode.INVALID_ARGUMENT,
     errors.SerializationError: grpc.StatusCode.INVALID_ARGUMENT,
     errors.UnknownOperationError: grpc.StatusCode.UNIMPLEMENTED,
     errors.MissingAuthenticationTokenError: grpc.StatusCode.UNAUTHENTICATED,

@@ -12,7 +12,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
 from broker.encoding import items
-from broker.encoding.keys import HASH_BYTES, prefix_end, table_prefix
+from broker.encoding.keys import HASH_BYTES, KEY_MISMATCH, prefix_end, table_prefix
 from broker.model.errors import ValidationError
 from broker.model.tables import HASH_MAX, ProjectionType
 from broker.storage.rocks import Family
@@ -258,7 +258,7 @@ def _stored_key(reading: Reading, key: Item) -> bytes:
         entry = index.keys.entry(key.attributes)
         if entry is not None:
             return entry + table.keys.of_key(items.parts_of(key, table.keys.names)).place
-    raise ValidationError("The provided key element does not match the schema", field="exclusive_start_key")
+    raise ValidationError(KEY_MISMATCH, field="exclusive_start_key")
 
 
 def _start(reading: Reading, start_key: Item) -> bytes:

@@ -382,3 +382,18 @@ def test_faults_of_one_request_are_told_together_before_the_table_is_looked_up(u
     ):
         code, message = refusal_of(call)
         assert (code, words in message) == ("ValidationException", True), message
+
+
+@pytest.mark.parametrize("item", [{"id": {"S": "a"}}, {"line": {"N": "1"}}, {**A1, "line": {"S": "1"}}, {}])
+def test_an_item_of_a_batch_without_its_key_is_told_as_a_key_that_does_not_fit(
+    unchecked: Any, orders: str, item: dict[str, Any]
+) -> None:
+    told = "The provided key element does not match the schema"
+    requests = [*puts(1), {"PutRequest": {"Item": item}}]
+    assert refusal_of(lambda: unchecked.batch_write_item(RequestItems={orders: requests})) == (
+        "ValidationException",
+        told,
+    )
+    code, message = refusal_of(lambda: unchecked.put_item(TableName=orders, Item=item))
+    assert (code, message != told) == ("ValidationException", True)
+    assert unchecked.scan(TableName=orders)["Count"] == 0

@@ -166,7 +166,7 @@ def test_what_is_selected_goes_with_the_attributes_to_get(dynamodb: Any, stored:
     assert dynamodb.scan(**asked)["Items"] == items
     assert dynamodb.scan(**asked, Select="SPECIFIC_ATTRIBUTES")["Items"] == items
     for select in ("ALL_ATTRIBUTES", "COUNT"):
-        with pytest.raises(ClientError, match=f"when choosing to get {select}"):
+        with pytest.raises(ClientError, match=f"Cannot specify the AttributesToGet when choosing to get {select}"):
             dynamodb.scan(**asked, Select=select)
 
 

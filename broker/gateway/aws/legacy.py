@@ -125,6 +125,11 @@ class _Rewriting:
         if "AttributeUpdates" in legacy:
             self._set("UpdateExpression", self._updates(legacy["AttributeUpdates"]), " ")
         if "AttributesToGet" in legacy:
+            select = request.get("Select")
+            if select not in {None, "SPECIFIC_ATTRIBUTES"}:
+                raise ValidationError(
+                    f"Cannot specify the AttributesToGet when choosing to get {select}", field="AttributesToGet"
+                )
             self._set("ProjectionExpression", map(self._name, _attribute_names(legacy["AttributesToGet"])), ",")
         if self._names:
             request["ExpressionAttributeNames"] = self._names
