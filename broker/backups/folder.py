@@ -131,6 +131,10 @@ class BackupFolder:
         """The store of a backup, to be read and closed. Raises StoreOpenError."""
         return Store(self._root / backup_id / _STORE, is_read_only=True)
 
+    def open_begun(self, backup_id: str) -> Store:
+        """The store of what was begun, to be read and closed. Raises StoreOpenError."""
+        return Store(self._unfinished(backup_id) / _STORE, is_read_only=True)
+
     def _unfinished(self, backup_id: str) -> Path:
         return self._root / (backup_id + _UNFINISHED)
 

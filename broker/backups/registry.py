@@ -7,13 +7,14 @@ import logging
 import re
 from bisect import bisect_right
 from collections import Counter
-from contextlib import closing
+from contextlib import asynccontextmanager, closing, contextmanager
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 import msgspec
 
 from broker.backups.folder import Backup, BackupStatus
+from broker.backups.rewind import Window, changes_after, take_back, window
 from broker.encoding.items import parse_item
 from broker.encoding.keys import table_prefix
 from broker.model.constraints import matches
@@ -22,7 +23,9 @@ from broker.model.errors import (
     BackupNotFoundError,
     ConstraintError,
     HeadraceError,
+    InvalidRestoreTimeError,
     LimitExceededError,
+    PointInTimeRecoveryUnavailableError,
     UnavailableError,
     ValidationError,
 )
@@ -37,14 +40,14 @@ from broker.tables.operations import replace_item
 from broker.tables.validate import check_length, check_table_name
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Iterator
+    from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
     from random import Random
 
     from broker.backups.folder import BackupFolder
     from broker.encoding.keys import ItemKey
     from broker.model.clock import Clock
     from broker.model.tables import Table
-    from broker.storage.commit import Committer, Group
+    from broker.storage.commit import Committer, Group, Operation
     from broker.storage.layout import StoredItem
     from broker.storage.rocks import Store
     from broker.tables.catalog import Catalog, OpenTable
@@ -53,6 +56,8 @@ NAME_LENGTH_MIN: Final = 3
 NAME_LENGTH_MAX: Final = 255
 # Each holds the disk space of what has changed since; and all are listed in memory.
 BACKUPS_MAX: Final = 1_000
+# Each reads a copy of the store.
+RESTORES_MAX: Final = 8
 # Of a restore, what is one submission: so much it may hold up the other writes.
 RESTORE_BATCH_ITEMS_MAX: Final = 100
 RESTORE_BATCH_BYTES_MAX: Final = 1024 * 1024
@@ -207,11 +212,58 @@ class Backups:
             raise BackupInUseError(f"The backup is being made: {arn}", backup_arn=arn)
         if source_name not in backup.table_names:
             raise ValidationError(f"There is no table {source_name} in the backup {arn}", field="source_table_name")
+        with self._stop_of_restore() as stop:
+            self._readers[backup.id] += 1
+            return await asyncio.shield(self._begin(self._restore(backup, source_name, target_name, overrides, stop)))
+
+    def recovery_window(self, table: OpenTable) -> Window | None:
+        """The times to which a table can be restored from its change log; None if that is off."""
+        period_days = table.definition.recovery_period_days
+        return None if period_days is None else window(table.stream, period_days, self._catalog.now_ms)
+
+    async def restore_to_point_in_time(
+        self, name_or_arn: str, target_name: str, time_ms: int | None, overrides: TableChange = AS_IT_WAS
+    ) -> Table:
+        """Makes a new table as another one was at a time, or with None as it is; returns when it is there, whole.
+
+        If the caller leaves before that, or the node stops, there will be no such table.
+
+        Raises ResourceNotFoundError, PointInTimeRecoveryUnavailableError, InvalidRestoreTimeError;
+        TableAlreadyExistsError; ValidationError if the overrides do not fit the table; LimitExceededError.
+        """
+        check_table_name(target_name, "target_table_name")
+        source = self._catalog.open_table(name_or_arn)
+        self._check_recoverable(source, time_ms)
+        source_name = source.definition.name
+        self._catalog.check_free(target_name)
+        with self._stop_of_restore() as stop:
+            return await asyncio.shield(
+                self._begin(self._restore_from_log(source_name, target_name, time_ms, overrides, stop))
+            )
+
+    def _check_recoverable(self, source: OpenTable, time_ms: int | None) -> None:
+        name, reach = source.definition.name, self.recovery_window(source)
+        if reach is None:
+            raise PointInTimeRecoveryUnavailableError(
+                f"Point in time recovery is not enabled for table {name}", table_name=name
+            )
+        if time_ms is not None and not reach.earliest_ms <= time_ms <= reach.latest_ms:
+            raise InvalidRestoreTimeError(
+                "An invalid restore time was specified: RestoreDateTime must be from EarliestRestorableDateTime, "
+                f"{reach.earliest_ms} ms, to LatestRestorableDateTime, {reach.latest_ms} ms since 1970",
+                field="restore_date_time",
+                table_name=name,
+            )
+
+    @contextmanager
+    def _stop_of_restore(self) -> Iterator[asyncio.Event]:
+        """An event for a restore to look at: it is set when the caller has left, or the node stops."""
+        if len(self._stops) >= RESTORES_MAX:
+            raise LimitExceededError(f"{RESTORES_MAX} restores are under way: wait for one", limit=RESTORES_MAX)
         stop = asyncio.Event()
         self._stops.add(stop)
-        self._readers[backup.id] += 1
         try:
-            return await asyncio.shield(self._begin(self._restore(backup, source_name, target_name, overrides, stop)))
+            yield stop
         finally:
             self._stops.discard(stop)
             stop.set()
@@ -251,35 +303,75 @@ class Backups:
         self, backup: Backup, source_name: str, target_name: str, overrides: TableChange, stop: asyncio.Event
     ) -> Table:
         try:
-            with closing(self._folder.open_store(backup.id)) as store:
+            with closing(await asyncio.to_thread(self._folder.open_store, backup.id)) as store:
                 source = table_documents(store).get(source_name)
                 assert source is not None, "the document of the backup names its tables"
                 restored_from = Restoration(
                     source_table_name=source_name, time_ms=backup.create_time_ms, backup_arn=backup.arn
                 )
                 restored = await self._catalog.begin_restore(target_name, source, restored_from, overrides)
-                try:
+                async with self._finishing(restored):
                     await self._copy(store, source, restored, stop)
-                    table = await self._catalog.finish_restore(restored)
-                except BaseException:
-                    await self._abandon(target_name)
-                    raise
         except StoreOpenError as error:
             raise UnavailableError(f"The backup cannot be read: {error}", backup_arn=backup.arn) from error
         finally:
             self._readers[backup.id] -= 1
         _log.info("restored a table backup=%s table=%s as=%s", backup.id, source_name, target_name)
-        return table
+        return restored.definition
+
+    async def _restore_from_log(
+        self, source_name: str, target_name: str, time_ms: int | None, overrides: TableChange, stop: asyncio.Event
+    ) -> Table:
+        """Restores from a copy of the store as it is now, which is made like a backup and then removed."""
+        now_ms = self._clock.now_ms()
+        copy_id = f"{now_ms:014d}-{self._random.getrandbits(32):08x}"
+        try:
+            path = await asyncio.to_thread(self._folder.begin, copy_id)
+            await asyncio.to_thread(self._store.flush)
+            # The checkpoint is made before the first wait, so all this is of one moment.
+            source = self._catalog.open_table(source_name)
+            self._check_recoverable(source, time_ms)
+            definition, stream = source.definition, source.stream
+            as_of_ms = self._catalog.now_ms if time_ms is None else time_ms
+            await self._committer.checkpoint(path)
+            with closing(await asyncio.to_thread(self._folder.open_begun, copy_id)) as store:
+                restored_from = Restoration(source_table_name=source_name, time_ms=as_of_ms)
+                restored = await self._catalog.begin_restore(target_name, definition, restored_from, overrides)
+                async with self._finishing(restored):
+                    await self._copy(store, definition, restored, stop)
+                    if time_ms is not None and stream is not None and stream.view_type.has_old_image:
+                        records = changes_after(store, stream, time_ms)
+                        while batch := take_back(records, restored):
+                            await self._submit(batch, stop)
+        except StoreOpenError as error:
+            raise UnavailableError(f"A copy of the store cannot be read: {error}") from error
+        finally:
+            await asyncio.to_thread(self._folder.remove, copy_id)
+        _log.info("restored a table table=%s time_ms=%d as=%s", source_name, as_of_ms, target_name)
+        return restored.definition
+
+    @asynccontextmanager
+    async def _finishing(self, restored: OpenTable) -> AsyncIterator[None]:
+        """Lets a restored table be seen when it is filled; after an error there is none."""
+        try:
+            yield
+            await self._catalog.finish_restore(restored)
+        except BaseException:
+            await self._abandon(restored.definition.name)
+            raise
 
     async def _copy(self, store: Store, source: Table, target: OpenTable, stop: asyncio.Event) -> None:
         entries = store.scan(Family.ITEMS, table_prefix(source.id), table_prefix(source.id + 1))
         operations = (_restored_item(target, value) for _, value in entries)
         while batch := list(_batch(operations)):
-            for result in await (await self._committer.submit_when_room(batch)):
-                if isinstance(result, HeadraceError):
-                    raise result
-            if stop.is_set():
-                raise UnavailableError("The restore was given up: its caller has left, or the node stops")
+            await self._submit(batch, stop)
+
+    async def _submit(self, batch: Sequence[Operation], stop: asyncio.Event) -> None:
+        for result in await (await self._committer.submit_when_room(batch)):
+            if isinstance(result, HeadraceError):
+                raise result
+        if stop.is_set():
+            raise UnavailableError("The restore was given up: its caller has left, or the node stops")
 
     async def _abandon(self, name: str) -> None:
         try:

@@ -25,6 +25,8 @@ _VALUE: Final = attribute_value_pb2.AttributeValue.DESCRIPTOR.full_name
 # Words of fields that AWS writes in capitals.
 _ABBREVIATIONS: Final = {"sse": "SSE", "kms": "KMS"}
 _TIMESTAMP: Final = "google.protobuf.Timestamp"
+_MICROS_PER_SECOND: Final = 1_000_000
+_NANOS_PER_MICRO: Final = 1_000
 _NANOS_PER_SECOND: Final = 1_000_000_000
 _INTEGER_BOUNDS: Final = {
     FieldDescriptor.TYPE_INT32: (-(2**31), 2**31 - 1),
@@ -151,9 +153,9 @@ def _fill_item(item: Any, content: Any) -> None:
 def _fill_time(timestamp: Any, content: Any) -> None:
     if type(content) not in {int, float} or not 0 <= content < 2**40:
         raise _unexpected(content, "a time in seconds since 1970")
-    seconds, fraction = divmod(content, 1)
-    timestamp.seconds = int(seconds)
-    timestamp.nanos = int(fraction * _NANOS_PER_SECOND)
+    # A float of seconds holds the present to less than a microsecond.
+    timestamp.seconds, micros = divmod(round(content * _MICROS_PER_SECOND), _MICROS_PER_SECOND)
+    timestamp.nanos = micros * _NANOS_PER_MICRO
 
 
 def _parser(field: FieldDescriptor, name: str) -> Callable[[Any], Any]:

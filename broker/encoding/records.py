@@ -26,6 +26,9 @@ _KEYS: Final = b"\x22"
 _NEW_IMAGE: Final = b"\x2a"
 _OLD_IMAGE: Final = b"\x32"
 _SIZE_BYTES: Final = b"\x38"
+# The low bits of a tag, and what they are where a length follows; they are 0 where a number does.
+_WIRE_TYPE: Final = 7
+_LENGTH_DELIMITED: Final = 2
 # By view type: its field, and whether new and old images are recorded.
 _VIEWS: Final = {
     view: (
@@ -117,6 +120,31 @@ def record_key(element: bytes) -> bytes:
     if element[time : time + 1] != _TIME or element[keys : keys + 1] != _KEYS:
         raise CorruptionError("a stored record is not what was written")
     return element[begin : begin + length]
+
+
+def record_old_image(element: bytes) -> bytes | None:
+    """The encoded item that a record holds as it was before; None if it holds none. The rest is not looked at.
+
+    Raises CorruptionError if these are not the bytes of a record.
+    """
+    try:
+        length, at = read_varint(element, len(_ELEMENT))
+        end = at + length
+        while at < end == len(element):
+            # All fields have numbers that take one byte.
+            tag = element[at : at + 1]
+            number, at = read_varint(element, at + 1)
+            if tag[0] & _WIRE_TYPE == _LENGTH_DELIMITED:
+                if tag == _OLD_IMAGE:
+                    return element[at : at + number]
+                at += number
+            elif tag[0] & _WIRE_TYPE:
+                break
+    except IndexError as error:
+        raise CorruptionError("a stored record is not what was written") from error
+    if at != len(element):
+        raise CorruptionError("a stored record is not what was written")
+    return None
 
 
 def _event_name(old: EncodedItem | None, new: EncodedItem | None) -> bytes:

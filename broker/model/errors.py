@@ -136,6 +136,18 @@ class BackupInUseError(HeadraceError):
     reason = "BACKUP_IN_USE"
 
 
+class InvalidRestoreTimeError(HeadraceError):
+    """A time to which a table cannot be restored."""
+
+    reason = "INVALID_RESTORE_TIME"
+
+
+class PointInTimeRecoveryUnavailableError(HeadraceError):
+    """A table for which point-in-time recovery is off."""
+
+    reason = "POINT_IN_TIME_RECOVERY_UNAVAILABLE"
+
+
 class ConditionalCheckFailedError(HeadraceError):
     """The condition of a write does not hold. `item` is the EncodedItem for which it does not, None if there is none.
 

@@ -268,7 +268,9 @@ def maximum(message: table_pb2.OnDemandThroughput) -> SomeThroughput:
     )
 
 
-def restore_overrides(request: backup_service_pb2.RestoreTableFromBackupRequest) -> TableChange:
+def restore_overrides(
+    request: backup_service_pb2.RestoreTableFromBackupRequest | backup_service_pb2.RestoreTableToPointInTimeRequest,
+) -> TableChange:
     """What a restored table is to have otherwise than its source. Raises ValidationError."""
     asked = request.provisioned_throughput_override
     return TableChange(

@@ -42,6 +42,8 @@ _CODES: Final[dict[type[errors.HeadraceError], grpc.StatusCode]] = {
     errors.TableAlreadyExistsError: grpc.StatusCode.FAILED_PRECONDITION,
     errors.BackupNotFoundError: grpc.StatusCode.NOT_FOUND,
     errors.BackupInUseError: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.InvalidRestoreTimeError: grpc.StatusCode.INVALID_ARGUMENT,
+    errors.PointInTimeRecoveryUnavailableError: grpc.StatusCode.FAILED_PRECONDITION,
     errors.ConditionalCheckFailedError: grpc.StatusCode.FAILED_PRECONDITION,
     errors.TransactionCanceledError: grpc.StatusCode.FAILED_PRECONDITION,
     errors.IdempotentParameterMismatchError: grpc.StatusCode.INVALID_ARGUMENT,

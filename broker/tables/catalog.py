@@ -297,6 +297,15 @@ class Catalog:
         self.backfill_wanted.set()
         return table
 
+    async def update_recovery(self, name: str, period_days: int | None) -> Table:
+        """Switches point-in-time recovery on for so many days, or with None off. Raises ResourceNotFoundError."""
+
+        def plan(group: Group) -> Table:
+            opened = self.open_table(name)
+            return self._put_table(group, opened, replace(opened.definition, recovery_period_days=period_days))
+
+        return await self._committer.change(plan)
+
     async def tag_table(self, arn: str, tags: Mapping[str, str]) -> None:
         """Adds tags to a table, or replaces those with the same keys.
 
@@ -433,8 +442,7 @@ class Catalog:
         table_uuid = str(uuid.UUID(int=self._random.getrandbits(128), version=4))
 
         def plan(group: Group) -> OpenTable:
-            if self._is_taken(name):
-                raise TableAlreadyExistsError(f"Table already exists: {name}", table_name=name)
+            self.check_free(name)
             wanted = restored_table(
                 source,
                 name=name,
@@ -471,6 +479,11 @@ class Catalog:
                 self._delete_items(group, table)
 
         await self._committer.change_when_room(plan)
+
+    def check_free(self, name: str) -> None:
+        """Raises TableAlreadyExistsError if no table can be restored under a name."""
+        if self._is_taken(name):
+            raise TableAlreadyExistsError(f"Table already exists: {name}", table_name=name)
 
     def _is_taken(self, table_name: str) -> bool:
         return table_name in self._open or self.restoring.get(table_name) is not None

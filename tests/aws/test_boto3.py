@@ -123,7 +123,7 @@ def test_expiry_tags_limits_and_endpoints(dynamodb: Any, orders: str) -> None:
     (endpoint,) = dynamodb.describe_endpoints()["Endpoints"]
     assert f"http://{endpoint['Address']}" == dynamodb.meta.endpoint_url
     backups = dynamodb.describe_continuous_backups(TableName=orders)["ContinuousBackupsDescription"]
-    assert backups["ContinuousBackupsStatus"] == "DISABLED"
+    assert backups["PointInTimeRecoveryDescription"] == {"PointInTimeRecoveryStatus": "DISABLED"}
 
 
 def test_a_table_is_backed_up_and_restored(dynamodb: Any, orders: str) -> None:

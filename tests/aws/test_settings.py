@@ -384,3 +384,71 @@ def test_a_restored_table_tells_what_it_was_restored_from_and_takes_other_settin
         )
     assert f"{name}-faulty" not in dynamodb.list_tables()["TableNames"]
     dynamodb.delete_backup(BackupArn=made["BackupArn"])
+
+
+def test_point_in_time_recovery_is_switched_on_told_and_used(dynamodb: Any, made_table: Callable[..., str]) -> None:
+    name = made_table(
+        **WITH_INDEX, **ON_DEMAND, StreamSpecification={"StreamEnabled": True, "StreamViewType": "NEW_AND_OLD_IMAGES"}
+    )
+
+    def told() -> dict[str, Any]:
+        description = dynamodb.describe_continuous_backups(TableName=name)["ContinuousBackupsDescription"]
+        assert description["ContinuousBackupsStatus"] == "ENABLED"
+        recovery: dict[str, Any] = description["PointInTimeRecoveryDescription"]
+        return recovery
+
+    assert told() == {"PointInTimeRecoveryStatus": "DISABLED"}
+    with pytest.raises(dynamodb.exceptions.PointInTimeRecoveryUnavailableException):
+        dynamodb.restore_table_to_point_in_time(
+            SourceTableName=name, TargetTableName=f"{name}-copy", UseLatestRestorableTime=True
+        )
+    specification = {"PointInTimeRecoveryEnabled": True, "RecoveryPeriodInDays": 7}
+    dynamodb.put_item(TableName=name, Item={"id": {"S": "a"}, "n": {"N": "1"}})
+    updated = dynamodb.update_continuous_backups(TableName=name, PointInTimeRecoverySpecification=specification)
+    enabled = updated["ContinuousBackupsDescription"]["PointInTimeRecoveryDescription"]
+    assert (enabled["PointInTimeRecoveryStatus"], enabled["RecoveryPeriodInDays"]) == ("ENABLED", 7)
+    created = described(dynamodb, name)["CreationDateTime"]
+    assert enabled["EarliestRestorableDateTime"] == created.replace(microsecond=0) + timedelta(
+        seconds=int(created.microsecond > 0)
+    )
+    # As boto3 sends whole seconds, the first one after what was put.
+    while (latest := told()["LatestRestorableDateTime"]) == enabled["LatestRestorableDateTime"]:
+        pass
+    dynamodb.put_item(TableName=name, Item={"id": {"S": "a"}, "n": {"N": "2"}})
+    restored = dynamodb.restore_table_to_point_in_time(
+        SourceTableName=name, TargetTableName=f"{name}-copy", RestoreDateTime=latest
+    )["TableDescription"]
+    assert restored["RestoreSummary"] == {
+        "SourceTableArn": described(dynamodb, name)["TableArn"],
+        "RestoreDateTime": latest,
+        "RestoreInProgress": False,
+    }
+    assert dynamodb.get_item(TableName=f"{name}-copy", Key={"id": {"S": "a"}})["Item"]["n"] == {"N": "1"}
+    with pytest.raises(dynamodb.exceptions.InvalidRestoreTimeException):
+        dynamodb.restore_table_to_point_in_time(
+            SourceTableName=name,
+            TargetTableName=f"{name}-late",
+            RestoreDateTime=datetime.now(UTC) + timedelta(hours=1),
+        )
+    dynamodb.update_continuous_backups(
+        TableName=name, PointInTimeRecoverySpecification={"PointInTimeRecoveryEnabled": False}
+    )
+    assert told() == {"PointInTimeRecoveryStatus": "DISABLED"}
+
+
+def test_operations_of_backups_have_their_own_error_for_a_table_that_is_not_there(dynamodb: Any) -> None:
+    missing = dynamodb.exceptions.TableNotFoundException
+    with pytest.raises(missing, match="Table not found: nosuch"):
+        dynamodb.create_backup(TableName="nosuch", BackupName="nightly")
+    with pytest.raises(missing):
+        dynamodb.describe_continuous_backups(TableName="nosuch")
+    with pytest.raises(missing):
+        dynamodb.update_continuous_backups(
+            TableName="nosuch", PointInTimeRecoverySpecification={"PointInTimeRecoveryEnabled": True}
+        )
+    for source in (
+        {"SourceTableName": "nosuch"},
+        {"SourceTableArn": f"arn:aws:dynamodb:{REGION}:000000000000:table/nosuch"},
+    ):
+        with pytest.raises(missing):
+            dynamodb.restore_table_to_point_in_time(TargetTableName="copy", UseLatestRestorableTime=True, **source)

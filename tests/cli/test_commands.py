@@ -148,6 +148,23 @@ def test_an_index_may_have_several_key_attributes(headrace: Headrace, orders: st
     assert json.loads(line) == {"id": "a", "n": 1, "stage": "open", "city": "Oslo"}
 
 
+def test_a_table_is_restored_to_a_point_in_time(headrace: Headrace, orders: str) -> None:
+    assert "off" in done(headrace("table", "recovery", orders))
+    done(headrace("item", "put", orders, '{"id": "a", "n": 1, "state": "open"}'))
+    assert "on, for 2 days" in done(headrace("table", "recovery", orders, "--on", "--days", "2"))
+    before = parsed(headrace("table", "recovery", orders, "-o", "json"))["latest_restorable_date_time"]
+    while parsed(headrace("table", "recovery", orders, "-o", "json"))["latest_restorable_date_time"] == before:
+        pass
+    done(headrace("item", "put", orders, '{"id": "a", "n": 1, "state": "paid"}'))
+    assert "from its change log" in done(headrace("table", "restore", orders, "--as", f"{orders}-old", "--at", before))
+    found = done(headrace("item", "get", f"{orders}-old", '{"id": "a", "n": 1}', "-o", "json"))
+    assert json.loads(found)["state"] == "open"
+    done(headrace("table", "restore", orders, "--as", f"{orders}-new"))
+    refused = headrace("table", "restore", orders, "--as", f"{orders}-early", "--at", "-1000h")
+    assert refused.stderr.startswith("Error: INVALID_RESTORE_TIME: ")
+    assert "off" in done(headrace("table", "recovery", orders, "--off"))
+
+
 def test_items_can_be_let_expire(headrace: Headrace, orders: str) -> None:
     done(headrace("table", "expire", orders, "until"))
     again = headrace("table", "expire", orders, "until")
@@ -168,6 +185,9 @@ def test_items_can_be_let_expire(headrace: Headrace, orders: str) -> None:
         ["table", "create", "t-1", "--partition-key", "id:X"],
         ["table", "create", "t-1", "--partition-key", "id", "--stream", "ALL"],
         ["table", "update", "t-1"],
+        ["table", "recovery", "t-1", "--days", "3"],
+        ["table", "restore", "t-1"],
+        ["table", "restore", "t-1", "--as", "t-2", "--at", "YESTERDAY"],
         ["table", "update", "t-1", "--stream", "KEYS_ONLY", "--no-stream"],
         ["item", "put", "t-1", "{"],
         ["item", "put", "t-1", '{"id": {"X": 1}}', "--dynamodb-json"],

@@ -15,23 +15,25 @@ PUBLIC_NAMES = """
     BackupNotFoundError CancellationReason Capacity CapacityMeter ChangeRecord Client ConditionCheck
     ConditionalCheckFailedError ConsumedCapacity ConsumerBatch ConsumerFunction ConsumerGroup
     ConsumerGroupExplanation DeadlineExceededError Delete ExpiredIteratorError Gap Get GlobalIndex GlobalIndexUpdate
-    HeadraceError IdempotentParameterMismatchError IndexDescription Item KeyAttribute KeyType Keys LeaseFencedError
-    LimitExceededError LocalIndex NackReason OnDemandThroughput Operation Page ParkedKey ProjectionType
-    ProvisionedThroughput ProvisionedThroughputExceededError Put ReadUsage RecordBatch ResourceInUseError
-    ResourceNotFoundError RestoreSummary ReturnValues Select Shard ShardCheckpoint ShardExplanation
-    ShardIteratorType Stream StreamDescription StreamSettings TableAlreadyExistsError TableClass TableDescription
-    ThrottlingError ThroughputChanges TimeToLive TransactionCanceledError TrimmedDataAccessError UnavailableError
-    Update ValidationError Version ViewType WarmThroughput WriteResult consumes
+    HeadraceError IdempotentParameterMismatchError IndexDescription InvalidRestoreTimeError Item KeyAttribute
+    KeyType Keys LeaseFencedError LimitExceededError LocalIndex NackReason OnDemandThroughput Operation Page
+    ParkedKey PointInTimeRecovery PointInTimeRecoveryUnavailableError ProjectionType ProvisionedThroughput
+    ProvisionedThroughputExceededError Put ReadUsage RecordBatch ResourceInUseError ResourceNotFoundError
+    RestoreSummary ReturnValues Select Shard ShardCheckpoint ShardExplanation ShardIteratorType Stream
+    StreamDescription StreamSettings TableAlreadyExistsError TableClass TableDescription ThrottlingError
+    ThroughputChanges TimeToLive TransactionCanceledError TrimmedDataAccessError UnavailableError Update
+    ValidationError Version ViewType WarmThroughput WriteResult consumes
 """.split()
 
 CALLS = """
     batch_get_item batch_write_item close consume create_backup create_table delete_backup delete_consumer_group
-    delete_item delete_table describe_backup describe_consumer_group describe_stream describe_table
-    describe_time_to_live discard_parked_key explain_consumer_group get_item get_parked_records get_records
-    get_shard_iterator list_backups list_consumer_groups list_parked_keys list_streams list_tables
-    list_tags_of_resource merge_shards put_item query query_page redrive_parked_keys restore_table_from_backup scan
-    scan_page snapshot split_shard tag_resource tail transact_get_items transact_write_items untag_resource
-    update_item update_stream_settings update_table update_time_to_live wait_for_indexes write_items
+    delete_item delete_table describe_backup describe_consumer_group describe_continuous_backups describe_stream
+    describe_table describe_time_to_live discard_parked_key explain_consumer_group get_item get_parked_records
+    get_records get_shard_iterator list_backups list_consumer_groups list_parked_keys list_streams list_tables
+    list_tags_of_resource merge_shards put_item query query_page redrive_parked_keys restore_table_from_backup
+    restore_table_to_point_in_time scan scan_page snapshot split_shard tag_resource tail transact_get_items
+    transact_write_items untag_resource update_continuous_backups update_item update_stream_settings update_table
+    update_time_to_live wait_for_indexes write_items
 """.split()
 
 

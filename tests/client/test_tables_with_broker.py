@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from datetime import timedelta
 from random import Random
 from typing import Any
 
@@ -280,6 +281,36 @@ async def test_what_a_table_is_told_of_capacity_class_and_encryption_is_describe
             backup.backup_creation_date_time,
         )
         await client.delete_backup(backup.backup_arn)
+
+
+async def test_a_table_is_restored_to_a_point_in_time(connect: Connect, endpoint: str, name: str) -> None:
+    async with connect(endpoint) as client:
+        await client.create_table(name, stream="OLD_IMAGE")
+        assert await client.describe_continuous_backups(name) == headrace.PointInTimeRecovery(
+            enabled=False,
+            recovery_period_in_days=None,
+            earliest_restorable_date_time=None,
+            latest_restorable_date_time=None,
+        )
+        with pytest.raises(headrace.PointInTimeRecoveryUnavailableError):
+            await client.restore_table_to_point_in_time(name, f"{name}-copy")
+        await client.put_item(name, {"id": "a", "n": 1})
+        recovery = await client.update_continuous_backups(name, recovery_period_in_days=3)
+        assert (recovery.enabled, recovery.recovery_period_in_days) == (True, 3)
+        first = recovery.latest_restorable_date_time
+        assert first is not None
+        while (await client.describe_continuous_backups(name)).latest_restorable_date_time == first:
+            pass
+        await client.put_item(name, {"id": "a", "n": 2})
+        copy = await client.restore_table_to_point_in_time(name, f"{name}-copy", at=first)
+        assert copy.restore_summary is not None
+        assert (copy.restore_summary.source_backup_arn, copy.restore_summary.restore_date_time) == (None, first)
+        assert await client.get_item(f"{name}-copy", {"id": "a"}) == {"id": "a", "n": 1}
+        await client.restore_table_to_point_in_time(name, f"{name}-latest")
+        assert await client.get_item(f"{name}-latest", {"id": "a"}) == {"id": "a", "n": 2}
+        with pytest.raises(headrace.InvalidRestoreTimeError):
+            await client.restore_table_to_point_in_time(name, f"{name}-early", at=first - timedelta(days=4))
+        assert not (await client.update_continuous_backups(name, enabled=False)).enabled
 
 
 async def test_a_tables_settings_are_kept(connect: Connect, endpoint: str, name: str) -> None:

@@ -22,7 +22,10 @@ from headrace.v1.backup_service_pb2 import (
     CreateBackupRequest,
     DeleteBackupRequest,
     ListBackupsRequest,
+    PointInTimeRecoverySpecification,
     RestoreTableFromBackupRequest,
+    RestoreTableToPointInTimeRequest,
+    UpdateContinuousBackupsRequest,
 )
 from headrace.v1.table_service_pb2 import DeleteTableRequest, ListTablesRequest
 from tests.broker_process import BrokerProcess
@@ -207,9 +210,48 @@ def test_a_restore_that_a_crash_broke_off_is_gone(crashing: BrokerProcess, table
         assert client.contents(TestTable(name="copy", stream_arn="", key_names=table.key_names)) == whole
 
 
-def code_of(client: Client, request: RestoreTableFromBackupRequest) -> grpc.StatusCode:
+def test_a_restore_to_a_point_in_time_that_a_crash_broke_off_is_gone_with_its_copy_of_the_store(
+    crashing: BrokerProcess, table: TestTable
+) -> None:
+    with Client(crashing.grpc) as client:
+        for first in range(0, 20_000, 1000):
+            client.write_items(batch(table.name, *(put(item(id=f"{first + n}")) for n in range(1000))))
+        specification = PointInTimeRecoverySpecification(point_in_time_recovery_enabled=True)
+        recovery = client.backups.UpdateContinuousBackups(
+            UpdateContinuousBackupsRequest(table_name=table.name, point_in_time_recovery_specification=specification)
+        ).continuous_backups_description.point_in_time_recovery_description
+        whole = client.contents(table)
+        for first in range(0, 10_000, 1000):
+            client.write_items(batch(table.name, *(put(item(id=f"{first + n}", again=1)) for n in range(1000))))
+        request = RestoreTableToPointInTimeRequest(
+            source_table_name=table.name,
+            target_table_name="copy",
+            restore_date_time=recovery.latest_restorable_date_time,
+        )
+        with ThreadPoolExecutor() as threads:
+            # Of two to one name one is refused, and then the other is under way.
+            restores = [threads.submit(code_of, client, request) for _ in range(2)]
+            refused = next(as_completed(restores, JOIN_TIMEOUT_S))
+            crashing.kill()
+        (broken_off,) = set(restores) - {refused}
+        assert refused.result() is grpc.StatusCode.FAILED_PRECONDITION
+        assert broken_off.result() is grpc.StatusCode.UNAVAILABLE
+    crashing.start()
+    with Client(crashing.grpc) as client:
+        assert list(client.tables.ListTables(ListTablesRequest()).table_names) == [table.name]
+        assert list((crashing.data / "backups").iterdir()) == []
+        client.backups.RestoreTableToPointInTime(request)
+        assert client.contents(TestTable(name="copy", stream_arn="", key_names=table.key_names)) == whole
+
+
+def code_of(
+    client: Client, request: RestoreTableFromBackupRequest | RestoreTableToPointInTimeRequest
+) -> grpc.StatusCode:
     try:
-        client.backups.RestoreTableFromBackup(request)
+        if isinstance(request, RestoreTableFromBackupRequest):
+            client.backups.RestoreTableFromBackup(request)
+        else:
+            client.backups.RestoreTableToPointInTime(request)
     except grpc.RpcError as error:
         return error.code()
     return grpc.StatusCode.OK

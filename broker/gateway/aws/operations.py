@@ -5,6 +5,7 @@ Requests and responses are JSON values in the shapes of the Amazon DynamoDB API 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from hashlib import md5
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
@@ -51,6 +52,7 @@ _TOLD_OF_DELETED: Final = (
 _ANY_TABLE: Final = "-"
 _ACTIONS: Final = ("ConditionCheck", "Put", "Delete", "Update")
 
+_INDEX_OVERRIDES: Final = ("GlobalSecondaryIndexOverride", "LocalSecondaryIndexOverride", "VectorIndexOverride")
 # Parameters that would change what an operation does, and do not here.
 _UNSUPPORTED: Final[Mapping[str, tuple[str, ...]]] = {
     "CreateTable": ("ResourcePolicy", "GlobalTableSourceArn", "GlobalTableSettingsReplicationMode", "VectorIndexes"),
@@ -63,11 +65,8 @@ _UNSUPPORTED: Final[Mapping[str, tuple[str, ...]]] = {
         "VectorIndexUpdates",
     ),
     "ListBackups": ("TimeRangeLowerBound", "TimeRangeUpperBound"),
-    "RestoreTableFromBackup": (
-        "GlobalSecondaryIndexOverride",
-        "LocalSecondaryIndexOverride",
-        "VectorIndexOverride",
-    ),
+    "RestoreTableFromBackup": _INDEX_OVERRIDES,
+    "RestoreTableToPointInTime": _INDEX_OVERRIDES,
 }
 
 
@@ -98,7 +97,9 @@ class DynamoDB:
             "UpdateTimeToLive": self._update_time_to_live,
             "DescribeTimeToLive": self._describe_time_to_live,
             "ListTagsOfResource": self._list_tags,
+            "UpdateContinuousBackups": self._update_continuous_backups,
             "DescribeContinuousBackups": self._describe_continuous_backups,
+            "RestoreTableToPointInTime": self._restore_to_point_in_time,
             "DescribeLimits": self._describe_limits,
             "CreateBackup": self._create_backup,
             "DescribeBackup": self._describe_backup,
@@ -237,14 +238,12 @@ class DynamoDB:
         except TableNotFoundError as error:
             raise table_to_describe_not_found(error.name) from error
 
-    async def _table_to_back_up(self, request: Json) -> Json:
-        """The description of a table, which has an error of its own where backups are meant."""
+    async def _on_backed_up(self, name: str, request: Json) -> Json:
+        """Carries out what is asked of the backups of a table, whose error is one of its own."""
         try:
-            described = await self._call("DescribeTable", {"TableName": request["TableName"]})
+            return await self._call(name, request)
         except TableNotFoundError as error:
             raise table_to_back_up_not_found(error.name) from error
-        table: Json = described["Table"]
-        return table
 
     async def _list_tables(self, request: Json) -> Json:
         return {"TableNames": [], **await self._call("ListTables", request)}
@@ -268,11 +267,16 @@ class DynamoDB:
         tags = [{"Value": "", **tag} for tag in response.get("Tags", ())]
         return {**response, "Tags": tags}
 
+    async def _update_continuous_backups(self, request: Json) -> Json:
+        return _recovery(await self._on_backed_up("UpdateContinuousBackups", request))
+
     async def _describe_continuous_backups(self, request: Json) -> Json:
-        await self._table_to_back_up(request)
-        point_in_time = {"PointInTimeRecoveryStatus": "DISABLED"}
-        description = {"ContinuousBackupsStatus": "DISABLED", "PointInTimeRecoveryDescription": point_in_time}
-        return {"ContinuousBackupsDescription": description}
+        return _recovery(await self._on_backed_up("DescribeContinuousBackups", request))
+
+    async def _restore_to_point_in_time(self, request: Json) -> Json:
+        _check_supported("RestoreTableToPointInTime", request)
+        response = await self._on_backed_up("RestoreTableToPointInTime", request)
+        return {"TableDescription": _table(response["TableDescription"])}
 
     async def _describe_limits(self, _: Json) -> Json:
         return {
@@ -312,7 +316,7 @@ class DynamoDB:
     # Backups. Ours are of all tables: a table's backup is named by both, arn:...:table/NAME/backup/ID.
 
     async def _create_backup(self, request: Json) -> Json:
-        table = await self._table_to_back_up(request)
+        table = (await self._on_backed_up("DescribeTable", {"TableName": request["TableName"]}))["Table"]
         response = await self._call("CreateBackup", {"BackupName": request.get("BackupName")})
         return {"BackupDetails": _backup_details(response["BackupDetails"], table["TableName"])}
 
@@ -545,6 +549,16 @@ def _throughput(description: Json) -> Json:
 
 def _units(description: Json) -> Json:
     return {"ReadCapacityUnits": 0, "WriteCapacityUnits": 0, **description.get("ProvisionedThroughput", {})}
+
+
+def _recovery(response: Json) -> Json:
+    """Point-in-time recovery, its times in whole seconds inside of the window: AWS's clients send no others."""
+    recovery = response["ContinuousBackupsDescription"]["PointInTimeRecoveryDescription"]
+    if "EarliestRestorableDateTime" in recovery:
+        earliest = math.ceil(recovery["EarliestRestorableDateTime"])
+        recovery["EarliestRestorableDateTime"] = earliest
+        recovery["LatestRestorableDateTime"] = max(earliest, math.floor(recovery["LatestRestorableDateTime"]))
+    return response
 
 
 def _backup_details(details: Json, table_name: str) -> Json:

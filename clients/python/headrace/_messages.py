@@ -31,6 +31,7 @@ from headrace._models import (
     Operation,
     Page,
     ParkedKey,
+    PointInTimeRecovery,
     ProvisionedThroughput,
     Put,
     ReadUsage,
@@ -691,6 +692,16 @@ def to_backup_details(message: backup_service_pb2.BackupDetails) -> BackupDetail
 def to_backup_description(message: backup_service_pb2.BackupDescription) -> BackupDescription:
     """A backup and what is in it."""
     return BackupDescription(**_backup_fields(message.backup_details), table_names=tuple(message.table_names))
+
+
+def to_recovery(message: backup_service_pb2.ContinuousBackupsDescription) -> PointInTimeRecovery:
+    told = message.point_in_time_recovery_description
+    return PointInTimeRecovery(
+        enabled=told.point_in_time_recovery_status == backup_service_pb2.CONTINUOUS_BACKUPS_STATUS_ENABLED,
+        recovery_period_in_days=told.recovery_period_in_days or None,
+        earliest_restorable_date_time=_to_time(told, "earliest_restorable_date_time"),
+        latest_restorable_date_time=_to_time(told, "latest_restorable_date_time"),
+    )
 
 
 def _backup_fields(message: backup_service_pb2.BackupDetails) -> dict[str, Any]:

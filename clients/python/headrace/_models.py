@@ -217,6 +217,18 @@ class TimeToLive:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PointInTimeRecovery:
+    """To which times a table can be restored from its change log."""
+
+    enabled: bool
+    # As it was asked for; None, as the following, if it is off.
+    recovery_period_in_days: int | None
+    # What can be restored now; both are now, if the table's stream has no old images.
+    earliest_restorable_date_time: datetime | None
+    latest_restorable_date_time: datetime | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class BackupDetails:
     """What a backup is."""
 

@@ -74,6 +74,18 @@ class BackupInUseError(HeadraceError):
     reason = "BACKUP_IN_USE"
 
 
+class InvalidRestoreTimeError(HeadraceError):
+    """A time to which the table cannot be restored; describe_continuous_backups says which it can."""
+
+    reason = "INVALID_RESTORE_TIME"
+
+
+class PointInTimeRecoveryUnavailableError(HeadraceError):
+    """Point-in-time recovery of the table is off."""
+
+    reason = "POINT_IN_TIME_RECOVERY_UNAVAILABLE"
+
+
 class ConditionalCheckFailedError(HeadraceError):
     """The condition of a write does not hold; nothing was written."""
 
@@ -234,6 +246,8 @@ _CLASS_BY_REASON: dict[str, type[HeadraceError]] = {
         TableAlreadyExistsError,
         BackupNotFoundError,
         BackupInUseError,
+        InvalidRestoreTimeError,
+        PointInTimeRecoveryUnavailableError,
         ConditionalCheckFailedError,
         TransactionCanceledError,
         IdempotentParameterMismatchError,

@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 
 from broker.encoding.items import EncodedItem, canonicalize, parse_item
 from broker.encoding.keys import KeyCodec
-from broker.encoding.records import encode_record, encode_time, encode_version, record_key
+from broker.encoding.records import encode_record, encode_time, encode_version, record_key, record_old_image
 from broker.model.clock import Version
 from broker.model.errors import CorruptionError
 from broker.model.tables import KeyAttribute, KeyAttributeType, StreamViewType, Table
+from headrace.v1 import attribute_value_pb2 as pb
 from headrace.v1 import record_pb2
 from headrace.v1.stream_service_pb2 import GetRecordsResponse
 from tests.unit.engine import NOON_MS
@@ -135,6 +136,22 @@ def test_the_key_of_a_record_is_found_by_its_bytes(length: int, view_type: Strea
     whole = canonicalize(item(id="k" * length, text="x" * 1000))
     encoded, parsed = record(whole, None, codec(), view_type, now_ms)
     assert record_key(encoded) == parsed.keys.SerializeToString(deterministic=True)
+
+
+@pytest.mark.parametrize("view_type", StreamViewType)
+@pytest.mark.parametrize("before", [None, item(id="a", text="x" * 1000), item(id="a")])
+def test_the_old_image_of_a_record_is_found_by_its_bytes(before: pb.Item | None, view_type: StreamViewType) -> None:
+    old = None if before is None else canonicalize(before)
+    encoded, _ = record(old, canonicalize(item(id="a", text="y")), codec(), view_type)
+    is_held = old is not None and view_type.has_old_image
+    assert record_old_image(encoded) == (old.encoded if old is not None and is_held else None)
+
+
+def test_bytes_that_are_no_record_have_no_old_image() -> None:
+    encoded, _ = record(None, canonicalize(item(id="a")), codec())
+    for wrong in (b"", b"\x0a", encoded[:10], encoded[:3] + b"\x09" + encoded[3:]):
+        with pytest.raises(CorruptionError):
+            record_old_image(wrong)
 
 
 def test_bytes_that_are_no_record_have_no_key() -> None:

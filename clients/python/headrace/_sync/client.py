@@ -42,6 +42,7 @@ from headrace._messages import (
     to_page,
     to_parked_key,
     to_put_request,
+    to_recovery,
     to_shard,
     to_stream,
     to_stream_description,
@@ -75,6 +76,7 @@ from headrace._models import (
     Operation,
     Page,
     ParkedKey,
+    PointInTimeRecovery,
     Put,
     ReturnValues,
     Select,
@@ -1110,6 +1112,50 @@ class Client:
             backup_arn=backup_arn, source_table_name=source_table, target_table_name=target_table
         )
         response = self._call(self._stubs.backups.RestoreTableFromBackup, request, timeout_s)
+        return to_table_description(response.table_description)
+
+    def update_continuous_backups(
+        self, table: str, *, enabled: bool = True, recovery_period_in_days: int | None = None
+    ) -> PointInTimeRecovery:
+        """Switches point-in-time recovery of a table on, for 1 to 35 days (None: 35), or off.
+
+        Raises: ValidationError, ResourceNotFoundError.
+        """
+        specification = backup_service_pb2.PointInTimeRecoverySpecification(
+            point_in_time_recovery_enabled=enabled, recovery_period_in_days=recovery_period_in_days
+        )
+        request = backup_service_pb2.UpdateContinuousBackupsRequest(
+            table_name=table, point_in_time_recovery_specification=specification
+        )
+        response = self._call(self._stubs.backups.UpdateContinuousBackups, request)
+        return to_recovery(response.continuous_backups_description)
+
+    def describe_continuous_backups(self, table: str) -> PointInTimeRecovery:
+        """Says to which times a table can be restored.
+
+        Raises: ResourceNotFoundError.
+        """
+        request = backup_service_pb2.DescribeContinuousBackupsRequest(table_name=table)
+        response = self._call(self._stubs.backups.DescribeContinuousBackups, request)
+        return to_recovery(response.continuous_backups_description)
+
+    def restore_table_to_point_in_time(
+        self, source_table: str, target_table: str, *, at: datetime | None = None, timeout_s: float = RESTORE_TIMEOUT_S
+    ) -> TableDescription:
+        """Makes a new table as another one was at a time, None: as it is; whole when this returns.
+
+        If this ends with an error, there is no such table. A time without a zone is the local time.
+
+        Raises: ValidationError; ResourceNotFoundError; PointInTimeRecoveryUnavailableError; InvalidRestoreTimeError;
+        TableAlreadyExistsError; LimitExceededError.
+        """
+        request = backup_service_pb2.RestoreTableToPointInTimeRequest(
+            source_table_name=source_table,
+            target_table_name=target_table,
+            use_latest_restorable_time=at is None,
+            restore_date_time=None if at is None else to_timestamp(at),
+        )
+        response = self._call(self._stubs.backups.RestoreTableToPointInTime, request, timeout_s)
         return to_table_description(response.table_description)
 
     # Calls

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar, cast
 
 import click
 
@@ -205,22 +205,43 @@ def table_settings(settings: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+TIME_HELP: Final = "TIME is in ISO 8601, UTC if it names no zone, or so long ago, such as -10m."
+
+
+def parse_time(ctx: click.Context, param: click.Parameter, value: str | None) -> datetime | None:
+    """A click callback: a time in ISO 8601, or so long ago, such as -10m."""
+    if value is None:
+        return None
+    time = _time(value)
+    if time is None:
+        raise click.BadParameter(f"{value!r} is not a time, or so long ago, such as -10m", ctx=ctx, param=param)
+    return time
+
+
+def _time(text: str) -> datetime | None:
+    """The time that a text names; None if it names none."""
+    ago = _DURATION.fullmatch(text.removeprefix("-"))
+    try:
+        if text.startswith("-") and ago is not None:
+            return datetime.now(UTC) - timedelta(seconds=int(ago[1]) * _SECONDS[ago[2]])
+        time = datetime.fromisoformat(text)
+    except (ValueError, OverflowError):
+        return None
+    # As all times that are shown.
+    return time if time.tzinfo is not None else time.replace(tzinfo=UTC)
+
+
 def start_option(*names: str, default: str, help_text: str) -> Callable[[_Command], _Command]:
     """Add --from as the argument `start: str | datetime`: one of some names, a time, or so long ago."""
 
     def parse(ctx: click.Context, param: click.Parameter, value: str) -> str | datetime:
         if value.upper() in names:
             return value.upper()
-        ago = _DURATION.fullmatch(value.removeprefix("-"))
-        try:
-            if value.startswith("-") and ago is not None:
-                return datetime.now(UTC) - timedelta(seconds=int(ago[1]) * _SECONDS[ago[2]])
-            time = datetime.fromisoformat(value)
-        except (ValueError, OverflowError):
+        time = _time(value)
+        if time is None:
             message = f"{value!r} is not one of {', '.join(names)}, a time, or so long ago, such as -10m"
-            raise click.BadParameter(message, ctx=ctx, param=param) from None
-        # As all times that are shown.
-        return time if time.tzinfo is not None else time.replace(tzinfo=UTC)
+            raise click.BadParameter(message, ctx=ctx, param=param)
+        return time
 
     return click.option(
         "--from",
@@ -229,5 +250,5 @@ def start_option(*names: str, default: str, help_text: str) -> Callable[[_Comman
         default=default,
         show_default=True,
         callback=parse,
-        help=f"{help_text} TIME is in ISO 8601, UTC if it names no zone, or so long ago, such as -10m.",
+        help=f"{help_text} {TIME_HELP}",
     )

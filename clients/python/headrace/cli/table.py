@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from headrace.cli.options import (
+    TIME_HELP,
     KeyOption,
     endpoint_option,
     output_option,
     parse_key_attribute,
     parse_key_attributes,
+    parse_time,
     stream_settings_options,
     table_settings,
     table_settings_options,
@@ -21,6 +23,7 @@ from headrace.cli.render import byte_count_text, duration_text, print_fields, pr
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from datetime import datetime
 
     from headrace import IndexDescription, KeyAttribute, RestoreSummary, StreamSettings, TableDescription
     from headrace._models import KeyType, ProjectionType, ViewType
@@ -225,6 +228,58 @@ def delete_index(*, table_name: str, index_name: str, endpoint: str | None, outp
     with Client(endpoint) as client:
         updated = client.update_table(table_name, delete_index=index_name)
     print_description(updated, output)
+
+
+@table.command()
+@click.argument("table_name", metavar="TABLE")
+@click.option("--on", "switch", flag_value="on", help="Let TABLE be restored to a point in time.")
+@click.option("--off", "switch", flag_value="off", help="Let it be restored no longer.")
+@click.option("--days", type=int, help="With --on: how far back a restore may go, 1 to 35.  [default: 35]")
+@endpoint_option
+@output_option
+def recovery(*, table_name: str, switch: str | None, days: int | None, endpoint: str | None, output: str) -> None:
+    """Show to which times TABLE can be restored, or switch that on or off.
+
+    Restores take the change log, so they reach as far back as the stream of TABLE holds records with old images.
+    """
+    if days is not None and switch != "on":
+        raise click.UsageError("--days goes with --on")
+    from headrace import Client
+
+    with Client(endpoint) as client:
+        if switch is None:
+            found = client.describe_continuous_backups(table_name)
+        else:
+            found = client.update_continuous_backups(table_name, enabled=switch == "on", recovery_period_in_days=days)
+    if output == "json":
+        print_json(found)
+        return
+    print_fields(
+        {
+            "table": table_name,
+            "recovery": f"on, for {found.recovery_period_in_days} days" if found.enabled else "off",
+            "earliest": found.earliest_restorable_date_time,
+            "latest": found.latest_restorable_date_time,
+        }
+    )
+
+
+@table.command()
+@click.argument("table_name", metavar="TABLE")
+@click.option("--as", "target", required=True, metavar="NEW", help="The table to make.")
+@click.option("--at", metavar="TIME", callback=parse_time, help=f"The time; left out: now. {TIME_HELP}")
+@endpoint_option
+@output_option
+def restore(*, table_name: str, target: str, at: datetime | None, endpoint: str | None, output: str) -> None:
+    """Make a new table as TABLE was at a time; `headrace table recovery` shows which times there are.
+
+    The table is there, whole, when the command returns. If it is ended before, there is no such table.
+    """
+    from headrace import Client
+
+    with Client(endpoint) as client:
+        restored = client.restore_table_to_point_in_time(table_name, target, at=at)
+    print_description(restored, output)
 
 
 @table.command()

@@ -27,43 +27,63 @@ from headrace.v1 import table_pb2 as headrace_dot_v1_dot_table__pb2
 from headrace.v1 import table_service_pb2 as headrace_dot_v1_dot_table__service__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n headrace/v1/backup_service.proto\x12\x0bheadrace.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17headrace/v1/table.proto\x1a\x1fheadrace/v1/table_service.proto\"\xdd\x01\n\rBackupDetails\x12\x12\n\nbackup_arn\x18\x01 \x01(\t\x12\x13\n\x0b\x62\x61\x63kup_name\x18\x02 \x01(\t\x12\x19\n\x11\x62\x61\x63kup_size_bytes\x18\x03 \x01(\x03\x12\x30\n\rbackup_status\x18\x04 \x01(\x0e\x32\x19.headrace.v1.BackupStatus\x12=\n\x19\x62\x61\x63kup_creation_date_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x17\n\x0fsequence_number\x18\x06 \x01(\t\"\xe9\x01\n\x11\x42\x61\x63kupDescription\x12\x32\n\x0e\x62\x61\x63kup_details\x18\x01 \x01(\x0b\x32\x1a.headrace.v1.BackupDetails\x12\x13\n\x0btable_names\x18\x02 \x03(\t\x12=\n\x14source_table_details\x18\x03 \x01(\x0b\x32\x1f.headrace.v1.SourceTableDetails\x12L\n\x1csource_table_feature_details\x18\x04 \x01(\x0b\x32&.headrace.v1.SourceTableFeatureDetails\"\x9f\x03\n\x12SourceTableDetails\x12\x12\n\ntable_name\x18\x01 \x01(\t\x12\x10\n\x08table_id\x18\x02 \x01(\t\x12\x11\n\ttable_arn\x18\x03 \x01(\t\x12\x18\n\x10table_size_bytes\x18\x04 \x01(\x03\x12\x31\n\nkey_schema\x18\x05 \x03(\x0b\x32\x1d.headrace.v1.KeySchemaElement\x12<\n\x18table_creation_date_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x42\n\x16provisioned_throughput\x18\x07 \x01(\x0b\x32\".headrace.v1.ProvisionedThroughput\x12=\n\x14on_demand_throughput\x18\x08 \x01(\x0b\x32\x1f.headrace.v1.OnDemandThroughput\x12\x12\n\nitem_count\x18\t \x01(\x03\x12.\n\x0c\x62illing_mode\x18\n \x01(\x0e\x32\x18.headrace.v1.BillingMode\"\xdd\x02\n\x19SourceTableFeatureDetails\x12\x41\n\x17local_secondary_indexes\x18\x01 \x03(\x0b\x32 .headrace.v1.LocalSecondaryIndex\x12\x43\n\x18global_secondary_indexes\x18\x02 \x03(\x0b\x32!.headrace.v1.GlobalSecondaryIndex\x12<\n\x12stream_description\x18\x03 \x01(\x0b\x32 .headrace.v1.StreamSpecification\x12\x44\n\x18time_to_live_description\x18\x04 \x01(\x0b\x32\".headrace.v1.TimeToLiveDescription\x12\x34\n\x0fsse_description\x18\x05 \x01(\x0b\x32\x1b.headrace.v1.SseDescription\"*\n\x13\x43reateBackupRequest\x12\x13\n\x0b\x62\x61\x63kup_name\x18\x01 \x01(\t\"J\n\x14\x43reateBackupResponse\x12\x32\n\x0e\x62\x61\x63kup_details\x18\x01 \x01(\x0b\x32\x1a.headrace.v1.BackupDetails\"F\n\x15\x44\x65scribeBackupRequest\x12\x12\n\nbackup_arn\x18\x01 \x01(\t\x12\x19\n\x11source_table_name\x18\x02 \x01(\t\"T\n\x16\x44\x65scribeBackupResponse\x12:\n\x12\x62\x61\x63kup_description\x18\x01 \x01(\x0b\x32\x1e.headrace.v1.BackupDescription\"z\n\x12ListBackupsRequest\x12\'\n\x1a\x65xclusive_start_backup_arn\x18\x01 \x01(\tH\x00\x88\x01\x01\x12\x12\n\x05limit\x18\x02 \x01(\x05H\x01\x88\x01\x01\x42\x1d\n\x1b_exclusive_start_backup_arnB\x08\n\x06_limit\"n\n\x13ListBackupsResponse\x12\x34\n\x10\x62\x61\x63kup_summaries\x18\x01 \x03(\x0b\x32\x1a.headrace.v1.BackupDetails\x12!\n\x19last_evaluated_backup_arn\x18\x02 \x01(\t\"D\n\x13\x44\x65leteBackupRequest\x12\x12\n\nbackup_arn\x18\x01 \x01(\t\x12\x19\n\x11source_table_name\x18\x02 \x01(\t\"R\n\x14\x44\x65leteBackupResponse\x12:\n\x12\x62\x61\x63kup_description\x18\x01 \x01(\x0b\x32\x1e.headrace.v1.BackupDescription\"\xfa\x02\n\x1dRestoreTableFromBackupRequest\x12\x12\n\nbackup_arn\x18\x01 \x01(\t\x12\x19\n\x11source_table_name\x18\x02 \x01(\t\x12\x19\n\x11target_table_name\x18\x03 \x01(\t\x12\x37\n\x15\x62illing_mode_override\x18\x04 \x01(\x0e\x32\x18.headrace.v1.BillingMode\x12K\n\x1fprovisioned_throughput_override\x18\x05 \x01(\x0b\x32\".headrace.v1.ProvisionedThroughput\x12\x46\n\x1don_demand_throughput_override\x18\x06 \x01(\x0b\x32\x1f.headrace.v1.OnDemandThroughput\x12\x41\n\x1asse_specification_override\x18\x07 \x01(\x0b\x32\x1d.headrace.v1.SseSpecification\"Z\n\x1eRestoreTableFromBackupResponse\x12\x38\n\x11table_description\x18\x01 \x01(\x0b\x32\x1d.headrace.v1.TableDescription*\x81\x01\n\x0c\x42\x61\x63kupStatus\x12\x1d\n\x19\x42\x41\x43KUP_STATUS_UNSPECIFIED\x10\x00\x12\x1a\n\x16\x42\x41\x43KUP_STATUS_CREATING\x10\x01\x12\x1b\n\x17\x42\x41\x43KUP_STATUS_AVAILABLE\x10\x02\x12\x19\n\x15\x42\x41\x43KUP_STATUS_DELETED\x10\x03\x32\xd9\x03\n\rBackupService\x12S\n\x0c\x43reateBackup\x12 .headrace.v1.CreateBackupRequest\x1a!.headrace.v1.CreateBackupResponse\x12Y\n\x0e\x44\x65scribeBackup\x12\".headrace.v1.DescribeBackupRequest\x1a#.headrace.v1.DescribeBackupResponse\x12P\n\x0bListBackups\x12\x1f.headrace.v1.ListBackupsRequest\x1a .headrace.v1.ListBackupsResponse\x12S\n\x0c\x44\x65leteBackup\x12 .headrace.v1.DeleteBackupRequest\x1a!.headrace.v1.DeleteBackupResponse\x12q\n\x16RestoreTableFromBackup\x12*.headrace.v1.RestoreTableFromBackupRequest\x1a+.headrace.v1.RestoreTableFromBackupResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n headrace/v1/backup_service.proto\x12\x0bheadrace.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17headrace/v1/table.proto\x1a\x1fheadrace/v1/table_service.proto\"\x92\x02\n\x1ePointInTimeRecoveryDescription\x12K\n\x1dpoint_in_time_recovery_status\x18\x01 \x01(\x0e\x32$.headrace.v1.ContinuousBackupsStatus\x12\x1f\n\x17recovery_period_in_days\x18\x02 \x01(\x05\x12\x41\n\x1d\x65\x61rliest_restorable_date_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12?\n\x1blatest_restorable_date_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xc0\x01\n\x1c\x43ontinuousBackupsDescription\x12G\n\x19\x63ontinuous_backups_status\x18\x01 \x01(\x0e\x32$.headrace.v1.ContinuousBackupsStatus\x12W\n\"point_in_time_recovery_description\x18\x02 \x01(\x0b\x32+.headrace.v1.PointInTimeRecoveryDescription\"\x8c\x01\n PointInTimeRecoverySpecification\x12&\n\x1epoint_in_time_recovery_enabled\x18\x01 \x01(\x08\x12$\n\x17recovery_period_in_days\x18\x02 \x01(\x05H\x00\x88\x01\x01\x42\x1a\n\x18_recovery_period_in_days\"\x91\x01\n\x1eUpdateContinuousBackupsRequest\x12\x12\n\ntable_name\x18\x01 \x01(\t\x12[\n$point_in_time_recovery_specification\x18\x02 \x01(\x0b\x32-.headrace.v1.PointInTimeRecoverySpecification\"t\n\x1fUpdateContinuousBackupsResponse\x12Q\n\x1e\x63ontinuous_backups_description\x18\x01 \x01(\x0b\x32).headrace.v1.ContinuousBackupsDescription\"6\n DescribeContinuousBackupsRequest\x12\x12\n\ntable_name\x18\x01 \x01(\t\"v\n!DescribeContinuousBackupsResponse\x12Q\n\x1e\x63ontinuous_backups_description\x18\x01 \x01(\x0b\x32).headrace.v1.ContinuousBackupsDescription\"\xde\x03\n RestoreTableToPointInTimeRequest\x12\x18\n\x10source_table_arn\x18\x01 \x01(\t\x12\x19\n\x11source_table_name\x18\x02 \x01(\t\x12\x19\n\x11target_table_name\x18\x03 \x01(\t\x12\"\n\x1ause_latest_restorable_time\x18\x04 \x01(\x08\x12\x35\n\x11restore_date_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x37\n\x15\x62illing_mode_override\x18\x06 \x01(\x0e\x32\x18.headrace.v1.BillingMode\x12K\n\x1fprovisioned_throughput_override\x18\x07 \x01(\x0b\x32\".headrace.v1.ProvisionedThroughput\x12\x46\n\x1don_demand_throughput_override\x18\x08 \x01(\x0b\x32\x1f.headrace.v1.OnDemandThroughput\x12\x41\n\x1asse_specification_override\x18\t \x01(\x0b\x32\x1d.headrace.v1.SseSpecification\"]\n!RestoreTableToPointInTimeResponse\x12\x38\n\x11table_description\x18\x01 \x01(\x0b\x32\x1d.headrace.v1.TableDescription\"\xdd\x01\n\rBackupDetails\x12\x12\n\nbackup_arn\x18\x01 \x01(\t\x12\x13\n\x0b\x62\x61\x63kup_name\x18\x02 \x01(\t\x12\x19\n\x11\x62\x61\x63kup_size_bytes\x18\x03 \x01(\x03\x12\x30\n\rbackup_status\x18\x04 \x01(\x0e\x32\x19.headrace.v1.BackupStatus\x12=\n\x19\x62\x61\x63kup_creation_date_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x17\n\x0fsequence_number\x18\x06 \x01(\t\"\xe9\x01\n\x11\x42\x61\x63kupDescription\x12\x32\n\x0e\x62\x61\x63kup_details\x18\x01 \x01(\x0b\x32\x1a.headrace.v1.BackupDetails\x12\x13\n\x0btable_names\x18\x02 \x03(\t\x12=\n\x14source_table_details\x18\x03 \x01(\x0b\x32\x1f.headrace.v1.SourceTableDetails\x12L\n\x1csource_table_feature_details\x18\x04 \x01(\x0b\x32&.headrace.v1.SourceTableFeatureDetails\"\x9f\x03\n\x12SourceTableDetails\x12\x12\n\ntable_name\x18\x01 \x01(\t\x12\x10\n\x08table_id\x18\x02 \x01(\t\x12\x11\n\ttable_arn\x18\x03 \x01(\t\x12\x18\n\x10table_size_bytes\x18\x04 \x01(\x03\x12\x31\n\nkey_schema\x18\x05 \x03(\x0b\x32\x1d.headrace.v1.KeySchemaElement\x12<\n\x18table_creation_date_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x42\n\x16provisioned_throughput\x18\x07 \x01(\x0b\x32\".headrace.v1.ProvisionedThroughput\x12=\n\x14on_demand_throughput\x18\x08 \x01(\x0b\x32\x1f.headrace.v1.OnDemandThroughput\x12\x12\n\nitem_count\x18\t \x01(\x03\x12.\n\x0c\x62illing_mode\x18\n \x01(\x0e\x32\x18.headrace.v1.BillingMode\"\xdd\x02\n\x19SourceTableFeatureDetails\x12\x41\n\x17local_secondary_indexes\x18\x01 \x03(\x0b\x32 .headrace.v1.LocalSecondaryIndex\x12\x43\n\x18global_secondary_indexes\x18\x02 \x03(\x0b\x32!.headrace.v1.GlobalSecondaryIndex\x12<\n\x12stream_description\x18\x03 \x01(\x0b\x32 .headrace.v1.StreamSpecification\x12\x44\n\x18time_to_live_description\x18\x04 \x01(\x0b\x32\".headrace.v1.TimeToLiveDescription\x12\x34\n\x0fsse_description\x18\x05 \x01(\x0b\x32\x1b.headrace.v1.SseDescription\"*\n\x13\x43reateBackupRequest\x12\x13\n\x0b\x62\x61\x63kup_name\x18\x01 \x01(\t\"J\n\x14\x43reateBackupResponse\x12\x32\n\x0e\x62\x61\x63kup_details\x18\x01 \x01(\x0b\x32\x1a.headrace.v1.BackupDetails\"F\n\x15\x44\x65scribeBackupRequest\x12\x12\n\nbackup_arn\x18\x01 \x01(\t\x12\x19\n\x11source_table_name\x18\x02 \x01(\t\"T\n\x16\x44\x65scribeBackupResponse\x12:\n\x12\x62\x61\x63kup_description\x18\x01 \x01(\x0b\x32\x1e.headrace.v1.BackupDescription\"z\n\x12ListBackupsRequest\x12\'\n\x1a\x65xclusive_start_backup_arn\x18\x01 \x01(\tH\x00\x88\x01\x01\x12\x12\n\x05limit\x18\x02 \x01(\x05H\x01\x88\x01\x01\x42\x1d\n\x1b_exclusive_start_backup_arnB\x08\n\x06_limit\"n\n\x13ListBackupsResponse\x12\x34\n\x10\x62\x61\x63kup_summaries\x18\x01 \x03(\x0b\x32\x1a.headrace.v1.BackupDetails\x12!\n\x19last_evaluated_backup_arn\x18\x02 \x01(\t\"D\n\x13\x44\x65leteBackupRequest\x12\x12\n\nbackup_arn\x18\x01 \x01(\t\x12\x19\n\x11source_table_name\x18\x02 \x01(\t\"R\n\x14\x44\x65leteBackupResponse\x12:\n\x12\x62\x61\x63kup_description\x18\x01 \x01(\x0b\x32\x1e.headrace.v1.BackupDescription\"\xfa\x02\n\x1dRestoreTableFromBackupRequest\x12\x12\n\nbackup_arn\x18\x01 \x01(\t\x12\x19\n\x11source_table_name\x18\x02 \x01(\t\x12\x19\n\x11target_table_name\x18\x03 \x01(\t\x12\x37\n\x15\x62illing_mode_override\x18\x04 \x01(\x0e\x32\x18.headrace.v1.BillingMode\x12K\n\x1fprovisioned_throughput_override\x18\x05 \x01(\x0b\x32\".headrace.v1.ProvisionedThroughput\x12\x46\n\x1don_demand_throughput_override\x18\x06 \x01(\x0b\x32\x1f.headrace.v1.OnDemandThroughput\x12\x41\n\x1asse_specification_override\x18\x07 \x01(\x0b\x32\x1d.headrace.v1.SseSpecification\"Z\n\x1eRestoreTableFromBackupResponse\x12\x38\n\x11table_description\x18\x01 \x01(\x0b\x32\x1d.headrace.v1.TableDescription*\x93\x01\n\x17\x43ontinuousBackupsStatus\x12)\n%CONTINUOUS_BACKUPS_STATUS_UNSPECIFIED\x10\x00\x12%\n!CONTINUOUS_BACKUPS_STATUS_ENABLED\x10\x01\x12&\n\"CONTINUOUS_BACKUPS_STATUS_DISABLED\x10\x02*\x81\x01\n\x0c\x42\x61\x63kupStatus\x12\x1d\n\x19\x42\x41\x43KUP_STATUS_UNSPECIFIED\x10\x00\x12\x1a\n\x16\x42\x41\x43KUP_STATUS_CREATING\x10\x01\x12\x1b\n\x17\x42\x41\x43KUP_STATUS_AVAILABLE\x10\x02\x12\x19\n\x15\x42\x41\x43KUP_STATUS_DELETED\x10\x03\x32\xc7\x06\n\rBackupService\x12S\n\x0c\x43reateBackup\x12 .headrace.v1.CreateBackupRequest\x1a!.headrace.v1.CreateBackupResponse\x12Y\n\x0e\x44\x65scribeBackup\x12\".headrace.v1.DescribeBackupRequest\x1a#.headrace.v1.DescribeBackupResponse\x12P\n\x0bListBackups\x12\x1f.headrace.v1.ListBackupsRequest\x1a .headrace.v1.ListBackupsResponse\x12S\n\x0c\x44\x65leteBackup\x12 .headrace.v1.DeleteBackupRequest\x1a!.headrace.v1.DeleteBackupResponse\x12q\n\x16RestoreTableFromBackup\x12*.headrace.v1.RestoreTableFromBackupRequest\x1a+.headrace.v1.RestoreTableFromBackupResponse\x12t\n\x17UpdateContinuousBackups\x12+.headrace.v1.UpdateContinuousBackupsRequest\x1a,.headrace.v1.UpdateContinuousBackupsResponse\x12z\n\x19\x44\x65scribeContinuousBackups\x12-.headrace.v1.DescribeContinuousBackupsRequest\x1a..headrace.v1.DescribeContinuousBackupsResponse\x12z\n\x19RestoreTableToPointInTime\x12-.headrace.v1.RestoreTableToPointInTimeRequest\x1a..headrace.v1.RestoreTableToPointInTimeResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'headrace.v1.backup_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_BACKUPSTATUS']._serialized_start=2512
-  _globals['_BACKUPSTATUS']._serialized_end=2641
-  _globals['_BACKUPDETAILS']._serialized_start=141
-  _globals['_BACKUPDETAILS']._serialized_end=362
-  _globals['_BACKUPDESCRIPTION']._serialized_start=365
-  _globals['_BACKUPDESCRIPTION']._serialized_end=598
-  _globals['_SOURCETABLEDETAILS']._serialized_start=601
-  _globals['_SOURCETABLEDETAILS']._serialized_end=1016
-  _globals['_SOURCETABLEFEATUREDETAILS']._serialized_start=1019
-  _globals['_SOURCETABLEFEATUREDETAILS']._serialized_end=1368
-  _globals['_CREATEBACKUPREQUEST']._serialized_start=1370
-  _globals['_CREATEBACKUPREQUEST']._serialized_end=1412
-  _globals['_CREATEBACKUPRESPONSE']._serialized_start=1414
-  _globals['_CREATEBACKUPRESPONSE']._serialized_end=1488
-  _globals['_DESCRIBEBACKUPREQUEST']._serialized_start=1490
-  _globals['_DESCRIBEBACKUPREQUEST']._serialized_end=1560
-  _globals['_DESCRIBEBACKUPRESPONSE']._serialized_start=1562
-  _globals['_DESCRIBEBACKUPRESPONSE']._serialized_end=1646
-  _globals['_LISTBACKUPSREQUEST']._serialized_start=1648
-  _globals['_LISTBACKUPSREQUEST']._serialized_end=1770
-  _globals['_LISTBACKUPSRESPONSE']._serialized_start=1772
-  _globals['_LISTBACKUPSRESPONSE']._serialized_end=1882
-  _globals['_DELETEBACKUPREQUEST']._serialized_start=1884
-  _globals['_DELETEBACKUPREQUEST']._serialized_end=1952
-  _globals['_DELETEBACKUPRESPONSE']._serialized_start=1954
-  _globals['_DELETEBACKUPRESPONSE']._serialized_end=2036
-  _globals['_RESTORETABLEFROMBACKUPREQUEST']._serialized_start=2039
-  _globals['_RESTORETABLEFROMBACKUPREQUEST']._serialized_end=2417
-  _globals['_RESTORETABLEFROMBACKUPRESPONSE']._serialized_start=2419
-  _globals['_RESTORETABLEFROMBACKUPRESPONSE']._serialized_end=2509
-  _globals['_BACKUPSERVICE']._serialized_start=2644
-  _globals['_BACKUPSERVICE']._serialized_end=3117
+  _globals['_CONTINUOUSBACKUPSSTATUS']._serialized_start=4145
+  _globals['_CONTINUOUSBACKUPSSTATUS']._serialized_end=4292
+  _globals['_BACKUPSTATUS']._serialized_start=4295
+  _globals['_BACKUPSTATUS']._serialized_end=4424
+  _globals['_POINTINTIMERECOVERYDESCRIPTION']._serialized_start=141
+  _globals['_POINTINTIMERECOVERYDESCRIPTION']._serialized_end=415
+  _globals['_CONTINUOUSBACKUPSDESCRIPTION']._serialized_start=418
+  _globals['_CONTINUOUSBACKUPSDESCRIPTION']._serialized_end=610
+  _globals['_POINTINTIMERECOVERYSPECIFICATION']._serialized_start=613
+  _globals['_POINTINTIMERECOVERYSPECIFICATION']._serialized_end=753
+  _globals['_UPDATECONTINUOUSBACKUPSREQUEST']._serialized_start=756
+  _globals['_UPDATECONTINUOUSBACKUPSREQUEST']._serialized_end=901
+  _globals['_UPDATECONTINUOUSBACKUPSRESPONSE']._serialized_start=903
+  _globals['_UPDATECONTINUOUSBACKUPSRESPONSE']._serialized_end=1019
+  _globals['_DESCRIBECONTINUOUSBACKUPSREQUEST']._serialized_start=1021
+  _globals['_DESCRIBECONTINUOUSBACKUPSREQUEST']._serialized_end=1075
+  _globals['_DESCRIBECONTINUOUSBACKUPSRESPONSE']._serialized_start=1077
+  _globals['_DESCRIBECONTINUOUSBACKUPSRESPONSE']._serialized_end=1195
+  _globals['_RESTORETABLETOPOINTINTIMEREQUEST']._serialized_start=1198
+  _globals['_RESTORETABLETOPOINTINTIMEREQUEST']._serialized_end=1676
+  _globals['_RESTORETABLETOPOINTINTIMERESPONSE']._serialized_start=1678
+  _globals['_RESTORETABLETOPOINTINTIMERESPONSE']._serialized_end=1771
+  _globals['_BACKUPDETAILS']._serialized_start=1774
+  _globals['_BACKUPDETAILS']._serialized_end=1995
+  _globals['_BACKUPDESCRIPTION']._serialized_start=1998
+  _globals['_BACKUPDESCRIPTION']._serialized_end=2231
+  _globals['_SOURCETABLEDETAILS']._serialized_start=2234
+  _globals['_SOURCETABLEDETAILS']._serialized_end=2649
+  _globals['_SOURCETABLEFEATUREDETAILS']._serialized_start=2652
+  _globals['_SOURCETABLEFEATUREDETAILS']._serialized_end=3001
+  _globals['_CREATEBACKUPREQUEST']._serialized_start=3003
+  _globals['_CREATEBACKUPREQUEST']._serialized_end=3045
+  _globals['_CREATEBACKUPRESPONSE']._serialized_start=3047
+  _globals['_CREATEBACKUPRESPONSE']._serialized_end=3121
+  _globals['_DESCRIBEBACKUPREQUEST']._serialized_start=3123
+  _globals['_DESCRIBEBACKUPREQUEST']._serialized_end=3193
+  _globals['_DESCRIBEBACKUPRESPONSE']._serialized_start=3195
+  _globals['_DESCRIBEBACKUPRESPONSE']._serialized_end=3279
+  _globals['_LISTBACKUPSREQUEST']._serialized_start=3281
+  _globals['_LISTBACKUPSREQUEST']._serialized_end=3403
+  _globals['_LISTBACKUPSRESPONSE']._serialized_start=3405
+  _globals['_LISTBACKUPSRESPONSE']._serialized_end=3515
+  _globals['_DELETEBACKUPREQUEST']._serialized_start=3517
+  _globals['_DELETEBACKUPREQUEST']._serialized_end=3585
+  _globals['_DELETEBACKUPRESPONSE']._serialized_start=3587
+  _globals['_DELETEBACKUPRESPONSE']._serialized_end=3669
+  _globals['_RESTORETABLEFROMBACKUPREQUEST']._serialized_start=3672
+  _globals['_RESTORETABLEFROMBACKUPREQUEST']._serialized_end=4050
+  _globals['_RESTORETABLEFROMBACKUPRESPONSE']._serialized_start=4052
+  _globals['_RESTORETABLEFROMBACKUPRESPONSE']._serialized_end=4142
+  _globals['_BACKUPSERVICE']._serialized_start=4427
+  _globals['_BACKUPSERVICE']._serialized_end=5266
 # @@protoc_insertion_point(module_scope)

@@ -22,6 +22,30 @@ else:
 
 DESCRIPTOR: google.protobuf.descriptor.FileDescriptor
 
+class _ContinuousBackupsStatus:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: typing_extensions.TypeAlias = ValueType
+
+class _ContinuousBackupsStatusEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_ContinuousBackupsStatus.ValueType], builtins.type):
+    DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+    CONTINUOUS_BACKUPS_STATUS_UNSPECIFIED: _ContinuousBackupsStatus.ValueType  # 0
+    """Not set."""
+    CONTINUOUS_BACKUPS_STATUS_ENABLED: _ContinuousBackupsStatus.ValueType  # 1
+    """On. Of continuous backups always, as in DynamoDB; what counts is point-in-time recovery."""
+    CONTINUOUS_BACKUPS_STATUS_DISABLED: _ContinuousBackupsStatus.ValueType  # 2
+    """Off."""
+
+class ContinuousBackupsStatus(_ContinuousBackupsStatus, metaclass=_ContinuousBackupsStatusEnumTypeWrapper):
+    """Whether something that is kept up continuously is on."""
+
+CONTINUOUS_BACKUPS_STATUS_UNSPECIFIED: ContinuousBackupsStatus.ValueType  # 0
+"""Not set."""
+CONTINUOUS_BACKUPS_STATUS_ENABLED: ContinuousBackupsStatus.ValueType  # 1
+"""On. Of continuous backups always, as in DynamoDB; what counts is point-in-time recovery."""
+CONTINUOUS_BACKUPS_STATUS_DISABLED: ContinuousBackupsStatus.ValueType  # 2
+"""Off."""
+global___ContinuousBackupsStatus = ContinuousBackupsStatus
+
 class _BackupStatus:
     ValueType = typing.NewType("ValueType", builtins.int)
     V: typing_extensions.TypeAlias = ValueType
@@ -49,6 +73,257 @@ BACKUP_STATUS_AVAILABLE: BackupStatus.ValueType  # 2
 BACKUP_STATUS_DELETED: BackupStatus.ValueType  # 3
 """It is gone; only in the response of DeleteBackup."""
 global___BackupStatus = BackupStatus
+
+@typing.final
+class PointInTimeRecoveryDescription(google.protobuf.message.Message):
+    """Whether a table can be restored to a point in time, and to which."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    POINT_IN_TIME_RECOVERY_STATUS_FIELD_NUMBER: builtins.int
+    RECOVERY_PERIOD_IN_DAYS_FIELD_NUMBER: builtins.int
+    EARLIEST_RESTORABLE_DATE_TIME_FIELD_NUMBER: builtins.int
+    LATEST_RESTORABLE_DATE_TIME_FIELD_NUMBER: builtins.int
+    point_in_time_recovery_status: global___ContinuousBackupsStatus.ValueType
+    """DISABLED for a new table."""
+    recovery_period_in_days: builtins.int
+    """As it was asked for; 0 if it is off."""
+    @property
+    def earliest_restorable_date_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
+        """The earliest time that can be restored now: the latest of the times when the stream was enabled, of the newest record that
+        was trimmed from it, and of the begin of the period. Now, if no stream is enabled or it records no old images. Absent if off.
+        """
+
+    @property
+    def latest_restorable_date_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
+        """Now. Absent if off."""
+
+    def __init__(
+        self,
+        *,
+        point_in_time_recovery_status: global___ContinuousBackupsStatus.ValueType = ...,
+        recovery_period_in_days: builtins.int = ...,
+        earliest_restorable_date_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+        latest_restorable_date_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["earliest_restorable_date_time", b"earliest_restorable_date_time", "latest_restorable_date_time", b"latest_restorable_date_time"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["earliest_restorable_date_time", b"earliest_restorable_date_time", "latest_restorable_date_time", b"latest_restorable_date_time", "point_in_time_recovery_status", b"point_in_time_recovery_status", "recovery_period_in_days", b"recovery_period_in_days"]) -> None: ...
+
+global___PointInTimeRecoveryDescription = PointInTimeRecoveryDescription
+
+@typing.final
+class ContinuousBackupsDescription(google.protobuf.message.Message):
+    """What a table can be restored from besides backups."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    CONTINUOUS_BACKUPS_STATUS_FIELD_NUMBER: builtins.int
+    POINT_IN_TIME_RECOVERY_DESCRIPTION_FIELD_NUMBER: builtins.int
+    continuous_backups_status: global___ContinuousBackupsStatus.ValueType
+    """ENABLED."""
+    @property
+    def point_in_time_recovery_description(self) -> global___PointInTimeRecoveryDescription:
+        """Always present."""
+
+    def __init__(
+        self,
+        *,
+        continuous_backups_status: global___ContinuousBackupsStatus.ValueType = ...,
+        point_in_time_recovery_description: global___PointInTimeRecoveryDescription | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["point_in_time_recovery_description", b"point_in_time_recovery_description"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["continuous_backups_status", b"continuous_backups_status", "point_in_time_recovery_description", b"point_in_time_recovery_description"]) -> None: ...
+
+global___ContinuousBackupsDescription = ContinuousBackupsDescription
+
+@typing.final
+class PointInTimeRecoverySpecification(google.protobuf.message.Message):
+    """Whether a table shall be restorable to a point in time."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    POINT_IN_TIME_RECOVERY_ENABLED_FIELD_NUMBER: builtins.int
+    RECOVERY_PERIOD_IN_DAYS_FIELD_NUMBER: builtins.int
+    point_in_time_recovery_enabled: builtins.bool
+    """True switches it on, false off."""
+    recovery_period_in_days: builtins.int
+    """1 to 35; 35 if absent. How far back a restore may go, if the stream reaches so far. Refused when it is switched off."""
+    def __init__(
+        self,
+        *,
+        point_in_time_recovery_enabled: builtins.bool = ...,
+        recovery_period_in_days: builtins.int | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["_recovery_period_in_days", b"_recovery_period_in_days", "recovery_period_in_days", b"recovery_period_in_days"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_recovery_period_in_days", b"_recovery_period_in_days", "point_in_time_recovery_enabled", b"point_in_time_recovery_enabled", "recovery_period_in_days", b"recovery_period_in_days"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["_recovery_period_in_days", b"_recovery_period_in_days"]) -> typing.Literal["recovery_period_in_days"] | None: ...
+
+global___PointInTimeRecoverySpecification = PointInTimeRecoverySpecification
+
+@typing.final
+class UpdateContinuousBackupsRequest(google.protobuf.message.Message):
+    """Request of UpdateContinuousBackups."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    TABLE_NAME_FIELD_NUMBER: builtins.int
+    POINT_IN_TIME_RECOVERY_SPECIFICATION_FIELD_NUMBER: builtins.int
+    table_name: builtins.str
+    """The table's name."""
+    @property
+    def point_in_time_recovery_specification(self) -> global___PointInTimeRecoverySpecification:
+        """What shall hold. Required."""
+
+    def __init__(
+        self,
+        *,
+        table_name: builtins.str = ...,
+        point_in_time_recovery_specification: global___PointInTimeRecoverySpecification | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["point_in_time_recovery_specification", b"point_in_time_recovery_specification"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["point_in_time_recovery_specification", b"point_in_time_recovery_specification", "table_name", b"table_name"]) -> None: ...
+
+global___UpdateContinuousBackupsRequest = UpdateContinuousBackupsRequest
+
+@typing.final
+class UpdateContinuousBackupsResponse(google.protobuf.message.Message):
+    """Response of UpdateContinuousBackups."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    CONTINUOUS_BACKUPS_DESCRIPTION_FIELD_NUMBER: builtins.int
+    @property
+    def continuous_backups_description(self) -> global___ContinuousBackupsDescription:
+        """What holds."""
+
+    def __init__(
+        self,
+        *,
+        continuous_backups_description: global___ContinuousBackupsDescription | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["continuous_backups_description", b"continuous_backups_description"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["continuous_backups_description", b"continuous_backups_description"]) -> None: ...
+
+global___UpdateContinuousBackupsResponse = UpdateContinuousBackupsResponse
+
+@typing.final
+class DescribeContinuousBackupsRequest(google.protobuf.message.Message):
+    """Request of DescribeContinuousBackups."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    TABLE_NAME_FIELD_NUMBER: builtins.int
+    table_name: builtins.str
+    """The table's name."""
+    def __init__(
+        self,
+        *,
+        table_name: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["table_name", b"table_name"]) -> None: ...
+
+global___DescribeContinuousBackupsRequest = DescribeContinuousBackupsRequest
+
+@typing.final
+class DescribeContinuousBackupsResponse(google.protobuf.message.Message):
+    """Response of DescribeContinuousBackups."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    CONTINUOUS_BACKUPS_DESCRIPTION_FIELD_NUMBER: builtins.int
+    @property
+    def continuous_backups_description(self) -> global___ContinuousBackupsDescription:
+        """What holds."""
+
+    def __init__(
+        self,
+        *,
+        continuous_backups_description: global___ContinuousBackupsDescription | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["continuous_backups_description", b"continuous_backups_description"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["continuous_backups_description", b"continuous_backups_description"]) -> None: ...
+
+global___DescribeContinuousBackupsResponse = DescribeContinuousBackupsResponse
+
+@typing.final
+class RestoreTableToPointInTimeRequest(google.protobuf.message.Message):
+    """Request of RestoreTableToPointInTime."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    SOURCE_TABLE_ARN_FIELD_NUMBER: builtins.int
+    SOURCE_TABLE_NAME_FIELD_NUMBER: builtins.int
+    TARGET_TABLE_NAME_FIELD_NUMBER: builtins.int
+    USE_LATEST_RESTORABLE_TIME_FIELD_NUMBER: builtins.int
+    RESTORE_DATE_TIME_FIELD_NUMBER: builtins.int
+    BILLING_MODE_OVERRIDE_FIELD_NUMBER: builtins.int
+    PROVISIONED_THROUGHPUT_OVERRIDE_FIELD_NUMBER: builtins.int
+    ON_DEMAND_THROUGHPUT_OVERRIDE_FIELD_NUMBER: builtins.int
+    SSE_SPECIFICATION_OVERRIDE_FIELD_NUMBER: builtins.int
+    source_table_arn: builtins.str
+    """The ARN of the table; either this or source_table_name is required."""
+    source_table_name: builtins.str
+    """The table's name."""
+    target_table_name: builtins.str
+    """The table to make: 3 to 255 characters of a-z, A-Z, 0-9, '_', '-' and '.'."""
+    use_latest_restorable_time: builtins.bool
+    """True restores the table as it is now; either this or restore_date_time is required."""
+    billing_mode_override: headrace.v1.table_pb2.BillingMode.ValueType
+    """This and the following as in RestoreTableFromBackupRequest."""
+    @property
+    def restore_date_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
+        """The time; all changes up to and including its millisecond are in the table."""
+
+    @property
+    def provisioned_throughput_override(self) -> headrace.v1.table_pb2.ProvisionedThroughput:
+        """What shall be provisioned for it."""
+
+    @property
+    def on_demand_throughput_override(self) -> headrace.v1.table_pb2.OnDemandThroughput:
+        """Its maximum on demand."""
+
+    @property
+    def sse_specification_override(self) -> headrace.v1.table_pb2.SseSpecification:
+        """Its encryption, which is only remembered."""
+
+    def __init__(
+        self,
+        *,
+        source_table_arn: builtins.str = ...,
+        source_table_name: builtins.str = ...,
+        target_table_name: builtins.str = ...,
+        use_latest_restorable_time: builtins.bool = ...,
+        restore_date_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+        billing_mode_override: headrace.v1.table_pb2.BillingMode.ValueType = ...,
+        provisioned_throughput_override: headrace.v1.table_pb2.ProvisionedThroughput | None = ...,
+        on_demand_throughput_override: headrace.v1.table_pb2.OnDemandThroughput | None = ...,
+        sse_specification_override: headrace.v1.table_pb2.SseSpecification | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["on_demand_throughput_override", b"on_demand_throughput_override", "provisioned_throughput_override", b"provisioned_throughput_override", "restore_date_time", b"restore_date_time", "sse_specification_override", b"sse_specification_override"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["billing_mode_override", b"billing_mode_override", "on_demand_throughput_override", b"on_demand_throughput_override", "provisioned_throughput_override", b"provisioned_throughput_override", "restore_date_time", b"restore_date_time", "source_table_arn", b"source_table_arn", "source_table_name", b"source_table_name", "sse_specification_override", b"sse_specification_override", "target_table_name", b"target_table_name", "use_latest_restorable_time", b"use_latest_restorable_time"]) -> None: ...
+
+global___RestoreTableToPointInTimeRequest = RestoreTableToPointInTimeRequest
+
+@typing.final
+class RestoreTableToPointInTimeResponse(google.protobuf.message.Message):
+    """Response of RestoreTableToPointInTime."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    TABLE_DESCRIPTION_FIELD_NUMBER: builtins.int
+    @property
+    def table_description(self) -> headrace.v1.table_pb2.TableDescription:
+        """The table made."""
+
+    def __init__(
+        self,
+        *,
+        table_description: headrace.v1.table_pb2.TableDescription | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["table_description", b"table_description"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["table_description", b"table_description"]) -> None: ...
+
+global___RestoreTableToPointInTimeResponse = RestoreTableToPointInTimeResponse
 
 @typing.final
 class BackupDetails(google.protobuf.message.Message):

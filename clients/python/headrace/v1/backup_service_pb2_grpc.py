@@ -61,6 +61,21 @@ class BackupServiceStub(object):
                 request_serializer=headrace_dot_v1_dot_backup__service__pb2.RestoreTableFromBackupRequest.SerializeToString,
                 response_deserializer=headrace_dot_v1_dot_backup__service__pb2.RestoreTableFromBackupResponse.FromString,
                 _registered_method=True)
+        self.UpdateContinuousBackups = channel.unary_unary(
+                '/headrace.v1.BackupService/UpdateContinuousBackups',
+                request_serializer=headrace_dot_v1_dot_backup__service__pb2.UpdateContinuousBackupsRequest.SerializeToString,
+                response_deserializer=headrace_dot_v1_dot_backup__service__pb2.UpdateContinuousBackupsResponse.FromString,
+                _registered_method=True)
+        self.DescribeContinuousBackups = channel.unary_unary(
+                '/headrace.v1.BackupService/DescribeContinuousBackups',
+                request_serializer=headrace_dot_v1_dot_backup__service__pb2.DescribeContinuousBackupsRequest.SerializeToString,
+                response_deserializer=headrace_dot_v1_dot_backup__service__pb2.DescribeContinuousBackupsResponse.FromString,
+                _registered_method=True)
+        self.RestoreTableToPointInTime = channel.unary_unary(
+                '/headrace.v1.BackupService/RestoreTableToPointInTime',
+                request_serializer=headrace_dot_v1_dot_backup__service__pb2.RestoreTableToPointInTimeRequest.SerializeToString,
+                response_deserializer=headrace_dot_v1_dot_backup__service__pb2.RestoreTableToPointInTimeResponse.FromString,
+                _registered_method=True)
 
 
 class BackupServiceServicer(object):
@@ -105,7 +120,35 @@ class BackupServiceServicer(object):
         when the call returns, which takes as long as writing its items does; if the caller leaves before that, or the node stops,
         there will be no such table.
         Errors: VALIDATION (also if the backup has no such table, or an override does not fit it); BACKUP_NOT_FOUND; BACKUP_IN_USE while it is being made;
-        TABLE_ALREADY_EXISTS if the name is taken.
+        TABLE_ALREADY_EXISTS if the name is taken; LIMIT_EXCEEDED with 8 restores under way.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UpdateContinuousBackups(self, request, context):
+        """Switches point-in-time recovery of a table on or off. It costs nothing: a table is restored from its change log, so how far
+        back that reaches is a matter of its stream, which must record old images, and of the retention of that.
+        Errors: VALIDATION, RESOURCE_NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DescribeContinuousBackups(self, request, context):
+        """Says whether a table can be restored to a point in time, and to which. Errors: VALIDATION, RESOURCE_NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RestoreTableToPointInTime(self, request, context):
+        """Makes a new table as a table was at a time: with the items of that time, and with the key, indexes, capacity, class and
+        encryption that it has now. As in DynamoDB its stream, expiry, tags, protection and point-in-time recovery are not restored.
+        The table is there, whole and ACTIVE, when the call returns, which takes as long as writing the items of the table and those
+        that have changed since does; if the caller leaves before that, or the node stops, there will be no such table.
+        Errors: VALIDATION; RESOURCE_NOT_FOUND; POINT_IN_TIME_RECOVERY_UNAVAILABLE if it is off; INVALID_RESTORE_TIME for a time
+        that DescribeContinuousBackups does not offer; TABLE_ALREADY_EXISTS; LIMIT_EXCEEDED with 8 restores under way.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -138,6 +181,21 @@ def add_BackupServiceServicer_to_server(servicer, server):
                     servicer.RestoreTableFromBackup,
                     request_deserializer=headrace_dot_v1_dot_backup__service__pb2.RestoreTableFromBackupRequest.FromString,
                     response_serializer=headrace_dot_v1_dot_backup__service__pb2.RestoreTableFromBackupResponse.SerializeToString,
+            ),
+            'UpdateContinuousBackups': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateContinuousBackups,
+                    request_deserializer=headrace_dot_v1_dot_backup__service__pb2.UpdateContinuousBackupsRequest.FromString,
+                    response_serializer=headrace_dot_v1_dot_backup__service__pb2.UpdateContinuousBackupsResponse.SerializeToString,
+            ),
+            'DescribeContinuousBackups': grpc.unary_unary_rpc_method_handler(
+                    servicer.DescribeContinuousBackups,
+                    request_deserializer=headrace_dot_v1_dot_backup__service__pb2.DescribeContinuousBackupsRequest.FromString,
+                    response_serializer=headrace_dot_v1_dot_backup__service__pb2.DescribeContinuousBackupsResponse.SerializeToString,
+            ),
+            'RestoreTableToPointInTime': grpc.unary_unary_rpc_method_handler(
+                    servicer.RestoreTableToPointInTime,
+                    request_deserializer=headrace_dot_v1_dot_backup__service__pb2.RestoreTableToPointInTimeRequest.FromString,
+                    response_serializer=headrace_dot_v1_dot_backup__service__pb2.RestoreTableToPointInTimeResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -277,6 +335,87 @@ class BackupService(object):
             '/headrace.v1.BackupService/RestoreTableFromBackup',
             headrace_dot_v1_dot_backup__service__pb2.RestoreTableFromBackupRequest.SerializeToString,
             headrace_dot_v1_dot_backup__service__pb2.RestoreTableFromBackupResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateContinuousBackups(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/headrace.v1.BackupService/UpdateContinuousBackups',
+            headrace_dot_v1_dot_backup__service__pb2.UpdateContinuousBackupsRequest.SerializeToString,
+            headrace_dot_v1_dot_backup__service__pb2.UpdateContinuousBackupsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DescribeContinuousBackups(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/headrace.v1.BackupService/DescribeContinuousBackups',
+            headrace_dot_v1_dot_backup__service__pb2.DescribeContinuousBackupsRequest.SerializeToString,
+            headrace_dot_v1_dot_backup__service__pb2.DescribeContinuousBackupsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RestoreTableToPointInTime(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/headrace.v1.BackupService/RestoreTableToPointInTime',
+            headrace_dot_v1_dot_backup__service__pb2.RestoreTableToPointInTimeRequest.SerializeToString,
+            headrace_dot_v1_dot_backup__service__pb2.RestoreTableToPointInTimeResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -61,7 +61,34 @@ class BackupServiceStub:
     when the call returns, which takes as long as writing its items does; if the caller leaves before that, or the node stops,
     there will be no such table.
     Errors: VALIDATION (also if the backup has no such table, or an override does not fit it); BACKUP_NOT_FOUND; BACKUP_IN_USE while it is being made;
-    TABLE_ALREADY_EXISTS if the name is taken.
+    TABLE_ALREADY_EXISTS if the name is taken; LIMIT_EXCEEDED with 8 restores under way.
+    """
+
+    UpdateContinuousBackups: grpc.UnaryUnaryMultiCallable[
+        headrace.v1.backup_service_pb2.UpdateContinuousBackupsRequest,
+        headrace.v1.backup_service_pb2.UpdateContinuousBackupsResponse,
+    ]
+    """Switches point-in-time recovery of a table on or off. It costs nothing: a table is restored from its change log, so how far
+    back that reaches is a matter of its stream, which must record old images, and of the retention of that.
+    Errors: VALIDATION, RESOURCE_NOT_FOUND.
+    """
+
+    DescribeContinuousBackups: grpc.UnaryUnaryMultiCallable[
+        headrace.v1.backup_service_pb2.DescribeContinuousBackupsRequest,
+        headrace.v1.backup_service_pb2.DescribeContinuousBackupsResponse,
+    ]
+    """Says whether a table can be restored to a point in time, and to which. Errors: VALIDATION, RESOURCE_NOT_FOUND."""
+
+    RestoreTableToPointInTime: grpc.UnaryUnaryMultiCallable[
+        headrace.v1.backup_service_pb2.RestoreTableToPointInTimeRequest,
+        headrace.v1.backup_service_pb2.RestoreTableToPointInTimeResponse,
+    ]
+    """Makes a new table as a table was at a time: with the items of that time, and with the key, indexes, capacity, class and
+    encryption that it has now. As in DynamoDB its stream, expiry, tags, protection and point-in-time recovery are not restored.
+    The table is there, whole and ACTIVE, when the call returns, which takes as long as writing the items of the table and those
+    that have changed since does; if the caller leaves before that, or the node stops, there will be no such table.
+    Errors: VALIDATION; RESOURCE_NOT_FOUND; POINT_IN_TIME_RECOVERY_UNAVAILABLE if it is off; INVALID_RESTORE_TIME for a time
+    that DescribeContinuousBackups does not offer; TABLE_ALREADY_EXISTS; LIMIT_EXCEEDED with 8 restores under way.
     """
 
 class BackupServiceAsyncStub:
@@ -107,7 +134,34 @@ class BackupServiceAsyncStub:
     when the call returns, which takes as long as writing its items does; if the caller leaves before that, or the node stops,
     there will be no such table.
     Errors: VALIDATION (also if the backup has no such table, or an override does not fit it); BACKUP_NOT_FOUND; BACKUP_IN_USE while it is being made;
-    TABLE_ALREADY_EXISTS if the name is taken.
+    TABLE_ALREADY_EXISTS if the name is taken; LIMIT_EXCEEDED with 8 restores under way.
+    """
+
+    UpdateContinuousBackups: grpc.aio.UnaryUnaryMultiCallable[
+        headrace.v1.backup_service_pb2.UpdateContinuousBackupsRequest,
+        headrace.v1.backup_service_pb2.UpdateContinuousBackupsResponse,
+    ]
+    """Switches point-in-time recovery of a table on or off. It costs nothing: a table is restored from its change log, so how far
+    back that reaches is a matter of its stream, which must record old images, and of the retention of that.
+    Errors: VALIDATION, RESOURCE_NOT_FOUND.
+    """
+
+    DescribeContinuousBackups: grpc.aio.UnaryUnaryMultiCallable[
+        headrace.v1.backup_service_pb2.DescribeContinuousBackupsRequest,
+        headrace.v1.backup_service_pb2.DescribeContinuousBackupsResponse,
+    ]
+    """Says whether a table can be restored to a point in time, and to which. Errors: VALIDATION, RESOURCE_NOT_FOUND."""
+
+    RestoreTableToPointInTime: grpc.aio.UnaryUnaryMultiCallable[
+        headrace.v1.backup_service_pb2.RestoreTableToPointInTimeRequest,
+        headrace.v1.backup_service_pb2.RestoreTableToPointInTimeResponse,
+    ]
+    """Makes a new table as a table was at a time: with the items of that time, and with the key, indexes, capacity, class and
+    encryption that it has now. As in DynamoDB its stream, expiry, tags, protection and point-in-time recovery are not restored.
+    The table is there, whole and ACTIVE, when the call returns, which takes as long as writing the items of the table and those
+    that have changed since does; if the caller leaves before that, or the node stops, there will be no such table.
+    Errors: VALIDATION; RESOURCE_NOT_FOUND; POINT_IN_TIME_RECOVERY_UNAVAILABLE if it is off; INVALID_RESTORE_TIME for a time
+    that DescribeContinuousBackups does not offer; TABLE_ALREADY_EXISTS; LIMIT_EXCEEDED with 8 restores under way.
     """
 
 class BackupServiceServicer(metaclass=abc.ABCMeta):
@@ -163,7 +217,40 @@ class BackupServiceServicer(metaclass=abc.ABCMeta):
         when the call returns, which takes as long as writing its items does; if the caller leaves before that, or the node stops,
         there will be no such table.
         Errors: VALIDATION (also if the backup has no such table, or an override does not fit it); BACKUP_NOT_FOUND; BACKUP_IN_USE while it is being made;
-        TABLE_ALREADY_EXISTS if the name is taken.
+        TABLE_ALREADY_EXISTS if the name is taken; LIMIT_EXCEEDED with 8 restores under way.
+        """
+
+    @abc.abstractmethod
+    def UpdateContinuousBackups(
+        self,
+        request: headrace.v1.backup_service_pb2.UpdateContinuousBackupsRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[headrace.v1.backup_service_pb2.UpdateContinuousBackupsResponse, collections.abc.Awaitable[headrace.v1.backup_service_pb2.UpdateContinuousBackupsResponse]]:
+        """Switches point-in-time recovery of a table on or off. It costs nothing: a table is restored from its change log, so how far
+        back that reaches is a matter of its stream, which must record old images, and of the retention of that.
+        Errors: VALIDATION, RESOURCE_NOT_FOUND.
+        """
+
+    @abc.abstractmethod
+    def DescribeContinuousBackups(
+        self,
+        request: headrace.v1.backup_service_pb2.DescribeContinuousBackupsRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[headrace.v1.backup_service_pb2.DescribeContinuousBackupsResponse, collections.abc.Awaitable[headrace.v1.backup_service_pb2.DescribeContinuousBackupsResponse]]:
+        """Says whether a table can be restored to a point in time, and to which. Errors: VALIDATION, RESOURCE_NOT_FOUND."""
+
+    @abc.abstractmethod
+    def RestoreTableToPointInTime(
+        self,
+        request: headrace.v1.backup_service_pb2.RestoreTableToPointInTimeRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[headrace.v1.backup_service_pb2.RestoreTableToPointInTimeResponse, collections.abc.Awaitable[headrace.v1.backup_service_pb2.RestoreTableToPointInTimeResponse]]:
+        """Makes a new table as a table was at a time: with the items of that time, and with the key, indexes, capacity, class and
+        encryption that it has now. As in DynamoDB its stream, expiry, tags, protection and point-in-time recovery are not restored.
+        The table is there, whole and ACTIVE, when the call returns, which takes as long as writing the items of the table and those
+        that have changed since does; if the caller leaves before that, or the node stops, there will be no such table.
+        Errors: VALIDATION; RESOURCE_NOT_FOUND; POINT_IN_TIME_RECOVERY_UNAVAILABLE if it is off; INVALID_RESTORE_TIME for a time
+        that DescribeContinuousBackups does not offer; TABLE_ALREADY_EXISTS; LIMIT_EXCEEDED with 8 restores under way.
         """
 
 def add_BackupServiceServicer_to_server(servicer: BackupServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...
