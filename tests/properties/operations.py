@@ -106,7 +106,9 @@ def to_write(operation: Operation, table_name: str = "") -> WriteOperation:
             )
 
 
-def _condition_expression(conditions: tuple[Condition, ...]) -> tuple[str, dict[str, str]]:
+def _condition_expression(conditions: tuple[Condition, ...]) -> tuple[str | None, dict[str, str]]:
+    """The text and its names; no text if there are no conditions, for an empty one is refused."""
     functions = {True: "attribute_exists", False: "attribute_not_exists"}
     terms = [f"{functions[condition.exists]}(#c{place})" for place, condition in enumerate(conditions)]
-    return " AND ".join(terms), {f"#c{place}": condition.attribute for place, condition in enumerate(conditions)}
+    names = {f"#c{place}": condition.attribute for place, condition in enumerate(conditions)}
+    return " AND ".join(terms) or None, names
