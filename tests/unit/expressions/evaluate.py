@@ -195,7 +195,9 @@ def plain(value: Any) -> Any:
             return content.encode()
         case "NS":
             return {Decimal(element) for element in content}
-        case "SS" | "BS":
+        case "SS":
+            return {element.encode() for element in content}
+        case "BS":
             return set(content)
         case "L":
             return [(element[0], plain(element)) for element in content]
