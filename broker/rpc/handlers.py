@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final
 
 import grpc
 from google.protobuf import message_factory
@@ -24,7 +24,7 @@ from broker.model.errors import (
     forget_frames,
 )
 from broker.rpc.request_budget import Received, Unparsed, parse
-from broker.rpc.status import abort
+from broker.rpc.status import Ending, ending
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -181,10 +181,12 @@ def _handler(
         except Exception as raised:
             error = raised
         counter.failed += 1
-        # gRPC keeps what `abort` raises, and a traceback keeps the frames of the call, and so the request: a ring that
-        # only a rare collection of garbage would open.
-        del request
-        return await _abort(context, error)
+        how = _ending(error)
+        # gRPC keeps what `abort` raises, and its traceback keeps this frame: a ring that only a rare collection of
+        # garbage opens. So neither the request nor the error, which may hold a part of it, is in this frame then.
+        del request, error
+        await context.abort(*how)
+        raise AssertionError("abort always raises")
 
     return handle
 
@@ -237,24 +239,23 @@ async def _until_drained(work: Awaitable[None], drain: Drain) -> None:
             working.exception()
 
 
-async def _abort(context: Context, error: Exception) -> NoReturn:
-    """Ends a call with the status of an error."""
+def _ending(error: Exception) -> Ending:
+    """Return how a call ends that raised an error. Raises what ends it without a status of ours."""
     if isinstance(error, grpc.aio.AbortError):
         raise error
     if isinstance(error, grpc.aio.InternalError):
         # gRPC's core refuses to write to a call that its client has left. That is how streams are cancelled.
         raise asyncio.CancelledError
     if isinstance(error, HeadraceError):
-        forget_frames(error)
-        await abort(context, error)
-    if isinstance(error, CorruptionError):
+        how = ending(error)
+    elif isinstance(error, CorruptionError):
         _log.error("a request met damaged data error=%s", error)
-        forget_frames(error)
-        await abort(context, DataLossError())
-    _log.error("request failed unexpectedly", exc_info=error)
+        how = ending(DataLossError())
+    else:
+        _log.error("request failed unexpectedly", exc_info=error)
+        how = Ending(grpc.StatusCode.INTERNAL, "Internal error; the broker's log says more")
     forget_frames(error)
-    await context.abort(grpc.StatusCode.INTERNAL, "Internal error; the broker's log says more")
-    raise AssertionError("abort always raises")
+    return how
 
 
 async def pipeline(
@@ -296,7 +297,10 @@ async def pipeline(
                 await waiting.put(refused)
     except BaseExceptionGroup as group:
         # The first is the cause; what came after it is its consequence.
-        raise group.exceptions[0] from None
+        first = group.exceptions[0]
+        # The frame that raised the group still names it.
+        forget_frames(group)
+        raise first from None
     finally:
         while not waiting.empty():
             unread = waiting.get_nowait()

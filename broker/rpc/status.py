@@ -6,7 +6,7 @@ RetryInfo too.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
 import grpc
 from google.protobuf import any_pb2, duration_pb2
@@ -59,6 +59,14 @@ _CODES: Final[dict[type[errors.HeadraceError], grpc.StatusCode]] = {
 }
 
 
+class Ending(NamedTuple):
+    """How a call ends: its code, its message, and its trailers."""
+
+    code: grpc.StatusCode
+    message: str
+    trailers: tuple[tuple[str, bytes], ...] = ()
+
+
 def code(error: errors.HeadraceError) -> grpc.StatusCode:
     """The status code of an error."""
     return _CODES[type(error)]
@@ -71,8 +79,8 @@ def to_message(error: errors.HeadraceError) -> error_pb2.Error:
     )
 
 
-async def abort(context: Context, error: errors.HeadraceError) -> NoReturn:
-    """Ends the call with an error's status."""
+def ending(error: errors.HeadraceError) -> Ending:
+    """Return the status with which a call ends that raised an error. It keeps nothing of the error."""
     details: list[Message] = [
         error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=error.metadata),
     ]
@@ -85,5 +93,4 @@ async def abort(context: Context, error: errors.HeadraceError) -> NoReturn:
         packed = any_pb2.Any()
         packed.Pack(detail)
         status.details.append(packed)
-    await context.abort(code(error), error.message, ((_DETAILS_KEY, status.SerializeToString()),))
-    raise AssertionError("abort always raises")
+    return Ending(code(error), error.message, ((_DETAILS_KEY, status.SerializeToString()),))

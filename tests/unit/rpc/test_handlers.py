@@ -421,7 +421,10 @@ async def test_a_refused_call_keeps_nothing_of_its_request(kind: str) -> None:
     async def does(*_: Any) -> NoReturn:
         part = Large()
         parts.append(weakref.ref(part))
-        raise ValidationError("bad") from KeyError("its cause")
+        error = ValidationError("bad")
+        # Errors may name the value that they refuse.
+        error.value = part  # type: ignore[attr-defined]
+        raise error from KeyError("its cause")
 
     parts: list[weakref.ref[Large]] = []
     server, context = Server(TABLES if kind == "unary" else STREAMS, does), Context()

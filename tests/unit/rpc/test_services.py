@@ -10,6 +10,7 @@ import pytest
 from google.protobuf.message_factory import GetMessageClass
 
 from broker.consumers.groups import ConsumerGroups, Start
+from broker.expressions.placeholders import PLACEHOLDERS_MAX
 from broker.model.errors import ResourceNotFoundError, ValidationError
 from broker.model.turns import Turns
 from broker.replication.registry import Replicas
@@ -286,3 +287,21 @@ async def test_a_deleted_trigger_takes_its_group_along(engine: Engine, trigger_s
     assert groups.all() == []
     with pytest.raises(ResourceNotFoundError):
         await service.DeleteTrigger(trigger_pb2.DeleteTriggerRequest(trigger_name="totals"))
+
+
+@pytest.mark.parametrize(("more", "says"), [(0, "unused in expressions"), (1, f"at most {PLACEHOLDERS_MAX} entries")])
+async def test_placeholders_are_counted_before_they_are_looked_at(
+    engine: Engine, item_service: ItemService, more: int, says: str
+) -> None:
+    await engine.table()
+    request = item_service_pb2.WriteItemsRequest(table_name="pets")
+    update = request.operations.add().update
+    update.key.CopyFrom(item(id="a"))
+    update.update_expression = "SET a = :v0"
+    for number in range(PLACEHOLDERS_MAX + more):
+        update.expression_attribute_values[f":v{number}"].n = "1"
+    context: Any = Context()
+    await item_service.WriteItems(sent(mirrored(request)), context)
+    (answer,) = context.written
+    (result,) = item_service_pb2.WriteItemsResponse.FromString(answer).results
+    assert says in result.error.message

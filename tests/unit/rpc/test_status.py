@@ -59,7 +59,7 @@ def make(error_type: type[errors.HeadraceError]) -> errors.HeadraceError:
 async def ended_with(error: errors.HeadraceError) -> tuple[grpc.StatusCode, str, status_pb2.Status]:
     context: Any = Context()
     with pytest.raises(AbortedError):
-        await status.abort(context, error)
+        await context.abort(*status.ending(error))
     code, details, trailers = context.ended
     return code, details, status_pb2.Status.FromString(trailers["grpc-status-details-bin"])
 
