@@ -126,6 +126,71 @@ def test_the_members_that_may_be_empty_are_members() -> None:
         assert any(whole[-len(legal) :] == legal for whole in ends), legal
 
 
+# Nulls, which clients of some languages send for what is not set.
+
+
+def with_nulls(content: Any, shape: Any) -> Any:
+    """The content with each member null that is not in it."""
+    if shape is None or shape.name == "AttributeValue":
+        return content
+    if shape.type_name == "structure":
+        return {
+            name: with_nulls(content[name], member) if name in content else None
+            for name, member in shape.members.items()
+        }
+    if shape.type_name == "list":
+        return [with_nulls(element, shape.member) for element in content]
+    if shape.type_name == "map":
+        return {key: with_nulls(value, shape.value) for key, value in content.items()}
+    return content
+
+
+@pytest.mark.parametrize(
+    "operation", [each for each in OPERATIONS if not each.name.startswith("Delete")], ids=lambda each: each.name
+)
+def test_a_member_that_is_null_is_absent(open_broker: BrokerProcess, world: World, operation: Described) -> None:
+    status, answer = post(open_broker, operation.target, world.request(operation))
+    if operation.name == "UpdateTimeToLive":
+        # Once only; the second time it is refused either way.
+        status, answer = post(open_broker, operation.target, world.request(operation))
+    with_null = post(open_broker, operation.target, with_nulls(world.request(operation), operation.input))
+    assert (with_null[0], with_null[1].keys(), with_null[1].get("message")) == (
+        status,
+        answer.keys(),
+        answer.get("message"),
+    )
+
+
+KEY = {"id": {"S": "nulls"}, "line": {"N": "1"}}
+
+
+@pytest.mark.parametrize(
+    "action",
+    [
+        {"Put": {"Item": KEY}},
+        {"Update": {"Key": KEY, "UpdateExpression": "SET seen = line"}},
+        {"ConditionCheck": {"Key": KEY, "ConditionExpression": "attribute_not_exists(nothing)"}},
+        {"Delete": {"Key": KEY}},
+    ],
+    ids=lambda action: next(iter(action)),
+)
+def test_an_action_of_a_transaction_may_have_nulls_beside_it(
+    open_broker: BrokerProcess, world: World, action: dict[str, Any]
+) -> None:
+    ((kind, content),) = action.items()
+    item = dict.fromkeys(("ConditionCheck", "Put", "Delete", "Update")) | {kind: {"TableName": world.table, **content}}
+    request = {"TransactItems": [item], "ReturnConsumedCapacity": "TOTAL"}
+    status, answer = post(open_broker, "DynamoDB_20120810.TransactWriteItems", request)
+    assert (status, answer["ConsumedCapacity"][0]["TableName"]) == (200, world.table), answer
+
+
+def test_a_billing_mode_of_null_is_the_mode_of_none_given(open_broker: BrokerProcess) -> None:
+    request = TABLE | {"TableName": "null-mode", "BillingMode": None, "ProvisionedThroughput": UNITS}
+    status, answer = post(open_broker, "DynamoDB_20120810.CreateTable", request)
+    assert status == 200, answer
+    assert answer["TableDescription"]["ProvisionedThroughput"]["ReadCapacityUnits"] == UNITS["ReadCapacityUnits"]
+
+
 # Names of ours in answers.
 
 

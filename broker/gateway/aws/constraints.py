@@ -2,7 +2,8 @@
 
 `service_model.json` has them; `protos/aws_model.py` writes it from botocore. Up to ten faults of one request are told
 together, in AWS's words and with AWS's paths, as DynamoDB does. A rule for each shape is made when the gateway starts,
-and looks only at members that are there. Attribute values are left to the code that reads them.
+and looks only at members that are there. A member that is null is absent to AWS, so the check takes it out of the
+request. Attribute values are left to the code that reads them.
 """
 
 from __future__ import annotations
@@ -163,14 +164,22 @@ def _structure(members: Mapping[str, _Rule | None], required: Iterable[str]) -> 
         if type(content) is not dict:
             return [_Fault((), content, "", wanted="a structure")]
         faults: list[_Fault] | None = None
+        nulls: list[str] | None = None
         for name, value in content.items():
+            if value is None:
+                nulls = [*(nulls or ()), name]
+                continue
             member = rules.get(name)
-            if member is not None and value is not None:
+            if member is not None:
                 found = member[1](value)
                 if found:
                     faults = [*(faults or ()), *(fault.within(member[0]) for fault in found)]
+        if nulls:
+            # The code that carries out requests must not take null for a value that was given.
+            for name in nulls:
+                del content[name]
         for name in needed:
-            if content.get(name) is None:
+            if name not in content:
                 faults = [*(faults or ()), _Fault((lower_first(name),), None, constraints.NOT_NULL)]
         if faults:
             # As the description lists its members, whatever the order of the request.

@@ -220,6 +220,15 @@ def test_another_type_is_no_validation_error_and_comes_first(operation: str, req
     assert str(refused.value).endswith(f" at {where}" if where else "where a structure is expected")
 
 
+def test_a_null_member_is_taken_out_as_if_it_were_absent() -> None:
+    request: dict[str, Any] = {
+        "TransactItems": [{"Put": {"TableName": "abc", "Item": {"id": None}, "NoSuchMember": None}, "Delete": None}],
+        "ClientRequestToken": None,
+    }
+    check("TransactWriteItems", request)
+    assert request == {"TransactItems": [{"Put": {"TableName": "abc", "Item": {"id": None}}}]}
+
+
 def test_items_are_not_walked() -> None:
     check("GetItem", {"TableName": "abc", "Key": {"id": {"S": 7, "N": []}, "": None}})
 
