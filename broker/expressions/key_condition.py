@@ -7,7 +7,7 @@ equality, and the first sort key attributes without a gap, all but the last by e
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Final, NamedTuple, NoReturn, TypeAlias
 
 from broker.expressions.condition import (
     Comparison,
@@ -23,7 +23,7 @@ from broker.expressions.placeholders import Where
 from broker.model.errors import ValidationError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from broker.expressions.placeholders import Placeholders
     from broker.model.values import Value
@@ -38,13 +38,17 @@ _NOT_SUPPORTED: Final = "Query key condition not supported"
 _CONDITIONS_MAX_AT_LEAST: Final = 2
 
 
-class SortKeyCondition(NamedTuple):
-    """What one sort key attribute must satisfy."""
+class AttributeCondition(NamedTuple):
+    """What one key attribute must satisfy."""
 
     # One of = < <= > >= BETWEEN begins_with.
     operator: str
     # Two for BETWEEN, else one.
     operands: tuple[Value, ...]
+
+
+# By the name of the attribute.
+KeyConditions: TypeAlias = "Mapping[str, AttributeCondition]"
 
 
 class KeyCondition(NamedTuple):
@@ -53,22 +57,26 @@ class KeyCondition(NamedTuple):
     # Of all its attributes, in order.
     partition: tuple[Value, ...]
     # Of the first attributes of the sort key; all but the last are "=".
-    sort: tuple[SortKeyCondition, ...]
+    sort: tuple[AttributeCondition, ...]
 
 
-def parse_key_condition(
-    text: str, placeholders: Placeholders, partition_keys: Sequence[str], sort_keys: Sequence[str]
-) -> KeyCondition:
-    """Reads a key condition for a table or index with these key attributes. Raises ValidationError."""
+def parse_key_conditions(text: str, placeholders: Placeholders) -> KeyConditions:
+    """Read the conditions of a query on its keys, by attribute, whatever the keys are. Raises ValidationError."""
     tree = condition_tree(text, ExpressionKind.KEY_CONDITION)
     # Whatever is wrong with it as a condition is told first, and all its placeholders count as used.
     parse_condition(text, placeholders, ExpressionKind.KEY_CONDITION)
-    found: dict[str, SortKeyCondition] = {}
+    found: dict[str, AttributeCondition] = {}
     for node in _parts(tree):
         name, condition = _simple(node, placeholders)
         if name in found:
             _fail("KeyConditionExpressions must only contain one condition per key")
         found[name] = condition
+    return found
+
+
+def match_keys(conditions: KeyConditions, partition_keys: Sequence[str], sort_keys: Sequence[str]) -> KeyCondition:
+    """Match conditions with the key attributes of a table or index. Raises ValidationError if they are of no query."""
+    found = dict(conditions)
     conditions_max = max(_CONDITIONS_MAX_AT_LEAST, len(partition_keys) + len(sort_keys))
     if len(found) > conditions_max:
         _fail(
@@ -76,7 +84,7 @@ def parse_key_condition(
             f"{conditions_max} only"
         )
     partition = tuple(_taken_partition_key(found, name) for name in partition_keys)
-    sort: list[SortKeyCondition] = []
+    sort: list[AttributeCondition] = []
     for name in sort_keys:
         if name not in found:
             if found:
@@ -91,7 +99,7 @@ def parse_key_condition(
     return KeyCondition(partition, tuple(sort))
 
 
-def _taken_partition_key(found: dict[str, SortKeyCondition], name: str) -> Value:
+def _taken_partition_key(found: dict[str, AttributeCondition], name: str) -> Value:
     condition = found.pop(name, None)
     if condition is None:
         _fail(f"{_MISSED}{name}")
@@ -110,7 +118,7 @@ def _parts(tree: object) -> Iterator[object]:
         yield tree
 
 
-def _simple(node: object, placeholders: Placeholders) -> tuple[str, SortKeyCondition]:
+def _simple(node: object, placeholders: Placeholders) -> tuple[str, AttributeCondition]:
     """A condition on one attribute: its name, and the condition with the attribute first."""
     assert isinstance(node, Comparison | Function)
     operator = node.operator if isinstance(node, Comparison) else node.name
@@ -137,7 +145,7 @@ def _simple(node: object, placeholders: Placeholders) -> tuple[str, SortKeyCondi
     values = tuple(
         placeholders.value(operand.reference, _WHERE) for operand in operands if isinstance(operand, ValueRef)
     )
-    return str(path[0]), SortKeyCondition(operator, values)
+    return str(path[0]), AttributeCondition(operator, values)
 
 
 def _fail(message: str) -> NoReturn:

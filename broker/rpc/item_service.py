@@ -17,7 +17,7 @@ from broker.encoding.keys import KEY_MISMATCH
 from broker.encoding.varint import field_bytes
 from broker.encoding.wire import LOOKED_THROUGH_BYTES
 from broker.expressions.condition import ExpressionKind, parse_condition
-from broker.expressions.key_condition import parse_key_condition
+from broker.expressions.key_condition import match_keys, parse_key_conditions
 from broker.expressions.placeholders import PLACEHOLDERS_BYTES_MAX, PLACEHOLDERS_MAX, Placeholders
 from broker.expressions.projection import parse_projection
 from broker.expressions.update import NO_UPDATE, parse_update
@@ -40,7 +40,7 @@ from broker.rpc.handlers import pipeline
 from broker.rpc.status import to_message
 from broker.tables.capacity import Consumption, by_table, read_units
 from broker.tables.operations import SHOWN_BYTES_MAX, Change, Check, Delete, Put, ShownItems, Wanted
-from broker.tables.query import Reading, Select, check_segments, open_index, query, scan
+from broker.tables.query import Reading, Select, check_segments, check_select, open_index, query, scan
 from broker.tables.transactions import RequestToken, Transaction
 from broker.tables.validate import check_count, check_length, check_table_name
 from headrace.v1 import item_service_pb2 as pb
@@ -324,16 +324,16 @@ class ItemService:
             )
         placeholders = _placeholders(request)
         asked = _asked(request, placeholders)
+        conditions = parse_key_conditions(request.key_condition_expression, placeholders)
+        placeholders.check_all_used()
         table = self._catalog.open_table(table_name)
         index = open_index(table, asked.index_name)
         definition = table.definition if index is None else index.definition
-        condition = parse_key_condition(
-            request.key_condition_expression,
-            placeholders,
+        condition = match_keys(
+            conditions,
             [attribute.name for attribute in definition.partition_keys],
             [attribute.name for attribute in definition.sort_keys],
         )
-        placeholders.check_all_used()
         placeholders.check_keys_are_whole(table.definition)
         return asked.of(table, index, filters_on_keys=request.allow_key_attributes_in_filter), condition
 
@@ -667,7 +667,7 @@ class _Asked(NamedTuple):
 
 
 def _asked(request: Any, placeholders: Placeholders) -> _Asked:
-    """Check all of a request that needs no table; of a Query that leaves the key condition."""
+    """Check all of a request for a page that needs no table, but for what Query and Scan have on their own."""
     if request.select not in _SELECTS:
         raise ConstraintError(request.select, "select", one_of(Select))
     limit, index_name = None, None
@@ -687,9 +687,11 @@ def _asked(request: Any, placeholders: Placeholders) -> _Asked:
         start_key = parse_item(request.exclusive_start_key)
         if not start_key.attributes:
             raise ValidationError("The provided starting key is invalid", field="exclusive_start_key")
+    select = _SELECTS[request.select]
+    check_select(select, has_index=index_name is not None, has_projection=projection is not None)
     return _Asked(
         index_name=index_name,
-        select=_SELECTS[request.select],
+        select=select,
         filter=condition,
         projection=projection,
         limit=limit,

@@ -43,6 +43,8 @@ _ITEM_COST_BYTES: Final = 64
 _FRAME_BYTES: Final = 4
 
 _SUCCESSOR: Final = b"\x00"
+# How the refusal begins to project what is selected otherwise.
+NO_PROJECTION: Final = "Cannot specify the ProjectionExpression when choosing to get "
 _INVALID_START: Final = "The provided starting key is invalid"
 
 
@@ -209,21 +211,24 @@ def _segment_begin(table_id: int, segment: int, total_segments: int) -> bytes:
     return table_prefix(table_id) + (segment * (HASH_MAX + 1) // total_segments).to_bytes(HASH_BYTES, "big")
 
 
-def _check_reading(reading: Reading) -> None:
-    index, select = reading.index, reading.select
-    if select is Select.ALL_PROJECTED_ATTRIBUTES and index is None:
+def check_select(select: Select | None, *, has_index: bool, has_projection: bool) -> None:
+    """Check that what a request selects goes with its other parameters. Raises ValidationError."""
+    if select is Select.ALL_PROJECTED_ATTRIBUTES and not has_index:
         raise ValidationError(
             "ALL_PROJECTED_ATTRIBUTES can be used only when Querying using an IndexName", field="select"
         )
-    if select is Select.SPECIFIC_ATTRIBUTES and reading.projection is None:
+    if select is Select.SPECIFIC_ATTRIBUTES and not has_projection:
         raise ValidationError(
             "Must specify the AttributesToGet or ProjectionExpression when choosing to get SPECIFIC_ATTRIBUTES",
             field="projection_expression",
         )
-    if reading.projection is not None and select not in (None, Select.SPECIFIC_ATTRIBUTES):
-        raise ValidationError(
-            f"Cannot specify the ProjectionExpression when choosing to get {select}", field="projection_expression"
-        )
+    if has_projection and select not in (None, Select.SPECIFIC_ATTRIBUTES):
+        raise ValidationError(f"{NO_PROJECTION}{select}", field="projection_expression")
+
+
+def _check_reading(reading: Reading) -> None:
+    """Check that a global index has what is asked of it. Raises ValidationError."""
+    index = reading.index
     if index is None or not index.definition.is_global:
         return
     name = index.definition.name
@@ -231,7 +236,7 @@ def _check_reading(reading: Reading) -> None:
         raise ValidationError(
             "Consistent reads are not supported on global secondary indexes", field="consistent_read", index_name=name
         )
-    if select is Select.ALL_ATTRIBUTES and index.definition.projection_type is not ProjectionType.ALL:
+    if reading.select is Select.ALL_ATTRIBUTES and index.definition.projection_type is not ProjectionType.ALL:
         raise ValidationError(
             "One or more parameter values were invalid: Select type ALL_ATTRIBUTES is not supported for global "
             f"secondary index {name} because its projection type is not ALL",

@@ -263,6 +263,19 @@ def test_what_needs_no_table_is_checked_before_the_table_is_looked_up(client: Cl
         ("items.Scan", pb.ScanRequest(segment=1), "total_segments"),
         ("items.Query", pb.QueryRequest(key_condition_expression="id = :v", limit=0), "limit"),
         ("items.Query", pb.QueryRequest(), "key_condition_expression"),
+        ("items.Query", pb.QueryRequest(key_condition_expression="id ="), "key_condition_expression"),
+        ("items.Query", pb.QueryRequest(key_condition_expression="id = :missing"), "key_condition_expression"),
+        (
+            "items.Query",
+            pb.QueryRequest(
+                key_condition_expression="id = :v",
+                expression_attribute_values={**VALUES, ":unused": VALUES[":v"]},
+            ),
+            "expression_attribute_values",
+        ),
+        ("items.Scan", pb.ScanRequest(select=pb.SELECT_COUNT, projection_expression="a"), "projection_expression"),
+        ("items.Scan", pb.ScanRequest(select=pb.SELECT_SPECIFIC_ATTRIBUTES), "projection_expression"),
+        ("items.Scan", pb.ScanRequest(select=pb.SELECT_ALL_PROJECTED_ATTRIBUTES), "select"),
     ]
     for method, request, field in faults:
         request.table_name = NOWHERE  # type: ignore[attr-defined]

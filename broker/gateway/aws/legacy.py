@@ -19,6 +19,7 @@ from broker.gateway.aws.errors import lower_first
 from broker.gateway.aws.shapes import structure, unexpected
 from broker.model.errors import ValidationError
 from broker.model.values import ATTRIBUTE_NAME_BYTES_MAX
+from broker.tables.query import NO_PROJECTION
 
 Json: TypeAlias = dict[str, Any]
 
@@ -280,10 +281,14 @@ class _Rewriting:
         raise _wrong(f"DELETE action with value is not supported for the type {kind}", name)
 
 
-def restated(error: ValidationError) -> ValidationError:
-    """The error that DynamoDB gives to a request with AttributeUpdates for one of the update it becomes."""
-    if error.message == INCORRECT_TYPE:
+def restated(error: ValidationError, request: Json) -> ValidationError:
+    """The error that DynamoDB gives to a request with parameters of before for one of the request it becomes."""
+    if "AttributeUpdates" in request and error.message == INCORRECT_TYPE:
         return ValidationError("Type mismatch for attribute to update", field="AttributeUpdates")
+    if "AttributesToGet" in request and error.message.startswith(NO_PROJECTION):
+        return ValidationError(
+            error.message.replace("ProjectionExpression", "AttributesToGet", 1), field="AttributesToGet"
+        )
     return error
 
 

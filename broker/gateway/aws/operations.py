@@ -410,9 +410,10 @@ def _modernized(name: str, operation: Operation) -> Operation:
         try:
             return await operation(modern)
         except ValidationError as error:
-            if "AttributeUpdates" in request:
-                raise legacy.restated(error) from error
-            raise
+            told = legacy.restated(error, request)
+            if told is error:
+                raise
+            raise told from error
 
     return carry_out
 

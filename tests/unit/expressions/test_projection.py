@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from broker.expressions.key_condition import KeyCondition, SortKeyCondition, parse_key_condition
+from broker.expressions.key_condition import AttributeCondition, KeyCondition, match_keys, parse_key_conditions
 from broker.expressions.placeholders import Placeholders
 from broker.expressions.projection import parse_projection
 from broker.model.errors import ValidationError
@@ -75,7 +75,8 @@ def test_what_is_wrong_with_a_projection_is_told(text: str, message: str) -> Non
 def key_condition(
     text: str, partition_keys: tuple[str, ...] = ("id",), sort_keys: tuple[str, ...] = ("sk",)
 ) -> KeyCondition:
-    return parse_key_condition(text, Placeholders({"#id": "id"} | NAMES, VALUES), partition_keys, sort_keys)
+    conditions = parse_key_conditions(text, Placeholders({"#id": "id"} | NAMES, VALUES))
+    return match_keys(conditions, partition_keys, sort_keys)
 
 
 @pytest.mark.parametrize(
@@ -95,7 +96,7 @@ def key_condition(
 def test_a_key_condition_names_a_partition_and_a_range_of_it(
     text: str, operator: str | None, operands: tuple[str, ...]
 ) -> None:
-    sort = () if operator is None else (SortKeyCondition(operator, tuple(VALUES[each] for each in operands)),)
+    sort = () if operator is None else (AttributeCondition(operator, tuple(VALUES[each] for each in operands)),)
     assert key_condition(text) == KeyCondition((("S", "k"),), sort)
 
 
@@ -159,7 +160,7 @@ BOTH = "p = :k AND q = :k"
 def test_of_several_attributes_the_first_are_equal_and_the_last_is_a_range(
     text: str, sort: list[tuple[str, ...]]
 ) -> None:
-    expected = tuple(SortKeyCondition(operator, tuple(VALUES[each] for each in of)) for operator, *of in sort)
+    expected = tuple(AttributeCondition(operator, tuple(VALUES[each] for each in of)) for operator, *of in sort)
     assert key_condition(text, **SEVERAL) == KeyCondition((("S", "k"), ("S", "k")), expected)
 
 
