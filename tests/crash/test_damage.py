@@ -101,12 +101,12 @@ def killed(tmp_path_factory: pytest.TempPathFactory) -> Killed:
 def copied(killed: Killed, tmp_path: Path) -> Path:
     """A copy of the folder to be damaged. Files that nobody appends to are shared until they are touched."""
     data = tmp_path / "data"
-    data.mkdir()
+    data.mkdir(mode=0o700)
     for file in killed.data.iterdir():
         if file.is_file():
             link = os.link if file.suffix in (".sst", ".log") else shutil.copyfile
             link(file, data / file.name)
-    (data / "backups").mkdir()
+    (data / "backups").mkdir(mode=0o700)
     return data
 
 
