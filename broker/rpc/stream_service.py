@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import TYPE_CHECKING, Final
 
 from broker.model.constraints import one_of
@@ -49,6 +50,7 @@ class StreamService:
         capacity: CapacityMetering,
         budget: ResponseBudget,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        now: Callable[[], float] = time.monotonic,
     ) -> None:
         self._catalog = catalog
         self._reader = reader
@@ -58,6 +60,7 @@ class StreamService:
         self._capacity = capacity
         self._budget = budget
         self._sleep = sleep
+        self._now = now
 
     async def ListStreams(self, request: pb.ListStreamsRequest) -> pb.ListStreamsResponse:
         """Lists streams."""
@@ -155,6 +158,7 @@ class StreamService:
 
     async def _follow(self, walk: Walk, wakeup: Wakeup, limit: int, context: Context, *, follow: bool) -> None:
         is_first = True
+        told_at = self._now()
         budget = ReaderBudget(self._budget)
         while True:
             if not is_first:
@@ -169,11 +173,16 @@ class StreamService:
                 # Whoever waits here for a subscriber that stalls must not hold the blocks its page was cut from.
                 step, is_first = None, False
                 await budget.write(context, response)
+                told_at = self._now()
                 del response
             if walk.is_finished or (is_at_tip and not follow):
                 return
-            if is_at_tip and not await wakeup.wait(HEARTBEAT_SECONDS):
-                await context.write(pb.GetRecordsResponse(next_shard_iterator=self._iterators.mint(walk.position)))
+            if is_at_tip:
+                # A reader of a lane is also woken by records of other lanes, and gets no response for these.
+                left_seconds = told_at + HEARTBEAT_SECONDS - self._now()
+                if left_seconds <= 0 or not await wakeup.wait(left_seconds):
+                    await context.write(pb.GetRecordsResponse(next_shard_iterator=self._iterators.mint(walk.position)))
+                    told_at = self._now()
 
     async def _keep_pace(self, walk: Walk) -> None:
         """Waits until the throughput of the stream's table lets it be read on."""

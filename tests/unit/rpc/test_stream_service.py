@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from itertools import count
 from types import CoroutineType
 from typing import Any, cast
 
@@ -10,10 +11,11 @@ import pytest
 
 from broker.encoding.items import canonicalize
 from broker.model.errors import ProvisionedThroughputExceededError
-from broker.model.tables import StreamViewType, Throughput
+from broker.model.tables import Stream, StreamViewType, Throughput
 from broker.rpc.response_budget import PAGE_BYTES_MIN, ReaderBudget, ResponseBudget
 from broker.rpc.stream_service import StreamService
 from broker.streams.iterators import Iterators
+from broker.streams.lanes import lanes
 from broker.streams.metering import Metering
 from broker.streams.tail import PAGE_BYTES_MAX
 from broker.tables.capacity import CapacityMetering
@@ -28,6 +30,15 @@ async def put(engine: Engine, key: str, size: int = 10) -> None:
     table = engine.catalog.open_table("pets")
     whole = item(id=key, text="x" * size)
     await engine.committer.commit(Put(table, table.keys.of_item(whole), canonicalize(whole), None))
+
+
+def stream_of(engine: Engine) -> Stream:
+    (stream,) = engine.catalog.streams.all()
+    return stream
+
+
+def hash_of(engine: Engine, key: str) -> int:
+    return engine.catalog.open_table("pets").keys.of_item(item(id=key)).hash
 
 
 @pytest.fixture
@@ -53,11 +64,12 @@ class Context:
         self.responses: list[pb.GetRecordsResponse] = []
         self.wrote = asyncio.Condition()
 
-    async def write(self, response: bytes) -> None:
+    async def write(self, response: pb.GetRecordsResponse | bytes) -> None:
         if not self.responses and self._meanwhile is not None:
             await self._meanwhile()
         async with self.wrote:
-            self.responses.append(pb.GetRecordsResponse.FromString(response))
+            whole = pb.GetRecordsResponse.FromString(response) if isinstance(response, bytes) else response
+            self.responses.append(whole)
             self.wrote.notify_all()
 
     async def written(self, responses: int) -> None:
@@ -96,6 +108,45 @@ async def test_a_subscriber_that_waits_at_the_tip_holds_nothing_of_what_it_was_s
     following.cancel()
     await asyncio.wait({following})
     assert held == []
+
+
+# Its iterator is valid for 15 minutes, however much is written to the rest of the shard.
+async def test_a_reader_of_a_lane_is_told_its_position_while_only_another_lane_is_written(engine: Engine) -> None:
+    await engine.table()
+    left, right = await engine.catalog.split_shard(stream_of(engine), stream_of(engine).shards[0].shard_id, None)
+    await engine.catalog.merge_shards(stream_of(engine), left.shard_id, right.shard_id)
+    quiet, busy = lanes(stream_of(engine).open_shards[0])
+    keys = (str(number) for number in count())
+    busy_keys = (key for key in keys if busy.first_hash <= hash_of(engine, key) <= busy.last_hash)
+    # Each look at the clock is 5 seconds later than the one before.
+    service = StreamService(
+        engine.catalog,
+        engine.log,
+        engine.watermarks,
+        Iterators(b"s" * 32, engine.clock),
+        Metering(),
+        CapacityMetering(engine.clock),
+        ResponseBudget(),
+        now=map(float, count(step=5)).__next__,
+    )
+    asked = pb.GetShardIteratorRequest(
+        stream_arn=engine.catalog.stream_arn(stream_of(engine)),
+        shard_id=quiet.id,
+        shard_iterator_type=pb.SHARD_ITERATOR_TYPE_TRIM_HORIZON,
+    )
+    iterator = (await service.GetShardIterator(asked)).shard_iterator
+    context: Any = Context()
+    following = asyncio.create_task(
+        service.GetRecords(pb.GetRecordsRequest(shard_iterator=iterator, follow=True), context)
+    )
+    async with asyncio.timeout(TIMEOUT_S):
+        while len(context.responses) < 3:
+            await put(engine, next(busy_keys))
+    following.cancel()
+    await asyncio.wait({following})
+    assert not any(response.records for response in context.responses)
+    positions = [Iterators(b"s" * 32, engine.clock).check(r.next_shard_iterator) for r in context.responses]
+    assert positions[0].places[0].after < positions[-1].places[0].after
 
 
 # Source: Developer Guide, "Change data capture for DynamoDB Streams": twice the table's write capacity.
