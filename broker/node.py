@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from functools import partial
 from pathlib import Path
 from random import Random, SystemRandom
 from typing import TYPE_CHECKING, Final
@@ -21,7 +22,7 @@ from broker.gateway.server import HttpServer
 from broker.model.clock import Clock, SystemClock
 from broker.model.errors import CorruptionError
 from broker.model.version import VERSION
-from broker.replication.registry import Replicas
+from broker.replication.registry import Replicas, plan_end_all
 from broker.rpc.server import AddressInUseError, Engine, RpcServer
 from broker.storage.commit import Committer
 from broker.storage.identity import Identity, open_identity
@@ -333,7 +334,7 @@ def _open_store(config: Config, files_max: int, *, accepts_loss: bool) -> tuple[
 
 
 def _check_store(config: Config, store: Store, now_ms: int, random: Random, *, accepts_clock: bool) -> Identity:
-    """The identity of an open store, whose streams are renewed if it has lost writes.
+    """The identity of an open store, whose streams are renewed and whose replicas end if it has lost writes.
 
     Raises ConfigError if it belongs to another region, and ClockError if it is ahead of the clock.
     """
@@ -344,6 +345,6 @@ def _check_store(config: Config, store: Store, now_ms: int, random: Random, *, a
             f"region: the data folder {config.data} belongs to region {identity.region}, not {config.region}"
         )
     if store.loss is not None:
-        renewed = renew_streams(store, config.region, now_ms)
+        renewed = renew_streams(store, config.region, now_ms, partial(plan_end_all, store))
         _log.warning("streams have new labels after a loss count=%d", renewed)
     return identity

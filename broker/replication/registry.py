@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final
@@ -19,6 +20,8 @@ NAME_LENGTH_MAX: Final = 64
 ENDPOINT_LENGTH_MAX: Final = 255
 ERROR_LENGTH_MAX: Final = 1024
 START_KEY_BYTES_MAX: Final = 8192
+
+_log: Final = logging.getLogger(__name__)
 
 
 class ReplicaStatus(StrEnum):
@@ -108,3 +111,21 @@ class Replicas:
             self.documents.delete(group, name)
 
         await self._committer.change(plan)
+
+
+def plan_end_all(store: Store, group: Group) -> None:
+    """Ends all replicas of a store that has lost writes, and leaves their copies as they are.
+
+    A peer that copied such a table again would delete from the copy what the store has lost, and the copy may be all
+    that is left of it.
+    """
+    replicas = Documents(store, "replica", Replica)
+    for replica in replicas.all():
+        replicas.delete(group, replica.name)
+        _log.warning(
+            "a replica ends, and its copy stays as it is replica=%s table=%s target=%s target_table=%s",
+            replica.name,
+            replica.source_table_name,
+            replica.target_endpoint,
+            replica.target_table_name,
+        )

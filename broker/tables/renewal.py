@@ -14,6 +14,8 @@ from broker.streams.shards import renewed_stream
 from broker.tables.catalog import table_documents
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from broker.storage.rocks import Store
 
 # So many numbers are skipped: more than can have been given since the last durable note.
@@ -21,12 +23,12 @@ SKIPPED_NUMBERS: Final = 1_000_000_000
 SKIPPED_IDS: Final = 1_000_000
 
 
-def renew_streams(store: Store, region: str, now_ms: int) -> int:
+def renew_streams(store: Store, region: str, now_ms: int, plan_more: Callable[[Group], None]) -> int:
     """Gives every stream of a store that has lost writes a new label, durably; returns how many there are.
 
-    The records that are left can be read under the new label. Iterators, consumer groups, triggers and replicas of the
-    old label are told that it does not exist. Sequence numbers and ids go on beyond all that can have been given.
-    Nothing else may use the store yet.
+    The records that are left can be read under the new label. Iterators, consumer groups and triggers of the old label
+    are told that it does not exist. Sequence numbers and ids go on beyond all that can have been given. `plan_more`
+    makes other changes in the same commit. Nothing else may use the store yet.
     """
     held = store.counters()
     noted = held if store.note is None else store.note.counters
@@ -51,6 +53,7 @@ def renew_streams(store: Store, region: str, now_ms: int) -> int:
         label = names.get(stream_name(table.name, table.stream_label), "")
         if table.stream_label:
             tables.put(group, table.name, replace(table, stream_label=label))
+    plan_more(group)
     entry, _ = group.seal()
     store.write(entry.mutations, entry.range_deletes)
     store.sync()

@@ -22,6 +22,7 @@ from headrace.v1.consumer_service_pb2 import (
     ConsumeRequest,
     ConsumeStart,
 )
+from headrace.v1.replication_service_pb2 import CreateReplicaRequest, ListReplicasRequest
 from headrace.v1.table_service_pb2 import DescribeTableRequest
 from tests.broker_process import BrokerProcess
 from tests.conftest import eventually
@@ -336,3 +337,21 @@ def test_a_group_of_an_old_stream_is_told_after_an_accepted_loss(tmp_path: Path)
         refused("INVALID_ARGUMENT", "VALIDATION", says="reads another stream"),
     ):
         list(client.consumers.Consume(iter([start])))
+
+
+# A peer that copied the table again would delete from the copy what the source has lost.
+def test_replicas_end_with_an_accepted_loss_and_leave_their_copies(tmp_path: Path) -> None:
+    with BrokerProcess(tmp_path, environment={"HEADRACE_UPKEEP_INTERVAL_SECONDS": "0.1"}) as process:
+        with Client(process.grpc) as client:
+            table = client.create_table()
+            client.replication.CreateReplica(
+                CreateReplicaRequest(replica_name="copy", source_table_name=table.name, target_endpoint="127.0.0.1:1")
+            )
+            write_small(client, table, "a")
+            last = client.records(table.stream_arn)[-1].sequence_number
+        eventually(lambda: noted_number(process.data) >= int(last))
+        process.kill()
+        flip(0.9)(max(process.data.glob("*.log")))
+    with BrokerProcess(tmp_path, extra=("--accept-loss",)) as process, Client(process.grpc) as client:
+        assert not client.replication.ListReplicas(ListReplicasRequest()).replicas
+        assert f"a replica ends, and its copy stays as it is replica=copy table={table.name}" in process.log_tail()
