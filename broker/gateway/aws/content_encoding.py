@@ -24,10 +24,10 @@ _ENCODINGS: Final = ("gzip", "x-gzip", "deflate")
 def inflate(body: bytes | bytearray, encoding: str) -> Iterator[bytes]:
     """Yield the parts of a compressed body, at most 256 KiB each.
 
-    Raises SerializationError for an encoding other than gzip and deflate, and for a body that is damaged, cut off or
-    followed by more bytes.
+    The encoding is in lower case. Raises SerializationError for an encoding other than gzip and deflate, and for a body
+    that is damaged, cut off or followed by more bytes.
     """
-    if encoding.lower() not in _ENCODINGS:
+    if encoding not in _ENCODINGS:
         raise SerializationError(f"Content-Encoding {encoding[:64]!a} is not taken: only gzip and deflate are")
     stream = zlib.decompressobj(_EITHER_FORMAT)
     rest: bytes | bytearray = body
@@ -39,6 +39,6 @@ def inflate(body: bytes | bytearray, encoding: str) -> Iterator[bytes]:
                 raise SerializationError("The compressed request body is cut off")
             yield part
     except zlib.error as error:
-        raise SerializationError(f"The request body cannot be inflated as {encoding.lower()}: {error}") from error
+        raise SerializationError(f"The request body cannot be inflated as {encoding}: {error}") from error
     if stream.unused_data:
         raise SerializationError("Bytes follow the end of the compressed request body")

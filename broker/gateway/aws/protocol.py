@@ -140,8 +140,9 @@ class AwsProtocol:
         headers = request.headers
         if self._signatures is not None:
             self._signatures.check(headers, body, request.remote or "")
-        encoding = headers.get("Content-Encoding")
-        if encoding is None or encoding == IDENTITY:
+        # No matter how it is written; an empty one names no encoding.
+        encoding = headers.get("Content-Encoding", "").lower()
+        if encoding in ("", IDENTITY):
             return await self._carry_out(request, body)
         inflated = bytearray()
         try:

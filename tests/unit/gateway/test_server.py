@@ -117,6 +117,8 @@ async def test_programs_that_are_no_pages_name_no_origin_and_are_not_asked_for_i
         ("GZIP", zipped(REQUEST)),
         ("deflate", zlib.compress(REQUEST)),
         ("identity", REQUEST),
+        ("Identity", REQUEST),
+        ("", REQUEST),
         ("gzip", zipped(b" " * (2 * PART_BYTES_MAX + 1) + REQUEST)),
     ],
 )
