@@ -225,16 +225,24 @@ class KeyRanges:
         self._prefix = prefix
         self._partition = partition
         self._sort = sort
+        self.partition_names = tuple(attribute.name for attribute in partition)
+        self.sort_names = tuple(attribute.name for attribute in sort)
 
     def partition(self, values: Sequence[Value]) -> bytes:
         """What the stored keys of one partition key begin with, given all its attributes.
 
         Raises ValidationError if a value cannot be that of its attribute.
         """
+        if len(self._partition) == 1:
+            # Nearly all keys.
+            (attribute,), (value,) = self._partition, values
+            content = attribute.content_of(value)
+            hash_bytes = blake2b(content, digest_size=HASH_BYTES).digest()
+            return self._prefix + hash_bytes + attribute.ordered(content)
         contents = [attribute.content_of(of) for attribute, of in zip(self._partition, values, strict=True)]
         ordered = [attribute.ordered(content) for attribute, content in zip(self._partition, contents, strict=True)]
-        hashed = contents[0] if len(contents) == 1 else b"".join(ordered)
-        return b"".join((self._prefix, blake2b(hashed, digest_size=HASH_BYTES).digest(), *ordered))
+        joined = b"".join(ordered)
+        return self._prefix + blake2b(joined, digest_size=HASH_BYTES).digest() + joined
 
     def sort_range(self, conditions: Sequence[tuple[str, Sequence[Value]]]) -> tuple[bytes, bytes | None]:
         """Where in a partition the sort keys lie that satisfy conditions: begin and end after `partition`.

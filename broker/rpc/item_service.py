@@ -328,12 +328,8 @@ class ItemService:
         placeholders.check_all_used()
         table = self._catalog.open_table(table_name)
         index = open_index(table, asked.index_name)
-        definition = table.definition if index is None else index.definition
-        condition = match_keys(
-            conditions,
-            [attribute.name for attribute in definition.partition_keys],
-            [attribute.name for attribute in definition.sort_keys],
-        )
+        ranges = (table.keys if index is None else index.keys).ranges
+        condition = match_keys(conditions, ranges.partition_names, ranges.sort_names)
         placeholders.check_keys_are_whole(table.definition)
         return asked.of(table, index, filters_on_keys=request.allow_key_attributes_in_filter), condition
 
@@ -739,17 +735,19 @@ def _check_placeholders(request: Any) -> None:
 
 def _placeholders(request: Any) -> Placeholders:
     _check_placeholders(request)
-    names = dict(request.expression_attribute_names)
+    names, given = dict(request.expression_attribute_names), request.expression_attribute_values
+    # A request that is no longer than they may be has no more of them.
+    if request.ByteSize() > PLACEHOLDERS_BYTES_MAX:
+        size = sum(len(name.encode()) for name in names.values()) + sum(value.ByteSize() for value in given.values())
+        if size > PLACEHOLDERS_BYTES_MAX:
+            raise ValidationError(
+                f"ExpressionAttributeNames and ExpressionAttributeValues have at most {PLACEHOLDERS_BYTES_MAX} bytes",
+                field="expression_attribute_values",
+                limit=PLACEHOLDERS_BYTES_MAX,
+            )
     values = {}
-    size = sum(len(name) for name in names.values())
-    size += sum(value.ByteSize() for value in request.expression_attribute_values.values())
-    if size > PLACEHOLDERS_BYTES_MAX:
-        raise ValidationError(
-            f"ExpressionAttributeNames and ExpressionAttributeValues have at most {PLACEHOLDERS_BYTES_MAX} bytes",
-            field="expression_attribute_values",
-            limit=PLACEHOLDERS_BYTES_MAX,
-        )
-    for name, value in request.expression_attribute_values.items():
+    for name in given:
+        value = given[name]
         try:
             values[name] = canonical_value(value)
         except ValidationError as error:

@@ -281,3 +281,17 @@ def test_what_needs_no_table_is_checked_before_the_table_is_looked_up(client: Cl
         request.table_name = NOWHERE  # type: ignore[attr-defined]
         with refused("INVALID_ARGUMENT", "VALIDATION", field=field):
             call(client, method, request)
+
+
+@pytest.mark.parametrize("count", [34, 35])
+def test_names_and_values_together_have_2_mib_of_bytes(client: Client, count: int) -> None:
+    # 61,680 bytes each, so 34 have less than 2 MiB and 35 more; of characters they have a quarter.
+    names = {f"#n{number}": "\U0001d11e" * 15_420 for number in range(count)}
+    request = pb.ScanRequest(
+        table_name=NOWHERE, filter_expression="attribute_exists(a)", expression_attribute_names=names
+    )
+    with refused("INVALID_ARGUMENT", "VALIDATION") as refusal:
+        client.items.Scan(request)
+    assert refusal.refusal is not None
+    told = refusal.refusal.metadata.get("limit")
+    assert told == (None if count == 34 else str(2 * 1024 * 1024)), refusal.refusal
