@@ -35,6 +35,8 @@ QUIET_SECONDS: Final = 600.0
 # Rolls make no more lanes than this, so that there is room for splits and merges. 64 shards that roll every 4 hours and
 # are held for 24 fit: 448 are held when a roll is due, and 512 after it.
 ROLLED_LANES_MAX: Final = 512
+# A seam is far from the middle of a shard beyond this part of its hashes.
+_FAR_SHARE: Final = 4
 _MILLIS_PER_SECOND: Final = 1000
 
 
@@ -82,7 +84,7 @@ class Resharding:
             is_busy = rates[shard.id] >= 1
             busy_seconds = self._busy_seconds.get(shard.id, 0.0) + seconds if is_busy else 0.0
             self._busy_seconds[shard.id] = busy_seconds
-            seam = _middle_seam(shard)
+            seam = _seam_to_split_at(shard, lanes_left)
             can_split = shard.first_hash < shard.last_hash and (lanes_left > 0 or seam is not None)
             if busy_seconds >= BUSY_SECONDS and splits_left > 0 and can_split:
                 splits_left -= 1
@@ -161,7 +163,13 @@ def roll_period_seconds(stream: Stream) -> float:
     return max(settings.roll_period_seconds, settings.retention_seconds / closed_max)
 
 
-def _middle_seam(shard: Shard) -> int | None:
-    """The seam nearest to the middle of a shard, None if it has none. A split at a seam makes no new lane."""
+def _seam_to_split_at(shard: Shard, lanes_left: int) -> int | None:
+    """The seam nearest to the middle of a shard; None if it has none, or the middle is better.
+
+    A split at a seam makes no new lane. But one far from the middle leaves nearly all of a busy shard together, so that
+    is only for a stream that may have no more lanes.
+    """
     middle = (shard.first_hash + shard.last_hash + 1) // 2
-    return min(shard.seams, key=lambda seam: abs(seam - middle), default=None)
+    seam = min(shard.seams, key=lambda seam: abs(seam - middle), default=None)
+    is_far = seam is not None and abs(seam - middle) > (shard.last_hash - shard.first_hash + 1) // _FAR_SHARE
+    return None if is_far and lanes_left > 0 else seam

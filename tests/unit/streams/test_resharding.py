@@ -199,12 +199,12 @@ def test_nothing_is_merged_unless_the_table_allows_it() -> None:
 def test_a_merged_shard_that_is_busy_is_split_where_it_was_merged() -> None:
     simulation = Simulation(1, 2)
     simulation.stream = split_shard(
-        simulation.stream, simulation.stream.shards[0].shard_id, 1000, 5, NOON_MS, lambda: next(simulation._ids)
+        simulation.stream, simulation.stream.shards[0].shard_id, 2**62, 5, NOON_MS, lambda: next(simulation._ids)
     )
     simulation.run(QUIET_SECONDS * 2, 0)
     assert simulation.open == 1
     simulation.run(BUSY_SECONDS + SECONDS, BUSY_RECORDS_PER_SECOND * 2)
-    assert [shard.first_hash for shard in simulation.stream.open_shards] == [0, 1000]
+    assert [shard.first_hash for shard in simulation.stream.open_shards] == [0, 2**62]
     assert open_lanes(simulation.stream) == 2
 
 
@@ -217,6 +217,28 @@ def test_a_stream_with_as_many_lanes_as_it_may_have_is_split_at_seams_only() -> 
     assert open_lanes(simulation.stream) == OPEN_LANES_MAX
     # The shard at the end, where all the records come, has no seam any more.
     assert simulation.open == 2
+
+
+QUARTER = 2**62
+
+
+@pytest.mark.parametrize(
+    ("seam", "second_begins"),
+    [
+        (QUARTER, QUARTER),
+        (3 * QUARTER, 3 * QUARTER),
+        # So near to an end that one of the two would be as busy as the whole.
+        (QUARTER - 1, 2 * QUARTER),
+        (3 * QUARTER + 1, 2 * QUARTER),
+        (1, 2 * QUARTER),
+    ],
+)
+def test_a_busy_shard_is_split_at_a_seam_unless_that_is_far_from_its_middle(seam: int, second_begins: int) -> None:
+    simulation = Simulation(1, 2)
+    (root,) = simulation.stream.shards
+    simulation.stream = replace(simulation.stream, shards=(replace(root, seams=(seam,)),))
+    simulation.run(60, BUSY_RECORDS_PER_SECOND * 2)
+    assert [shard.first_hash for shard in simulation.stream.open_shards] == [0, second_begins]
 
 
 def rolling(**settings: int) -> Stream:
