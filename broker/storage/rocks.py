@@ -156,6 +156,8 @@ class Store:
         holder = holder_of(path)
         if holder:
             raise StoreOpenError(f"the data folder {path} is in use by {holder}")
+        # A process that was killed in a trial has left it, and it keeps the room of files that the store has dropped.
+        shutil.rmtree(path / _TRIAL, ignore_errors=True)
         evidence = gather_evidence(path)
         self.note = evidence.note
         self.loss = find_loss(path, evidence, lambda: self._peek(path))

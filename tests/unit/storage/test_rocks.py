@@ -94,6 +94,14 @@ def test_a_closed_store_can_be_opened_again(tmp_path: Path) -> None:
     again.close()
 
 
+def test_what_a_start_left_that_was_killed_is_removed(tmp_path: Path) -> None:
+    trial = tmp_path / "replay-trial"
+    trial.mkdir()
+    (trial / "000004.log").touch()
+    Store(tmp_path).close()
+    assert not trial.exists()
+
+
 def test_a_folder_is_opened_by_one_store_at_a_time(tmp_path: Path) -> None:
     store = Store(tmp_path)
     with pytest.raises(StoreOpenError, match=str(tmp_path)):
