@@ -254,7 +254,7 @@ def check_attribute_name(name: str, field: str) -> None:
     size = len(name.encode())
     if not 1 <= size <= KEY_NAME_BYTES_MAX:
         constraint = length_at_most(KEY_NAME_BYTES_MAX) if size else length_at_least(1)
-        raise ConstraintError(name, field, constraint, limit=KEY_NAME_BYTES_MAX)
+        raise ConstraintError(name, field, constraint, limit=KEY_NAME_BYTES_MAX if size else 1)
 
 
 def check_projection(projection_type: ProjectionType | None, non_key_attributes: Sequence[str]) -> ProjectionType:

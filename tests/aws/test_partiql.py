@@ -232,6 +232,15 @@ def test_a_statement_that_can_not_be_is_refused(table: Table, statement: str, me
     assert len(table.run("SELECT * FROM T ")) == 12
 
 
+def test_parameters_are_counted_before_they_are_looked_at(table: Table) -> None:
+    for count, message in ((2, "don't match: 2, 1"), (1, "AttributeValue is empty")):
+        empty: list[dict[str, Any]] = [{}] * count
+        with pytest.raises(ClientError) as error:
+            table.run("SELECT * FROM T WHERE id = ?", *empty)
+        assert code(error) == "ValidationException"
+        assert message in str(error.value)
+
+
 def test_a_statement_has_at_most_8192_characters(table: Table) -> None:
     start = "SELECT * FROM T WHERE state = 'a"
     padding = "x" * (8192 - len(table.text(start)) - 1)
@@ -246,7 +255,7 @@ def test_a_statement_has_at_most_8192_characters(table: Table) -> None:
         ("ExecuteStatement", {}, "ValidationException"),
         ("BatchExecuteStatement", {"Statements": [{"Statement": 1}]}, "SerializationException"),
         ("ExecuteStatement", {"Statement": "SELECT * FROM T ", "Parameters": {}}, "SerializationException"),
-        ("ExecuteStatement", {"Statement": "SELECT * FROM T ", "Parameters": [1]}, "SerializationException"),
+        ("ExecuteStatement", {"Statement": "SELECT * FROM T WHERE n = ?", "Parameters": [1]}, "SerializationException"),
         ("ExecuteStatement", {"Statement": "SELECT * FROM T WHERE n = ?", "Parameters": [{}]}, "ValidationException"),
         ("ExecuteStatement", {"Statement": "SELECT * FROM T ", "Limit": 0}, "ValidationException"),
         ("ExecuteStatement", {"Statement": "SELECT * FROM T ", "Limit": "1"}, "SerializationException"),

@@ -41,7 +41,8 @@ if TYPE_CHECKING:
 
 # DynamoDB's limit of a request.
 BODY_BYTES_MAX: Final = 16 * 1024 * 1024
-# An operation on one item needs no more, however its 400 KB and the 2 MB of its expression values are written.
+# An operation on one item needs no more for 400 KB of item and 2 MB of expression values, unless nearly all of it is
+# text that is written in six bytes a character.
 BODY_OF_ONE_ITEM_BYTES_MAX: Final = 8 * 1024 * 1024
 _OF_SEVERAL_ITEMS: Final = frozenset(
     (
@@ -162,9 +163,7 @@ class AwsProtocol:
             limit = BODY_BYTES_MAX if name in _OF_SEVERAL_ITEMS else BODY_OF_ONE_ITEM_BYTES_MAX
             if len(body) > limit:
                 raise ValidationError(
-                    f"A request of {name} has at most {limit} bytes: no item, key or values that are allowed take more",
-                    field="body",
-                    limit=limit,
+                    f"A request of {name} has at most {limit} bytes, this one {len(body)}", field="body", limit=limit
                 )
             check = self._checks[target]
             if len(body) <= SHORT_BYTES:

@@ -60,12 +60,14 @@ class _Prepared:
     def __init__(self, request: Json) -> None:
         text = request["Statement"]
         self.statement, wanted = parse_statement(text)
-        self.parameters = _parameters(request.get("Parameters"))
-        if len(self.parameters) != wanted:
+        given = request.get("Parameters", [])
+        # First: a request may have very many, and a statement only so many as its text has places for.
+        if len(given) != wanted:
             raise ValidationError(
-                f"Number of parameters in request and statement don't match: {len(self.parameters)}, {wanted}",
+                f"Number of parameters in request and statement don't match: {len(given)}, {wanted}",
                 field="Parameters",
             )
+        self.parameters = _parameters(given)
         self.content = _content(text, self.parameters)
         self.shows_failed = request.get("ReturnValuesOnConditionCheckFailure")
 
@@ -308,9 +310,7 @@ class PartiQL:
         return {kind: action}
 
 
-def _parameters(parameters: list[Any] | None) -> list[Json]:
-    if parameters is None:
-        return []
+def _parameters(parameters: list[Any]) -> list[Json]:
     values = [structure(each, "Parameters") for each in parameters]
     if any(len(each) != 1 for each in values):
         raise ValidationError(
