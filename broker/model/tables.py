@@ -371,12 +371,28 @@ class Stream:
 
 
 def upgrade_table(document: dict[str, Any]) -> None:
-    """Changes the document of a table as an earlier version wrote it: an index had one partition and one sort key."""
-    for index in document.get("indexes", ()):
+    """Changes the document of a table as an earlier version wrote it.
+
+    An index had one partition and one sort key; there was no warm throughput, which is at least the provisioned one.
+    """
+    indexes = document.get("indexes", ())
+    for provisioned in (document, *indexes):
+        _add_warm_throughput(provisioned)
+    for index in indexes:
         if "partition_key" in index:
             sort_key = index.pop("sort_key", None)
             index["partition_keys"] = [index.pop("partition_key")]
             index["sort_keys"] = [] if sort_key is None else [sort_key]
+
+
+def _add_warm_throughput(document: dict[str, Any]) -> None:
+    throughput = document.get("throughput")
+    if throughput is not None and "warm_throughput" not in document:
+        default = WARM_THROUGHPUT_DEFAULT
+        document["warm_throughput"] = {
+            "read_units": max(default.read_units, throughput.get("read_units", 0)),
+            "write_units": max(default.write_units, throughput.get("write_units", 0)),
+        }
 
 
 def stream_name(table_name: str, label: str) -> str:

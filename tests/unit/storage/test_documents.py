@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from broker.model.errors import CorruptionError
-from broker.model.tables import HASH_MAX, KeyAttribute, KeyAttributeType, Throughput
+from broker.model.tables import HASH_MAX, WARM_THROUGHPUT_DEFAULT, KeyAttribute, KeyAttributeType, Throughput
 from broker.storage.documents import Documents
 from broker.storage.rocks import Family, Store
 from broker.tables.catalog import table_documents
@@ -121,9 +121,23 @@ async def test_a_table_of_an_earlier_version_has_its_indexes(engine: Engine, kin
     by_stage = table.indexes[1]
     assert (by_stage.id, by_stage.is_backfilling, by_stage.non_key_attributes) == (9, True, ("note",))
     assert by_stage.throughput == Throughput(read_units=1, write_units=2)
+    assert by_stage.warm_throughput == table.warm_throughput == WARM_THROUGHPUT_DEFAULT
     # Written again, it is as today's version writes it.
     await engine.do(lambda group: table_documents(engine.store, kind).put(group, "pets", table))
     assert table_documents(engine.store, kind).all() == [table]
+
+
+async def test_warm_throughput_of_an_earlier_version_is_at_least_what_is_provisioned(engine: Engine) -> None:
+    document = EARLIER_TABLE.replace(b'"write_units":2', b'"write_units":4001')
+    of_table = b'"throughput":{"read_units":12001,"write_units":4000},"is_protected"'
+    document = document.replace(b'"throughput":null,"is_protected"', of_table)
+    engine.store.write({Family.CATALOG: {b"table/pets": document}})
+    (table,) = table_documents(engine.store).all()
+    assert table.warm_throughput == Throughput(read_units=12_001, write_units=4_000)
+    assert [index.warm_throughput for index in table.indexes] == [
+        WARM_THROUGHPUT_DEFAULT,
+        Throughput(read_units=12_000, write_units=4_001),
+    ]
 
 
 @pytest.mark.parametrize("damaged", [b"[]", b'{"indexes":5}', b'{"indexes":[5]}', b'{"name":"pets"}', b"{"])
