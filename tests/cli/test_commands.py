@@ -183,6 +183,8 @@ def test_items_can_be_let_expire(headrace: Headrace, orders: str) -> None:
         ["item", "scan", "t-1", "--values", "{"],
         ["table", "create", "t-1"],
         ["table", "create", "t-1", "--partition-key", "id:X"],
+        ["table", "create", "t-1", "--partition-key", "id", "--partition-key", "place"],
+        ["table", "create", "t-1", "--partition-key", "id", "--sort-key", "at", "--sort-key", "place"],
         ["table", "create", "t-1", "--partition-key", "id", "--stream", "ALL"],
         ["table", "update", "t-1"],
         ["table", "recovery", "t-1", "--days", "3"],

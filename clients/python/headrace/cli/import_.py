@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
 
-from headrace.cli.options import KeyOption, endpoint_option, output_option, parse_key_attribute, view_type_option
+from headrace.cli.options import KeyOption, endpoint_option, output_option, parse_only_key_attribute, view_type_option
 from headrace.cli.output import write_text
 from headrace.cli.render import print_json
 
@@ -89,10 +89,13 @@ Examples:
 @click.option(
     "--partition-key",
     metavar="NAME[:TYPE]",
-    callback=parse_key_attribute,
+    multiple=True,
+    callback=parse_only_key_attribute,
     help="With --create-table; TYPE is S, N or B, if left out that of the first item.",
 )
-@click.option("--sort-key", metavar="NAME[:TYPE]", callback=parse_key_attribute, help="With --create-table.")
+@click.option(
+    "--sort-key", metavar="NAME[:TYPE]", multiple=True, callback=parse_only_key_attribute, help="With --create-table."
+)
 @view_type_option(help_text="With --create-table: enable the table's stream, with these images.")
 @endpoint_option
 @output_option

@@ -17,8 +17,8 @@ __all__ = [
     "check_endpoint",
     "endpoint_option",
     "output_option",
-    "parse_key_attribute",
     "parse_key_attributes",
+    "parse_only_key_attribute",
     "parse_retention",
     "parse_roll_period",
     "parse_size",
@@ -80,10 +80,8 @@ def view_type_option(*, help_text: str) -> Callable[[_Command], _Command]:
     return click.option("--stream", "view_type", type=click.Choice(VIEW_TYPES, case_sensitive=False), help=help_text)
 
 
-def parse_key_attribute(ctx: click.Context, param: click.Parameter, value: str | None) -> KeyOption | None:
-    """A click callback: NAME:TYPE, or NAME with its type left open; a type other than S, N or B is wrong usage."""
-    if value is None:
-        return None
+def _parse_key_attribute(ctx: click.Context, param: click.Parameter, value: str) -> KeyOption:
+    """Read NAME:TYPE, or NAME with its type left open; a type other than S, N or B is wrong usage."""
     name, colon, key_type = value.rpartition(":")
     if not colon:
         return value, None
@@ -92,10 +90,16 @@ def parse_key_attribute(ctx: click.Context, param: click.Parameter, value: str |
     return name, cast("KeyType", key_type)
 
 
+def parse_only_key_attribute(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> KeyOption | None:
+    """A click callback: the one attribute of a part of a table's key; a second one is wrong usage."""
+    if len(values) > 1:
+        raise click.BadParameter("the key of a table has one: only global indexes have more", ctx=ctx, param=param)
+    return _parse_key_attribute(ctx, param, values[0]) if values else None
+
+
 def parse_key_attributes(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> tuple[KeyOption, ...]:
-    """A click callback of an option that may be there several times: each value as `parse_key_attribute` takes it."""
-    parsed = (parse_key_attribute(ctx, param, value) for value in values)
-    return tuple(key for key in parsed if key is not None)
+    """A click callback: the attributes of a part of an index's key."""
+    return tuple(_parse_key_attribute(ctx, param, value) for value in values)
 
 
 def parse_retention(ctx: click.Context, param: click.Parameter, value: str | None) -> int | None:

@@ -11,8 +11,8 @@ from headrace.cli.options import (
     KeyOption,
     endpoint_option,
     output_option,
-    parse_key_attribute,
     parse_key_attributes,
+    parse_only_key_attribute,
     parse_time,
     stream_settings_options,
     table_settings,
@@ -42,10 +42,13 @@ def table() -> None:
     "--partition-key",
     metavar="NAME[:TYPE]",
     required=True,
-    callback=parse_key_attribute,
+    multiple=True,
+    callback=parse_only_key_attribute,
     help="TYPE is S, N or B; S if left out.",
 )
-@click.option("--sort-key", metavar="NAME[:TYPE]", callback=parse_key_attribute, help="As --partition-key.")
+@click.option(
+    "--sort-key", metavar="NAME[:TYPE]", multiple=True, callback=parse_only_key_attribute, help="As --partition-key."
+)
 @view_type_option(help_text="Enable the table's stream; its records hold these images.")
 @stream_settings_options
 @table_settings_options
