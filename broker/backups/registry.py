@@ -17,6 +17,7 @@ from broker.backups.folder import Backup, BackupStatus
 from broker.backups.rewind import Window, changes_after, take_back, window
 from broker.encoding.items import parse_item
 from broker.encoding.keys import table_prefix
+from broker.model.clock import iso_label
 from broker.model.constraints import matches
 from broker.model.errors import (
     BackupInUseError,
@@ -250,7 +251,7 @@ class Backups:
         if time_ms is not None and not reach.earliest_ms <= time_ms <= reach.latest_ms:
             raise InvalidRestoreTimeError(
                 "An invalid restore time was specified: RestoreDateTime must be from EarliestRestorableDateTime, "
-                f"{reach.earliest_ms} ms, to LatestRestorableDateTime, {reach.latest_ms} ms since 1970",
+                f"{iso_label(reach.earliest_ms)}Z, to LatestRestorableDateTime, {iso_label(reach.latest_ms)}Z",
                 field="restore_date_time",
                 table_name=name,
             )

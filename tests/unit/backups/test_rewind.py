@@ -16,6 +16,7 @@ from broker.backups.registry import RESTORES_MAX, Backups
 from broker.backups.rewind import ITEMS_MAX, RECORDS_MAX, take_back, window
 from broker.encoding.items import canonicalize
 from broker.encoding.keys import table_prefix
+from broker.model.clock import iso_label
 from broker.model.errors import (
     InvalidRestoreTimeError,
     LimitExceededError,
@@ -195,8 +196,10 @@ async def test_the_window_begins_with_the_stream(engine: Engine, backups: Backup
     engine.clock.ms += 100
     await put(engine, table, "a", 3)
     assert backups.recovery_window(table) == (begin_ms, engine.clock.ms)
+    earliest, latest = iso_label(begin_ms), iso_label(engine.clock.ms)
+    told = f"from EarliestRestorableDateTime, {earliest}Z, to LatestRestorableDateTime, {latest}Z"
     for time_ms in (begin_ms - 1, engine.clock.ms + 1):
-        with pytest.raises(InvalidRestoreTimeError):
+        with pytest.raises(InvalidRestoreTimeError, match=told):
             await backups.restore_to_point_in_time("pets", "copy", time_ms)
     for time_ms, name in ((begin_ms, "first"), (engine.clock.ms, "last")):
         await backups.restore_to_point_in_time("pets", name, time_ms)
