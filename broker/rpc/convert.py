@@ -152,8 +152,14 @@ def new_table(request: table_service_pb2.CreateTableRequest, name: str) -> NewTa
     definitions = check_attribute_definitions(definition_pairs(request.attribute_definitions))
     (partition_key,), sort_keys = check_key_schema(key_schema_pairs(request.key_schema), definitions)
     indexes = (
-        *(_index(index, definitions) for index in request.local_secondary_indexes),
-        *(_index(index, definitions) for index in request.global_secondary_indexes),
+        *(
+            _index(index, definitions, f"local_secondary_indexes.{number}.member")
+            for number, index in enumerate(request.local_secondary_indexes, 1)
+        ),
+        *(
+            _index(index, definitions, f"global_secondary_indexes.{number}.member")
+            for number, index in enumerate(request.global_secondary_indexes, 1)
+        ),
     )
     keys = (partition_key, *sort_keys, *(key for index in indexes for key in index.key_attributes))
     used = dict.fromkeys(key.name for key in keys)
@@ -191,16 +197,17 @@ def table_change(request: table_service_pb2.UpdateTableRequest) -> TableChange:
         )
     definitions = check_attribute_definitions(definition_pairs(request.attribute_definitions))
     new_indexes, deleted, settings = [], [], []
-    for update in updates:
+    for number, update in enumerate(updates, 1):
+        field = f"global_secondary_index_updates.{number}.member.{update.WhichOneof('change')}"
         match update.WhichOneof("change"):
             case "create":
-                new_indexes.append(_index(update.create, definitions))
+                new_indexes.append(_index(update.create, definitions, field))
                 settings.append(_index_settings(update.create, update.create.index_name))
             case "update":
-                check_table_name(update.update.index_name, "index_name")
+                check_table_name(update.update.index_name, f"{field}.index_name")
                 settings.append(_index_update(update.update))
             case "delete":
-                check_table_name(update.delete.index_name, "index_name")
+                check_table_name(update.delete.index_name, f"{field}.index_name")
                 deleted.append(update.delete.index_name)
             case _:
                 raise ValidationError(
@@ -311,11 +318,7 @@ def _table_class(table_class: table_pb2.TableClass.ValueType) -> TableClass | No
         return None
     known = _CLASS_FROM_PB.get(table_class)
     if known is None:
-        raise ValidationError(
-            f"Value {table_class} at table_class failed to satisfy constraint: Member must satisfy enum value set: "
-            f"[{', '.join(TableClass)}]",
-            field="table_class",
-        )
+        raise ConstraintError(table_class, "table_class", one_of(TableClass))
     return known
 
 
@@ -344,11 +347,14 @@ def _new_table_throughput(request: table_service_pb2.CreateTableRequest) -> Thro
 def _index(
     message: table_pb2.LocalSecondaryIndex | table_pb2.GlobalSecondaryIndex,
     definitions: Mapping[str, KeyAttributeType],
+    field: str,
 ) -> Index:
-    """An index to create; it gets its id when it is."""
-    check_table_name(message.index_name, "index_name")
+    """An index to create, which is at a path in the request; it gets its id when it is."""
+    check_table_name(message.index_name, f"{field}.index_name")
     is_global = isinstance(message, table_pb2.GlobalSecondaryIndex)
-    partition_keys, sort_keys = check_key_schema(key_schema_pairs(message.key_schema), definitions, is_global=is_global)
+    partition_keys, sort_keys = check_key_schema(
+        key_schema_pairs(message.key_schema), definitions, field=f"{field}.key_schema", is_global=is_global
+    )
     names = tuple(message.projection.non_key_attributes)
     return Index(
         name=message.index_name,

@@ -163,18 +163,23 @@ def check_attribute_definitions(definitions: Sequence[tuple[str, str | None]]) -
 
 
 def check_key_schema(
-    schema: Sequence[tuple[str, str]], definitions: Mapping[str, KeyAttributeType], *, is_global: bool = False
+    schema: Sequence[tuple[str, str]],
+    definitions: Mapping[str, KeyAttributeType],
+    *,
+    field: str = "key_schema",
+    is_global: bool = False,
 ) -> tuple[tuple[KeyAttribute, ...], tuple[KeyAttribute, ...]]:
     """The attributes of the partition key and those of the sort key, from (name, "HASH" or "RANGE") pairs.
 
-    A table or local index has one attribute in each; a global index has up to four.
+    A table or local index has one attribute in each; a global index has up to four. `field` is the path of the schema
+    in the request.
     """
     # In a global index each part has a limit of its own.
-    check_count(schema, "key_schema", 1, max(1, len(schema)) if is_global else KEY_SCHEMA_ELEMENTS_MAX)
+    check_count(schema, field, 1, max(1, len(schema)) if is_global else KEY_SCHEMA_ELEMENTS_MAX)
     partition_count = _check_global_key_roles(schema) if is_global else _check_key_roles(schema)
     names = [name for name, _ in schema]
-    for name in names:
-        check_attribute_name(name, "key_schema.attribute_name")
+    for number, name in enumerate(names, 1):
+        check_attribute_name(name, f"{field}.{number}.member.attribute_name")
     if len(set(names)) != len(names):
         raise ValidationError(
             "Both the Hash Key and the Range Key element in the KeySchema have the same name"

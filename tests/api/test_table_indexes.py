@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Final
 
 import pytest
 
@@ -29,6 +30,8 @@ from tests.rpc import (
     unique_name,
 )
 
+# Where the one global index of a request is.
+AT: Final = "global_secondary_indexes.1.member"
 KEYS = "customer:S order:N"
 TOTAL = "total:N"
 KEYS_ONLY = table_pb2.Projection(projection_type=table_pb2.PROJECTION_TYPE_KEYS_ONLY)
@@ -247,15 +250,23 @@ FAULTS: dict[str, tuple[CreateTableRequest, str, str]] = {
         "Invalid KeySchema: Some index key attribute have no definition",
         "attribute_definitions",
     ),
-    "no key": (request_with(global_index("index", "")), "length greater than or equal to 1", "key_schema"),
+    "no key": (request_with(global_index("index", "")), "length greater than or equal to 1", f"{AT}.key_schema"),
     "one key name twice": (
         request_with(global_index("index", "total total")),
         "Both the Hash Key and the Range Key element in the KeySchema have the same name",
         "key_schema",
     ),
-    "name too short": (request_with(global_index("ab", "total")), "length greater than or equal to 3", "index_name"),
-    "name too long": (request_with(global_index("a" * 256, "total")), "length less than or equal to 255", "index_name"),
-    "name with a blank": (request_with(global_index("a b", "total")), "regular expression pattern", "index_name"),
+    "name too short": (
+        request_with(global_index("ab", "total")),
+        "length greater than or equal to 3",
+        f"{AT}.index_name",
+    ),
+    "name too long": (
+        request_with(global_index("a" * 256, "total")),
+        "length less than or equal to 255",
+        f"{AT}.index_name",
+    ),
+    "name with a blank": (request_with(global_index("a b", "total")), "regular expression pattern", f"{AT}.index_name"),
     "throughput without PROVISIONED": (
         request_with(global_index("index", "total", throughput=TEN)),
         "ProvisionedThroughput should not be specified for index: index when BillingMode is PAY_PER_REQUEST",
