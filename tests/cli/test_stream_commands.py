@@ -244,6 +244,23 @@ def test_consume_acks_nothing_when_stdout_is_closed(headrace: Headrace, orders: 
     assert '"a"' in done(headrace("stream", "consume", orders, "--group", orders, "-n", "1"))
 
 
+# A table, fields, and a line.
+@pytest.mark.parametrize("command", [("table", "list"), ("table", "describe", "orders"), ("health",)])
+def test_a_command_without_a_stdout_ends_quietly(orders: str, endpoint: str, command: tuple[str, ...]) -> None:
+    arguments = [orders if part == "orders" else part for part in command]
+    ended = subprocess.run(
+        [
+            *("/bin/sh", "-c", 'exec 1>&-; exec "$@"', "sh", sys.executable, "-m", "headrace.cli"),
+            *arguments,
+            *("--endpoint", endpoint),
+        ],
+        timeout=20,
+        check=False,
+        capture_output=True,
+    )
+    assert (ended.returncode, ended.stderr) == (141, b"")
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no /dev/full")
 def test_consume_acks_nothing_when_the_disk_of_its_output_is_full(
     headrace: Headrace, orders: str, endpoint: str

@@ -16,7 +16,7 @@ from typing import TextIO, cast
 
 import click
 
-__all__ = ["EXIT_OUTPUT_CLOSED", "OutputError", "StdoutFile", "write_lines", "write_text"]
+__all__ = ["EXIT_OUTPUT_CLOSED", "OutputError", "StdoutFile", "is_terminal", "write_lines", "write_text"]
 
 # What a shell reports for a process that SIGPIPE ended: 128 and the number of the signal.
 EXIT_OUTPUT_CLOSED = 141
@@ -53,6 +53,11 @@ class StdoutFile:
         _write([data])
 
 
+def is_terminal() -> bool:
+    """Say whether stdout is a terminal, whose width matters. Raises: OutputError if there is no stdout."""
+    return _stdout().isatty()
+
+
 def write_text(text: str) -> None:
     """Write a text and the end of its line. Raises: OutputError."""
     write_lines([text])
@@ -62,7 +67,7 @@ def write_lines(lines: Iterable[str]) -> None:
     """Write lines, all at once. Raises: OutputError, which says how many were written."""
     stdout = _stdout()
     encoding, on_error = stdout.encoding or "utf-8", stdout.errors or "strict"
-    if not stdout.isatty():
+    if not is_terminal():
         lines = map(click.unstyle, lines)
     _write([f"{line}\n".encode(encoding, on_error) for line in lines])
 

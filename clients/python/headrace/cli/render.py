@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from headrace.cli.output import write_lines, write_text
+from headrace.cli.output import is_terminal, write_lines, write_text
 from headrace.dynamodb_json import number_text
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Non
     cells = [[_cell(value) for value in row] for row in values]
     console = _console()
     layout = _Layout([None] * len(columns), _GAPS[0])
-    if sys.stdout.isatty():
+    if is_terminal():
         layout = _fit(columns, values, cells, console.width)
         cells = [[_cut_words(cell, width) for cell, width in zip(row, layout.widths, strict=True)] for row in cells]
         # If nothing more can give way the terminal wraps the lines: better than a number that is cut.
@@ -233,7 +233,8 @@ def _cut_words(text: str, width: int | None) -> str:
 def _console() -> Console:
     from rich.console import Console
 
-    return Console(file=sys.stdout, highlight=False, width=None if sys.stdout.isatty() else PIPE_WIDTH)
+    width = None if is_terminal() else PIPE_WIDTH
+    return Console(file=sys.stdout, highlight=False, width=width)
 
 
 def _print(renderable: RenderableType, console: Console) -> None:
