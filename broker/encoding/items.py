@@ -71,6 +71,11 @@ def parse_item(data: bytes) -> Item:
         ) from error
 
 
+def stored_item(data: bytes) -> Item:
+    """The item that canonical bytes are: what was checked when it was written need not be looked through again."""
+    return pb.Item.FromString(data)
+
+
 def has_many_values(holder: Item | pb.AttributeValue, most: int) -> bool:
     """Tell whether an item or a value holds more than so many values, elements of sets included."""
     return _values_left(holder, most) < 0

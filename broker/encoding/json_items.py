@@ -10,7 +10,7 @@ import binascii
 from base64 import b64decode, b64encode
 from typing import Any, Final
 
-from broker.encoding.items import Item, nested_too_deep, parse_item
+from broker.encoding.items import Item, nested_too_deep, stored_item
 from broker.model.errors import SerializationError, ValidationError
 from broker.model.values import NESTING_LEVELS_MAX
 
@@ -32,7 +32,7 @@ def encode_json_item(content: Any) -> bytes:
 
 def decode_json_item(encoded: bytes) -> dict[str, Any]:
     """An item as JSON, from its bytes."""
-    return json_of_item(parse_item(encoded))
+    return json_of_item(stored_item(encoded))
 
 
 def json_of_item(item: Any) -> dict[str, Any]:

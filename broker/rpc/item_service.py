@@ -145,9 +145,15 @@ class ItemService:
         """Prepare a request, or one of a batch, in a turn of its own, or apart if it alone would hold the loop."""
         size = request.ByteSize()
         if size > LOOKED_THROUGH_BYTES or (size > TURN_BYTES and _has_many_values(request)):
-            return await self._turns.apart(prepare)
+            return await self._turns.apart(lambda: self._foreseen(prepare()))
         await self._turns.take(size)
         return prepare()
+
+    def _foreseen(self, prepared: Prepared) -> Prepared:
+        """Work out a long update now rather than within a group commit, for the item as it is now."""
+        if isinstance(prepared, Change):
+            prepared.foresee(self._reader.peek(prepared.key))
+        return prepared
 
     async def _write(self, request: Any, operation: Put | Delete | Change) -> bytes:
         try:
@@ -156,7 +162,12 @@ class ItemService:
             if not error.is_shown:
                 raise
             return _condition_failure(request, error, (_FIELD_2, _FIELD_3))
-        response = _EMPTY if outcome is None else _written(request, outcome, (_FIELD_1, _FIELD_3))
+        if outcome is None:
+            response = _EMPTY
+        elif outcome.encoded_bytes <= TURN_BYTES:
+            response = _written(request, outcome, (_FIELD_1, _FIELD_3))
+        else:
+            response = await self._turns.apart(lambda: _written(request, outcome, (_FIELD_1, _FIELD_3)))
         if request.return_item_collection_metrics == _TELLS_SIZE:
             response += self._collections(_FIELD_4, (operation,))
         return response
@@ -185,7 +196,12 @@ class ItemService:
         key = table.keys.of_key(key_item)
         item, consumption = self._read(table, key, consistent=request.consistent_read)
         await self._reader.settle((key,))
-        response = _EMPTY if item is None else field_bytes(_FIELD_1, _projected(item, projection))
+        if item is None:
+            response = _EMPTY
+        elif projection is None or len(item.encoded) <= TURN_BYTES:
+            response = field_bytes(_FIELD_1, _projected(item, projection))
+        else:
+            response = await self._turns.apart(lambda: field_bytes(_FIELD_1, _projected(item, projection)))
         return response + _capacity_field(_FIELD_2, consumption, request)
 
     def _read(self, table: OpenTable, key: ItemKey, *, consistent: bool) -> tuple[EncodedItem | None, Consumption]:
@@ -802,7 +818,7 @@ def _token(request: Any, writes: Sequence[Write]) -> RequestToken | None:
 def _projected(item: EncodedItem, projection: Projection | None) -> bytes:
     if projection is None:
         return item.encoded
-    attributes = item_encoding.decode_some(parse_item(item.encoded), projection.names)
+    attributes = item_encoding.decode_some(item_encoding.stored_item(item.encoded), projection.names)
     return item_encoding.encode(projection.apply(attributes)).encoded
 
 

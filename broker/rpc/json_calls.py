@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from google.protobuf import message_factory
@@ -73,12 +74,11 @@ class JsonCalls:
         if not isinstance(response, bytes):
             return call.response_codec.json_of(response)
         size = len(response)
-        message = call.response_class.FromString(response)
         if size > TURN_BYTES:
-            return await self._turns.apart(lambda: call.response_codec.json_of(message))
+            return await self._turns.apart(lambda: _json_of(call, response))
         if size > SHORT_BYTES:
             await self._turns.take(size)
-        return call.response_codec.json_of(message)
+        return _json_of(call, response)
 
     async def _message(self, call: _Call, request: Any) -> Message:
         message = call.request_class()
@@ -92,13 +92,18 @@ class JsonCalls:
         return message
 
 
+def _json_of(call: _Call, response: bytes) -> dict[str, Any]:
+    return call.response_codec.json_of(call.response_class.FromString(response))
+
+
 def _count_values(content: Any) -> int:
     """Count the values of a request in JSON, up to more than one turn of the event loop can look at."""
     count, left = 0, [content]
     while left and count <= _TURN_VALUES:
         each = left.pop()
         count += len(each)
-        left += [value for value in (each.values() if type(each) is dict else each) if type(value) in _CONTAINERS]
+        values = each.values() if type(each) is dict else each
+        left += [value for value in islice(values, _TURN_VALUES) if type(value) in _CONTAINERS]
     return count
 
 

@@ -48,6 +48,8 @@ if TYPE_CHECKING:
 # A group is closed when it holds this much, so that one group neither blocks the event loop nor the disk for long.
 GROUP_OPERATIONS_MAX: Final = 512
 GROUP_BYTES_MAX: Final = 8 * 1024 * 1024
+# Or when evaluating it has taken so long: a few updates of large items do.
+GROUP_SECONDS_MAX: Final = 0.03
 # A log block is closed when it holds this much. A page holds several, also when there are a hundred readers and pages
 # are smaller, so that few are read for a part of them only.
 BLOCK_BYTES_MAX: Final = 128 * 1024
@@ -583,6 +585,8 @@ class Committer:
         operations = size_bytes = 0
         is_full = False
         is_short = self._space.look()
+        clock = asyncio.get_running_loop().time
+        end = clock() + GROUP_SECONDS_MAX
         while self._queue and not is_full:
             # A submission that does not fit goes on in the next group; its last group completes it.
             submission = self._queue[0]
@@ -595,7 +599,11 @@ class Committer:
                     results.append(error)
                 operations += 1
                 size_bytes += operation.size_bytes
-                is_full = operations >= GROUP_OPERATIONS_MAX or size_bytes + group.record_bytes >= GROUP_BYTES_MAX
+                is_full = (
+                    operations >= GROUP_OPERATIONS_MAX
+                    or size_bytes + group.record_bytes >= GROUP_BYTES_MAX
+                    or clock() > end
+                )
                 if is_full:
                     break
             if len(results) == len(submission.operations):

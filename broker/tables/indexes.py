@@ -171,8 +171,8 @@ class Indexes:
     ) -> list[IndexChange]:
         """Changes the entries of an item that is changed from `old` to `new`; returns those that differ."""
         place = key.place
-        old_item = None if old is None else items.parse_item(old.encoded)
-        new_item = None if new is None else items.parse_item(new.encoded)
+        old_item = None if old is None else items.stored_item(old.encoded)
+        new_item = None if new is None else items.stored_item(new.encoded)
         changes: list[IndexChange] = []
         growth = (0 if new is None else new.size_bytes) - (0 if old is None else old.size_bytes)
         for codec in self._codecs.values():
@@ -219,7 +219,7 @@ class Indexes:
 
     def fill(self, group: Group, key: ItemKey, item: StoredItem) -> None:
         """Adds the entries of an item to the indexes that are being filled, unless they are there."""
-        whole, place = items.parse_item(item.item.encoded), key.place
+        whole, place = items.stored_item(item.item.encoded), key.place
         for codec in self._codecs.values():
             entry = codec.entry(place, whole, item.item) if codec.definition.is_backfilling else None
             if entry is not None and group.get(Family.INDEXES, entry[0]) is None:

@@ -10,13 +10,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from broker.encoding import items
-from broker.model.errors import ConditionalCheckFailedError, ThrottlingError
+from broker.model.errors import ConditionalCheckFailedError, HeadraceError, ThrottlingError, forget_frames
 from broker.tables.capacity import Consumption, write_units
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from broker.encoding.items import EncodedItem
+    from broker.encoding.items import EncodedItem, Item
     from broker.encoding.keys import ItemKey
     from broker.expressions.condition import Condition
     from broker.expressions.update import Update
@@ -48,6 +48,11 @@ class Outcome(NamedTuple):
     old: EncodedItem | None
     new: EncodedItem | None
     consumption: Consumption
+
+    @property
+    def encoded_bytes(self) -> int:
+        """How much there is to look at."""
+        return sum(len(item.encoded) for item in (self.old, self.new) if item is not None)
 
 
 class ShownItems:
@@ -181,15 +186,13 @@ class _SingleWrite:
         if condition is not None:
             found = {}
             if old is not None:
-                found = items.decode_some(items.parse_item(old.item.encoded), condition.names)
-            self._check(condition, old, found)
+                found = items.decode_some(items.stored_item(old.item.encoded), condition.names)
+            self._check(condition, None if old is None else old.item, found)
         return old
 
-    def _check(self, condition: Condition, old: StoredItem | None, attributes: Attributes) -> None:
+    def _check(self, condition: Condition, old: EncodedItem | None, attributes: Attributes) -> None:
         if not condition.holds(attributes):
-            raise ConditionalCheckFailedError(
-                "The conditional request failed", item=None if old is None else old.item, field="condition_expression"
-            )
+            raise ConditionalCheckFailedError("The conditional request failed", item=old, field="condition_expression")
 
 
 class Put(_SingleWrite):
@@ -235,10 +238,17 @@ class Delete(_SingleWrite):
         return Decision(self._existing(group), None)
 
 
+class _Made(NamedTuple):
+    """An item that an update has made, as a message too."""
+
+    message: Item
+    item: EncodedItem
+
+
 class Change(_SingleWrite):
     """Changes attributes of an item (UpdateItem)."""
 
-    __slots__ = ("_update",)
+    __slots__ = ("_foreseen", "_update")
     grows = True
 
     def __init__(
@@ -253,17 +263,50 @@ class Change(_SingleWrite):
     ) -> None:
         super().__init__(table, key, condition, size_bytes, metering, wanted)
         self._update = update
+        # The item for which the result was worked out ahead, and the result.
+        self._foreseen: tuple[EncodedItem | None, _Made | HeadraceError | None] | None = None
+
+    def foresee(self, old: EncodedItem | None) -> None:
+        """Work out what becomes of an item, for an update that would hold up a group commit.
+
+        `decide` takes the result if the item is still the same then. It depends on the update and the item alone, so
+        any thread may do it.
+        """
+        made: _Made | HeadraceError | None
+        try:
+            made = self._make(old)
+        except HeadraceError as error:
+            forget_frames(error)
+            made = error
+        self._foreseen = (old, made)
 
     def decide(self, group: Group) -> Decision:
         """Raises ConditionalCheckFailedError, or ValidationError if the update does not fit the item or an index."""
+        stored = group.get_item(self.key.stored)
+        old = None if stored is None else stored.item
+        if self._foreseen is not None and self._foreseen[0] == old:
+            made = self._foreseen[1]
+            if isinstance(made, HeadraceError):
+                raise made
+        else:
+            made = self._make(old)
+        if made is None:
+            return Decision(None, None)
+        if self.table.indexes:
+            # A new item is written with its key, which may be one of an index too.
+            written = made.message.attributes if old is None else self._update.touched
+            self.table.indexes.check(self.key, made.message, made.item, written)
+        return Decision(stored, made.item)
+
+    def _make(self, old: EncodedItem | None) -> _Made | None:
+        """Return what becomes of an item; None if there is none and none is made. Raises as `decide` does."""
         update, condition = self._update, self._condition
-        old = group.get_item(self.key.stored)
         if condition is not None and old is None:
             self._check(condition, None, {})
         if old is None and not update.creates:
-            return Decision(None, None)
-        encoded, size_bytes = self.key.item() if old is None else old.item
-        item = items.parse_item(encoded)
+            return None
+        encoded, size_bytes = self.key.item() if old is None else old
+        item = items.stored_item(encoded)
         # Only what the expressions mention is looked at.
         names = update.names if condition is None else update.names | condition.names
         attributes = items.decode_some(item, names)
@@ -271,10 +314,7 @@ class Change(_SingleWrite):
             self._check(condition, old, attributes)
         after = update.apply(attributes, is_new=old is None)
         new = items.with_changes(item, size_bytes, {name: after.get(name) for name in update.touched})
-        if self.table.indexes:
-            # A new item is written with its key, which may be one of an index too.
-            self.table.indexes.check(self.key, item, new, item.attributes if old is None else update.touched)
-        return Decision(old, new)
+        return _Made(item, new)
 
     def _largest_shown(self, old: EncodedItem | None, new: EncodedItem | None) -> EncodedItem | None:
         return old if new is None or (old is not None and len(old.encoded) > len(new.encoded)) else new

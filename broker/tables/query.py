@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from broker.encoding import items
 from broker.encoding.keys import HASH_BYTES, KEY_MISMATCH, prefix_end, table_prefix
 from broker.model.errors import ValidationError
 from broker.model.tables import HASH_MAX, ProjectionType
+from broker.model.turns import TURN_BYTES
 from broker.storage.rocks import Family
 from broker.tables.capacity import read_units
 from broker.tables.validate import check_range
@@ -292,7 +294,7 @@ async def _page(reader: ItemReader, reading: Reading, keys: _Range) -> Page:
         encoded = item.encoded
         whole_bytes = 0
         if table is not None:
-            whole = table.get(reading.table.keys.of_item(items.parse_item(encoded)))
+            whole = table.get(reading.table.keys.of_item(items.stored_item(encoded)))
             assert whole is not None, "an entry and its item are written together"
             whole_bytes, encoded = whole.size_bytes, whole.encoded
         # The item that does not fit begins the next page and is not paid for; an item alone always fits.
@@ -308,7 +310,10 @@ async def _page(reader: ItemReader, reading: Reading, keys: _Range) -> Page:
         shown: bytes | None = encoded
         if needs_look:
             looked_bytes += len(encoded)
-            shown = _shown(reading, encoded)
+            if len(encoded) <= TURN_BYTES:
+                shown = _shown(reading, encoded)
+            else:
+                shown = await reader.turns.apart(partial(_shown, reading, encoded))
         if shown is not None:
             count += 1
             if shows_items:
@@ -347,7 +352,7 @@ def _needs_table(reading: Reading) -> bool:
 
 def _shown(reading: Reading, encoded: bytes) -> bytes | None:
     """What the page shows of an item; None if the filter leaves it out."""
-    item = items.parse_item(encoded)
+    item = items.stored_item(encoded)
     # Only what the expressions mention is looked at.
     if reading.filter is not None and not reading.filter.holds(items.decode_some(item, reading.filter.names)):
         return None
@@ -359,7 +364,7 @@ def _shown(reading: Reading, encoded: bytes) -> bytes | None:
 
 def _key_of(reading: Reading, item: EncodedItem) -> bytes:
     """The key of an item or entry, as an exclusive start key names it."""
-    whole = items.parse_item(item.encoded)
+    whole = items.stored_item(item.encoded)
     if reading.index is None:
         return reading.table.keys.of_item(whole).item().encoded
     return items.canonicalize(items.parts_of(whole, reading.index.key_names)).encoded

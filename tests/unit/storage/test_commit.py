@@ -206,6 +206,14 @@ async def test_a_group_is_closed_when_it_holds_many_bytes(engine: Engine, monkey
     assert len(engine.journal.entries) == 2
 
 
+async def test_a_group_is_closed_when_evaluating_it_takes_long(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    await answer(engine.committer.submit([put(), put(), put()]))
+    assert engine.committer.groups_total == 1
+    monkeypatch.setattr(commit, "GROUP_SECONDS_MAX", -1.0)
+    await answer(engine.committer.submit([put(), put(), put()]))
+    assert engine.committer.groups_total == 1 + 3
+
+
 async def test_records_count_for_the_size_of_a_group(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(commit, "GROUP_BYTES_MAX", 3000)
     large = canonicalize(item(id="a", text="x" * 1900))

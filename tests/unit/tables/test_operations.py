@@ -159,6 +159,43 @@ async def test_of_many_conditional_puts_in_one_group_one_wins(engine: Engine) ->
     assert events(engine, table) == ["INSERT"]
 
 
+async def test_an_update_that_was_worked_out_ahead_is_not_worked_out_again(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = await engine.table()
+    await engine.committer.commit(put(table, id="a", n=1))
+    old = stored(engine, table)
+    assert old is not None
+    for before, key in ((old.item, "a"), (None, "b")):
+        made = change(table, key, {"more": ("S", "x")})
+        made.foresee(before)
+        with monkeypatch.context() as patch:
+            patch.setattr(Update, "apply", None)
+            await engine.committer.commit(made)
+    assert attributes_of(engine, table) == {"id": value("a"), "n": value(1), "more": value("x")}
+    assert attributes_of(engine, table, "b") == {"id": value("b"), "more": value("x")}
+
+
+async def test_an_update_that_was_worked_out_ahead_for_another_item_is_worked_out_again(engine: Engine) -> None:
+    table = await engine.table()
+    await engine.committer.commit(put(table, id="a", n=1))
+    made = change(table, "a", {"more": ("S", "x")}, condition=THERE)
+    made.foresee(None)
+    await engine.committer.commit(made)
+    assert attributes_of(engine, table) == {"id": value("a"), "n": value(1), "more": value("x")}
+
+
+async def test_a_refusal_that_was_worked_out_ahead_stands_if_the_item_is_still_the_same(engine: Engine) -> None:
+    table = await engine.table()
+    made = change(table, "a", {"more": ("S", "x")}, condition=THERE)
+    made.foresee(None)
+    with pytest.raises(ConditionalCheckFailedError):
+        await engine.committer.commit(made)
+    await engine.committer.commit(put(table, id="a"))
+    await engine.committer.commit(made)
+    assert attributes_of(engine, table) == {"id": value("a"), "more": value("x")}
+
+
 async def test_an_update_that_makes_an_item_too_large_changes_nothing(engine: Engine) -> None:
     table = await engine.table()
     await engine.committer.commit(put(table, id="a", text="x" * 400_000))
