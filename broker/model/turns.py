@@ -38,11 +38,18 @@ class Turns:
     async def take(self, size_bytes: int) -> None:
         """Return when work on so many bytes may be done in this turn of the loop."""
         if self._begun_bytes < TURN_BYTES and not self._waiting:
-            self._begin(size_bytes)
+            self.spend(size_bytes)
             return
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append((size_bytes, turn))
+        # It may turn out longer than it tells, so only a few of those who wait begin at once.
+        self._waiting.append((max(size_bytes, TURN_BYTES // 4), turn))
         await turn
+
+    def spend(self, size_bytes: int) -> None:
+        """Count work of this turn, for what tells only afterwards how long it was."""
+        if not self._begun_bytes:
+            asyncio.get_running_loop().call_soon(self._next_turn)
+        self._begun_bytes += size_bytes
 
     async def apart(self, work: Callable[[], Result]) -> Result:
         """Do work in the thread. What it raises is raised."""
@@ -52,11 +59,6 @@ class Turns:
         """Wait for the work in the thread, and take no more."""
         self._thread.shutdown()
 
-    def _begin(self, size_bytes: int) -> None:
-        if not self._begun_bytes:
-            asyncio.get_running_loop().call_soon(self._next_turn)
-        self._begun_bytes += size_bytes
-
     def _next_turn(self) -> None:
         self._begun_bytes = 0
         while self._waiting and self._begun_bytes < TURN_BYTES:
@@ -64,4 +66,4 @@ class Turns:
             # Its caller may have left.
             if not turn.done():
                 turn.set_result(None)
-                self._begin(size_bytes)
+                self.spend(size_bytes)

@@ -39,8 +39,9 @@ TOTAL_SEGMENTS_MAX: Final = 1_000_000
 # After so many items, or bytes of items that were looked into, other work gets its turn.
 _ITEMS_AT_ONCE: Final = 64
 _BYTES_AT_ONCE: Final = 64 * 1024
-# What an item costs that is not looked into, told as bytes of one that is: about 10 us.
+# What an item costs that is not looked into, told as bytes of one that is: about 10 us, and more for a large one.
 _ITEM_COST_BYTES: Final = 64
+_CHEAPER: Final = 64
 # What an item takes in a response besides itself.
 _FRAME_BYTES: Final = 4
 
@@ -286,7 +287,7 @@ async def _page(reader: ItemReader, reading: Reading, keys: _Range) -> Page:
     needs_look = reading.filter is not None or reading.projection is not None
     shows_items = reading.select is not Select.COUNT
     found: list[bytes] = []
-    count = scanned = read_bytes = fetched_bytes = found_bytes = looked_bytes = 0
+    count = scanned = read_bytes = fetched_bytes = found_bytes = looked_bytes = spent_bytes = 0
     fetched_units = 0.0
     last: EncodedItem | None = None
     is_full = False
@@ -324,8 +325,10 @@ async def _page(reader: ItemReader, reading: Reading, keys: _Range) -> Page:
             break
         if scanned % _ITEMS_AT_ONCE == 0 or looked_bytes >= _BYTES_AT_ONCE:
             # Many reads side by side take turns, too.
-            await reader.turns.take(max(looked_bytes, _ITEMS_AT_ONCE * _ITEM_COST_BYTES))
-            looked_bytes = 0
+            cost = scanned * _ITEM_COST_BYTES + read_bytes // _CHEAPER
+            await reader.turns.take(max(looked_bytes, cost - spent_bytes))
+            looked_bytes, spent_bytes = 0, cost
+    reader.turns.spend(max(looked_bytes, scanned * _ITEM_COST_BYTES + read_bytes // _CHEAPER - spent_bytes))
     return Page(
         items=found,
         count=count,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncIterator
+from itertools import pairwise
 
 import pytest
 
@@ -48,6 +49,26 @@ async def test_more_work_than_a_turn_holds_is_spread_over_turns_in_the_order_of_
     assert [number for _, number in begun] == list(range(10))
     # No turn has two of them, so everybody else is served in between.
     assert len({at for at, _ in begun}) == len(begun)
+
+
+async def test_work_that_tells_afterwards_how_long_it_was_counts_for_its_turn(turns: Turns) -> None:
+    await turns.take(1)
+    turns.spend(TURN_BYTES)
+    later = turns.take(1)
+    # Driven by hand: it waits.
+    assert later.send(None) is not None
+    later.close()
+
+
+async def test_of_those_who_wait_only_a_few_begin_in_one_turn_however_little_they_tell(turns: Turns) -> None:
+    first, *waiting = [asyncio.create_task(turns.take(size)) for size in (TURN_BYTES, *[1] * 12)]
+    begun = []
+    for _ in range(20):
+        await asyncio.sleep(0)
+        begun.append(sum(task.done() for task in waiting))
+    assert first.done()
+    assert begun[-1] == len(waiting)
+    assert max(after - before for before, after in pairwise(begun)) == 4
 
 
 async def test_who_leaves_while_waiting_holds_nobody_up(turns: Turns) -> None:
