@@ -19,6 +19,7 @@ from broker.gateway.aws.protocol import AwsProtocol
 from broker.gateway.aws.signature import Signatures
 from broker.gateway.cross_origin import CrossOrigin
 from broker.gateway.server import HttpServer
+from broker.memory import FreedMemory
 from broker.model.clock import Clock, SystemClock
 from broker.model.errors import CorruptionError
 from broker.model.version import VERSION
@@ -155,6 +156,7 @@ class Node:
             asyncio.create_task(self._note_keeper.run(interval), name="note keeper"),
             asyncio.create_task(self._backfill.run(), name="backfill"),
             asyncio.create_task(self._expiry.run(interval), name="expiry"),
+            asyncio.create_task(FreedMemory().run(), name="freed memory"),
         ]
         await self._backups.start()
         grpc_host, _ = split_address("grpc", self._config.grpc)
