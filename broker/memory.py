@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 CHECK_SECONDS: Final = 5.0
-# So much more than after the last time is worth a try, which takes some 80 ms for each GiB that it gives back.
+# What there may be beyond the least there was. A try takes 1 ms, and some 80 ms for each GiB that it gives back.
 GROWTH_BYTES: Final = 256 * 1024 * 1024
 
 _STATM: Final = Path("/proc/self/statm")
@@ -41,7 +41,7 @@ def trim() -> None:
 
 
 class FreedMemory:
-    """Has freed memory given back whenever the process has grown."""
+    """Has freed memory given back while the process has much more than it once had."""
 
     def __init__(self, resident: Callable[[], int] = resident_bytes, give_back: Callable[[], None] = trim) -> None:
         self._resident = resident
@@ -55,11 +55,12 @@ class FreedMemory:
             await self.look()
 
     async def look(self) -> None:
-        """Gives memory back if there is much more than after the last time."""
-        before = self._resident()
-        if before - self._least_bytes < GROWTH_BYTES:
-            self._least_bytes = min(self._least_bytes, before)
-            return
-        await asyncio.to_thread(self._give_back)
-        self._least_bytes = self._resident()
-        _log.debug("gave freed memory back bytes=%d resident_bytes=%d", before - self._least_bytes, self._least_bytes)
+        """Gives memory back if there is much more than the least there was.
+
+        It may be in use still; so this is tried every time, not only after growth.
+        """
+        now = self._resident()
+        self._least_bytes = min(self._least_bytes, now)
+        if now - self._least_bytes >= GROWTH_BYTES:
+            await asyncio.to_thread(self._give_back)
+            _log.debug("gave freed memory back resident_bytes=%d before=%d", self._resident(), now)
