@@ -329,7 +329,9 @@ def check_tag_key(key: str, field: str = "tags.key") -> None:
 def _check_tag_text(text: str, what: str, field: str) -> None:
     """The characters of a tag's key or value, and how it may not begin."""
     if text[: len(_RESERVED_TAG_PREFIX)].lower() == _RESERVED_TAG_PREFIX:
-        raise ValidationError(f"{INVALID}Tag {what} must not begin with {_RESERVED_TAG_PREFIX}: {text}", field=field)
+        raise ValidationError(
+            f"{INVALID}Tag {what} must not begin with '{_RESERVED_TAG_PREFIX}', as {text!r} does", field=field
+        )
     for character in text:
         if unicodedata.category(character)[0] not in _TAG_CATEGORIES and character not in _TAG_CHARACTERS:
             raise ValidationError(

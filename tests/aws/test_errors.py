@@ -332,9 +332,9 @@ def test_a_table_that_is_not_there_is_told_in_three_ways(unchecked: Any) -> None
         ({"Key": "a", "Value": "100%"}, "Tag values may have letters, .* found '%'"),
         ({"Key": "a", "Value": '"'}, "Tag values may have letters, .* found '\"'"),
         ({"Key": "a\nb", "Value": ""}, "Tag keys may have letters"),
-        ({"Key": "aws:a", "Value": ""}, "Tag keys must not begin with aws:"),
-        ({"Key": "AWS:a", "Value": ""}, "Tag keys must not begin with aws:"),
-        ({"Key": "a", "Value": "aws:a"}, "Tag values must not begin with aws:"),
+        ({"Key": "aws:a", "Value": ""}, "Tag keys must not begin with 'aws:'"),
+        ({"Key": "AWS:a", "Value": ""}, "Tag keys must not begin with 'aws:'"),
+        ({"Key": "a", "Value": "aws:a"}, "Tag values must not begin with 'aws:'"),
     ],
 )
 def test_a_tag_that_cannot_be_is_refused(unchecked: Any, orders: str, tag: dict[str, str], words: str) -> None:

@@ -343,8 +343,17 @@ def test_a_backup_tells_of_its_table_as_it_was_also_after_it_changed(
 def test_a_backup_of_another_table_is_not_found(dynamodb: Any, made_table: Callable[..., str]) -> None:
     name = made_table(**ON_DEMAND)
     arn = dynamodb.create_backup(TableName=name, BackupName="nightly")["BackupDetails"]["BackupArn"]
-    with pytest.raises(dynamodb.exceptions.BackupNotFoundException):
-        dynamodb.describe_backup(BackupArn=arn.replace(name, "nosuch"))
+    of_another, unknown = arn.replace(name, "nosuch"), f"{arn}0"
+    for operation, sent, more in (
+        ("describe_backup", of_another, {}),
+        ("delete_backup", of_another, {}),
+        ("describe_backup", unknown, {}),
+        ("restore_table_from_backup", unknown, {"TargetTableName": f"{name}-restored"}),
+    ):
+        with pytest.raises(dynamodb.exceptions.BackupNotFoundException) as refused:
+            getattr(dynamodb, operation)(BackupArn=sent, **more)
+        # As it was sent, not as the backup of the whole node is named.
+        assert refused.value.response["Error"]["Message"] == f"Backup not found: {sent}"
     dynamodb.delete_backup(BackupArn=arn)
 
 

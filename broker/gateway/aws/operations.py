@@ -19,7 +19,7 @@ from broker.gateway.aws.errors import (
     transaction_canceled,
 )
 from broker.gateway.aws.partiql.execute import PartiQL
-from broker.model.errors import ResourceNotFoundError, TableNotFoundError, ValidationError
+from broker.model.errors import BackupNotFoundError, ResourceNotFoundError, TableNotFoundError, ValidationError
 from broker.tables.validate import table_name_of
 
 if TYPE_CHECKING:
@@ -327,8 +327,7 @@ class DynamoDB:
         return await self._on_backup("DeleteBackup", request)
 
     async def _on_backup(self, name: str, request: Json) -> Json:
-        arn, table_name = _split_backup_arn(request.get("BackupArn"))
-        response = await self._call(name, {"BackupArn": arn, "SourceTableName": table_name})
+        response, table_name = await self._call_on_backup(name, request)
         described = response["BackupDescription"]
         source = {"ItemCount": 0, "TableSizeBytes": 0, **described["SourceTableDetails"]}
         source["ProvisionedThroughput"] = _units(source)
@@ -341,6 +340,16 @@ class DynamoDB:
             "SourceTableFeatureDetails": features,
         }
         return {"BackupDescription": description}
+
+    async def _call_on_backup(self, name: str, request: Json) -> tuple[Json, str]:
+        """Call a method for the table's backup that a request names; return the response and the table's name."""
+        sent = request.get("BackupArn")
+        arn, table_name = _split_backup_arn(sent)
+        try:
+            return await self._call(name, {**request, "BackupArn": arn, "SourceTableName": table_name}), table_name
+        except BackupNotFoundError:
+            # The ARN of the whole backup means nothing to the caller.
+            raise BackupNotFoundError(f"Backup not found: {sent}", backup_arn=sent) from None
 
     async def _list_backups(self, request: Json) -> Json:
         _check_supported("ListBackups", request)
@@ -368,9 +377,7 @@ class DynamoDB:
 
     async def _restore_table(self, request: Json) -> Json:
         _check_supported("RestoreTableFromBackup", request)
-        arn, table_name = _split_backup_arn(request.get("BackupArn"))
-        asked = {**request, "BackupArn": arn, "SourceTableName": table_name}
-        response = await self._call("RestoreTableFromBackup", asked)
+        response, _ = await self._call_on_backup("RestoreTableFromBackup", request)
         return {"TableDescription": _table(response["TableDescription"])}
 
     # Streams.
