@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from google.protobuf import message_factory
@@ -99,11 +98,13 @@ def _json_of(call: _Call, response: bytes) -> dict[str, Any]:
 def _count_values(content: Any) -> int:
     """Count the values of a request in JSON, up to more than one turn of the event loop can look at."""
     count, left = 0, [content]
-    while left and count <= _TURN_VALUES:
+    while left:
         each = left.pop()
         count += len(each)
+        if count > _TURN_VALUES:
+            break
         values = each.values() if type(each) is dict else each
-        left += [value for value in islice(values, _TURN_VALUES) if type(value) in _CONTAINERS]
+        left += [value for value in values if type(value) in _CONTAINERS]
     return count
 
 

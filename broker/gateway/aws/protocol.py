@@ -159,12 +159,8 @@ class AwsProtocol:
         target = request.headers.get("X-Amz-Target", "")
         operation = self._operations.get(target)
         if operation is not None:
-            name = target.rpartition(".")[2]
-            limit = BODY_BYTES_MAX if name in _OF_SEVERAL_ITEMS else BODY_OF_ONE_ITEM_BYTES_MAX
-            if len(body) > limit:
-                raise ValidationError(
-                    f"A request of {name} has at most {limit} bytes, this one {len(body)}", field="body", limit=limit
-                )
+            if len(body) > BODY_OF_ONE_ITEM_BYTES_MAX:
+                _check_is_of_several_items(target.rpartition(".")[2], len(body))
             check = self._checks[target]
             if len(body) <= SHORT_BYTES:
                 content = _parsed(body)
@@ -267,6 +263,15 @@ def _parsed(body: bytearray) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise SerializationError(f"{type(content).__name__} found where a structure is expected")
     return content
+
+
+def _check_is_of_several_items(name: str, size: int) -> None:
+    """Raise ValidationError if a body is too large for an operation on one item."""
+    if name not in _OF_SEVERAL_ITEMS:
+        limit = BODY_OF_ONE_ITEM_BYTES_MAX
+        raise ValidationError(
+            f"A request of {name} has at most {limit} bytes, this one {size}", field="body", limit=limit
+        )
 
 
 def _too_large() -> AwsError:
