@@ -306,6 +306,11 @@ class Node:
             "How far the newest stored time is ahead of the clock",
             lambda: committer.ahead_ms // _MILLIS_PER_SECOND,
         )
+        telemetry.series(
+            (Metric("gauge", "headrace_request_bytes_under_way", "Bytes of requests that are received or worked on"),),
+            ("port",),
+            lambda: [Row(("grpc",), (self._rpc.request_bytes,)), Row(("http",), (self._http.request_bytes,))],
+        )
         telemetry.gauge("headrace_queued_operations", "Operations that wait", lambda: committer.queued_operations)
         telemetry.gauge(
             "headrace_sequence_number", "Last sequence number given", lambda: committer.last_sequence_number

@@ -67,6 +67,11 @@ class HttpServer:
         self._runner = web.ServerRunner(self._server, shutdown_timeout=_SHUTDOWN_SECONDS)
 
     @property
+    def request_bytes(self) -> int:
+        """The bytes of the bodies of all requests under way."""
+        return self._aws.bodies_bytes
+
+    @property
     def malformed_requests_total(self) -> int:
         """How many requests were no HTTP."""
         return self._server.malformed_total

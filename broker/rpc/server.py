@@ -136,6 +136,11 @@ class RpcServer:
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         reflection.enable_server_reflection([*self._names[1:], reflection.SERVICE_NAME], self._server)
 
+    @property
+    def request_bytes(self) -> int:
+        """The bytes of all requests under way."""
+        return self._requests.bytes
+
     async def start(self, address: str) -> int:
         """Listens and serves; returns the port. Raises AddressInUseError."""
         try:
